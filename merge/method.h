@@ -1,0 +1,67 @@
+/* Merge methods: what one is, and the table of all.
+ *
+ *   const ck_method *m = ck_method_find("add-difference");
+ *   m->block(kernels, values, inputs, 3, out, n);
+ *
+ * A new method is one file in merge/methods/ that defines a ck_method, and one row in methods.c.
+ * The command line, recipes, help and the planner know it from there.
+ */
+#ifndef CK_METHOD_H
+#define CK_METHOD_H
+
+#include "io/error.h"
+#include "kernels/kernels.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* The value of a parameter: a number (count 1) or, for list parameters, one number per input. */
+typedef struct ck_value {
+    const double *items;
+    size_t count;
+} ck_value;
+
+typedef struct ck_parameter {
+    const char *name;
+    const char *help;
+    double fallback; /* when not given; a list then has this number for every input */
+    bool list;
+} ck_parameter;
+
+enum { CK_MAX_PARAMETERS = 8 };
+
+typedef struct ck_method {
+    const char *name;    /* "weighted-sum"; '_' is accepted for '-' on input */
+    const char *title;   /* "Weighted sum": what merge tools write into sd_merge_recipe */
+    const char *formula; /* one line */
+    const char *doc;     /* source of the formula, where implementations differ, exact cases */
+    size_t min_inputs, max_inputs;                  /* max_inputs 0: no limit */
+    ck_parameter parameters[CK_MAX_PARAMETERS + 1]; /* ends with a zeroed row */
+
+    /* What an input other than the first means when a tensor is missing in it: false, the result
+     * is the first input; true, the first input stands in for the missing one. */
+    bool first_stands_in;
+
+    /* Refuses parameter values that make no sense (CK_USAGE); NULL: all are fine. */
+    ck_status (*check)(const ck_value *values, size_t inputs, ck_error *err);
+
+    /* The number of the input that the result equals bit for bit whatever the inputs hold, or -1.
+     * NULL: never. */
+    int (*same_as)(const ck_value *values, size_t inputs);
+
+    /* out[n] from inputs[0..count-1][n], element by element, all f32, n <= CK_STRIP. values has one
+     * entry for each parameter. out overlaps no input. */
+    void (*block)(const ck_kernels *k, const ck_value *values, const float *const *in,
+                  size_t inputs, float *out, size_t n);
+} ck_method;
+
+/* All methods, in the order of the help; ends with NULL. */
+extern const ck_method *const ck_methods[];
+
+/* By name; NULL if there is none. */
+const ck_method *ck_method_find(const char *name);
+
+/* The position of a parameter, or -1. */
+int ck_method_parameter(const ck_method *m, const char *name);
+
+#endif

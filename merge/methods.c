@@ -1,0 +1,32 @@
+/* The table of merge methods. */
+#include "merge/method.h"
+
+#include <string.h>
+
+extern const ck_method ck_weighted_sum, ck_add_difference, ck_linear;
+
+const ck_method *const ck_methods[] = {
+    &ck_weighted_sum,
+    &ck_add_difference,
+    &ck_linear,
+    NULL,
+};
+
+/* '-' and '_' are the same: recipes of other tools and shells prefer one or the other. */
+static bool same_name(const char *a, const char *b) {
+    for (; *a && *b; a++, b++)
+        if (*a != *b && !((*a == '-' || *a == '_') && (*b == '-' || *b == '_'))) return false;
+    return *a == *b;
+}
+
+const ck_method *ck_method_find(const char *name) {
+    for (size_t i = 0; ck_methods[i]; i++)
+        if (same_name(ck_methods[i]->name, name)) return ck_methods[i];
+    return NULL;
+}
+
+int ck_method_parameter(const ck_method *m, const char *name) {
+    for (int i = 0; m->parameters[i].name; i++)
+        if (same_name(m->parameters[i].name, name)) return i;
+    return -1;
+}

@@ -1,0 +1,31 @@
+/* Weighted sum of two models. */
+#include "merge/method.h"
+
+static int same_as(const ck_value *values, size_t inputs) {
+    (void)inputs;
+    double alpha = values[0].items[0];
+    return alpha == 0 ? 0 : alpha == 1 ? 1 : -1;
+}
+
+static void block(const ck_kernels *k, const ck_value *values, const float *const *in,
+                  size_t inputs, float *out, size_t n) {
+    (void)inputs;
+    k->lerp(out, in[0], in[1], (float)values[0].items[0], n);
+}
+
+extern const ck_method ck_weighted_sum;
+const ck_method ck_weighted_sum = {
+    .name = "weighted-sum",
+    .title = "Weighted sum",
+    .formula = "(1 - alpha) A + alpha B",
+    .doc =
+        "alpha is the share of B. alpha 0 gives A's bytes, alpha 1 gives B's values in A's dtype, "
+        "and where A and B agree the result is exactly that value. Computed as torch.lerp does, "
+        "in f32. The same as 'Weighted sum' of the web UIs; node-graph tools count the other way "
+        "round (their ratio is the share of A: alpha = 1 - ratio).",
+    .min_inputs = 2,
+    .max_inputs = 2,
+    .parameters = {{.name = "alpha", .fallback = 0.5, .help = "share of B; 0 is A, 1 is B"}},
+    .same_as = same_as,
+    .block = block,
+};

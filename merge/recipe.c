@@ -1,0 +1,232 @@
+/* Building a recipe piece by piece; the JSON form is in recipe_json.c. */
+#include "merge/recipe.h"
+#include "io/os.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void ck_recipe_init(ck_recipe *r) {
+    *r = (ck_recipe){.dtype = CK_DTYPE_COUNT};
+}
+
+void ck_recipe_free(ck_recipe *r) {
+    free(r->models);
+    free(r->rules);
+    ck_arena_free(&r->arena);
+    ck_recipe_init(r);
+}
+
+ck_status ck_recipe_add_model(ck_recipe *r, const char *name, const char *path, const char *sha256,
+                              ck_error *err) {
+    ck_model *models = ck_grow(r->models, r->model_count, &r->model_capacity, sizeof *r->models);
+    if (!models) return ck_fail_memory(err, path);
+    r->models = models;
+    ck_model m = {.name = ck_arena_strdup(&r->arena, name),
+                  .path = ck_arena_strdup(&r->arena, path)};
+    if (sha256) m.sha256 = ck_arena_strdup(&r->arena, sha256);
+    if (!m.name || !m.path || (sha256 && !m.sha256)) return ck_fail_memory(err, path);
+    models[r->model_count++] = m;
+    return CK_OK;
+}
+
+ck_node *ck_recipe_model_node(ck_recipe *r, size_t model) {
+    ck_node *node = ck_arena_alloc(&r->arena, sizeof *node);
+    if (node) *node = (ck_node){.kind = CK_NODE_MODEL, .model = model};
+    return node;
+}
+
+ck_node *ck_recipe_constant_node(ck_recipe *r, double value) {
+    ck_node *node = ck_arena_alloc(&r->arena, sizeof *node);
+    if (node) *node = (ck_node){.kind = CK_NODE_CONSTANT, .constant = value};
+    return node;
+}
+
+ck_status ck_recipe_apply(ck_recipe *r, const ck_method *method, ck_node *const *inputs,
+                          size_t count, ck_node **out, ck_error *err) {
+    if (count < method->min_inputs || (method->max_inputs && count > method->max_inputs)) {
+        char range[64] = "";
+        if (method->max_inputs == method->min_inputs)
+            snprintf(range, sizeof range, "%zu", method->min_inputs);
+        else if (method->max_inputs)
+            snprintf(range, sizeof range, "%zu to %zu", method->min_inputs, method->max_inputs);
+        else
+            snprintf(range, sizeof range, "at least %zu", method->min_inputs);
+        return ck_fail(err, CK_USAGE, "method %s takes %s models, %zu given", method->name, range,
+                       count);
+    }
+    size_t parameters = 0;
+    while (method->parameters[parameters].name) parameters++;
+    ck_node *node = ck_arena_alloc(&r->arena, sizeof *node);
+    ck_node **copy = ck_arena_alloc(&r->arena, count * sizeof(ck_node *));
+    ck_value *values = ck_arena_alloc(&r->arena, parameters * sizeof *values);
+    if (!node || !copy || !values) return ck_fail_memory(err, method->name);
+    memcpy(copy, inputs, count * sizeof(ck_node *));
+    *node = (ck_node){.kind = CK_NODE_METHOD,
+                      .method = method,
+                      .inputs = copy,
+                      .input_count = count,
+                      .values = values};
+    for (size_t p = 0; p < parameters; p++) {
+        size_t items = method->parameters[p].list ? count : 1;
+        double *numbers = ck_arena_alloc(&r->arena, items * sizeof *numbers);
+        if (!numbers) return ck_fail_memory(err, method->name);
+        for (size_t i = 0; i < items; i++) numbers[i] = method->parameters[p].fallback;
+        values[p] = (ck_value){numbers, items};
+    }
+    *out = node;
+    return CK_OK;
+}
+
+ck_status ck_recipe_value(ck_recipe *r, const ck_node *node, size_t parameter, const double *items,
+                          size_t count, ck_value *value, ck_error *err) {
+    const ck_parameter *p = &node->method->parameters[parameter];
+    size_t wanted = p->list ? node->input_count : 1;
+    if (count != wanted)
+        return ck_fail(err, CK_USAGE, "%s of %s takes %zu number%s (%s), %zu given", p->name,
+                       node->method->name, wanted, wanted == 1 ? "" : "s", p->help, count);
+    double *copy = ck_arena_alloc(&r->arena, count * sizeof *copy);
+    if (!copy) return ck_fail_memory(err, p->name);
+    memcpy(copy, items, count * sizeof *copy);
+    *value = (ck_value){copy, count};
+    return CK_OK;
+}
+
+ck_status ck_recipe_set(ck_recipe *r, ck_node *node, const char *name, const double *items,
+                        size_t count, ck_error *err) {
+    int p = ck_method_parameter(node->method, name);
+    if (p < 0) {
+        char known[256] = "";
+        for (size_t i = 0, used = 0; node->method->parameters[i].name && used < sizeof known; i++)
+            used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "",
+                                     node->method->parameters[i].name);
+        return ck_fail(err, CK_USAGE, "method %s has no parameter '%s'; it has: %s",
+                       node->method->name, name, *known ? known : "none");
+    }
+    return ck_recipe_value(r, node, (size_t)p, items, count, &node->values[p], err);
+}
+
+ck_status ck_recipe_add_rule(ck_recipe *r, const ck_rule *rule, ck_error *err) {
+    ck_rule *rules = ck_grow(r->rules, r->rule_count, &r->rule_capacity, sizeof *r->rules);
+    if (!rules) return ck_fail_memory(err, rule->pattern);
+    r->rules = rules;
+    ck_rule copy = *rule;
+    copy.pattern = ck_arena_strdup(&r->arena, rule->pattern);
+    copy.settings = ck_arena_alloc(&r->arena, rule->setting_count * sizeof *rule->settings);
+    if (!copy.pattern || !copy.settings) return ck_fail_memory(err, rule->pattern);
+    if (rule->setting_count)
+        memcpy(copy.settings, rule->settings, rule->setting_count * sizeof *rule->settings);
+    rules[r->rule_count++] = copy;
+    return CK_OK;
+}
+
+static ck_status find_model(const ck_recipe *r, const char *name, size_t *model, ck_error *err) {
+    for (size_t i = 0; i < r->model_count; i++)
+        if (strcmp(r->models[i].name, name) == 0) {
+            *model = i;
+            return CK_OK;
+        }
+    return ck_fail(err, CK_USAGE, "there is no model '%s'; the models are called %s to %s", name,
+                   r->models[0].name, r->models[r->model_count - 1].name);
+}
+
+ck_status ck_recipe_parse_rule(ck_recipe *r, const char *text, ck_error *err) {
+    const char *equals = strrchr(text, '=');
+    if (!equals || equals == text || !equals[1])
+        return ck_fail(err, CK_USAGE,
+                       "--rule '%s': must be PATTERN=NUMBER, PATTERN=exclude, PATTERN=drop or "
+                       "PATTERN=copy:MODEL",
+                       text);
+    char *pattern = ck_arena_strndup(&r->arena, text, (size_t)(equals - text));
+    if (!pattern) return ck_fail_memory(err, text);
+    ck_rule rule = {.pattern = pattern};
+    ck_setting setting = {.node = r->root};
+    const char *action = equals + 1;
+    if (strcmp(action, "exclude") == 0) {
+        rule.action = CK_RULE_EXCLUDE;
+    } else if (strcmp(action, "drop") == 0) {
+        rule.action = CK_RULE_DROP;
+    } else if (strncmp(action, "copy:", 5) == 0) {
+        rule.action = CK_RULE_COPY;
+        if (find_model(r, action + 5, &rule.model, err) != CK_OK)
+            return ck_context(err, "--rule '%s'", text);
+    } else {
+        char *end;
+        double number = strtod(action, &end);
+        if (*end || number - number != 0)
+            return ck_fail(err, CK_USAGE,
+                           "--rule '%s': '%s' is not a number, exclude, drop or copy:MODEL", text,
+                           action);
+        if (r->root->kind != CK_NODE_METHOD || !r->root->method->parameters[0].name)
+            return ck_fail(err, CK_USAGE, "--rule '%s': nothing here takes a number", text);
+        if (ck_recipe_value(r, r->root, 0, &number, 1, &setting.value, err) != CK_OK)
+            return ck_context(err, "--rule '%s'", text);
+        rule.settings = &setting;
+        rule.setting_count = 1;
+    }
+    return ck_recipe_add_rule(r, &rule, err);
+}
+
+int ck_word_index(const char *words, const char *word) {
+    size_t n = strlen(word);
+    int index = 0;
+    for (const char *w = words; *w; index++) {
+        size_t len = strcspn(w, "|");
+        if (len == n && strncmp(w, word, n) == 0) return index;
+        w += len + (w[len] == '|');
+    }
+    return -1;
+}
+
+ck_dtype ck_recipe_dtype(const char *word) {
+    static const ck_dtype dtypes[] = {CK_DTYPE_COUNT, CK_F32,     CK_F16,
+                                      CK_BF16,        CK_F8_E4M3, CK_F8_E5M2};
+    return dtypes[ck_word_index(CK_DTYPE_WORDS, word)];
+}
+
+/* Follows first inputs down to a leaf. */
+static const ck_node *primary_node(const ck_recipe *r) {
+    const ck_node *node = r->root;
+    while (node->kind == CK_NODE_METHOD) node = node->inputs[0];
+    return node;
+}
+
+size_t ck_recipe_primary(const ck_recipe *r) {
+    return primary_node(r)->model;
+}
+
+static ck_status check_node(const ck_node *node, ck_error *err) {
+    if (node->kind != CK_NODE_METHOD) return CK_OK;
+    for (size_t i = 0; i < node->input_count; i++) CK_TRY(check_node(node->inputs[i], err));
+    return node->method->check ? node->method->check(node->values, node->input_count, err) : CK_OK;
+}
+
+/* A rule's settings may be wrong only together with the values they leave alone. */
+static ck_status check_rule(const ck_rule *rule, ck_error *err) {
+    for (size_t i = 0; i < rule->setting_count; i++) {
+        const ck_node *node = rule->settings[i].node;
+        if (!node->method->check) continue;
+        ck_value values[CK_MAX_PARAMETERS];
+        ck_rule_values(rule, node, values);
+        if (node->method->check(values, node->input_count, err) != CK_OK)
+            return ck_context(err, "rule '%s'", rule->pattern);
+    }
+    return CK_OK;
+}
+
+ck_status ck_recipe_check(const ck_recipe *r, ck_error *err) {
+    if (primary_node(r)->kind != CK_NODE_MODEL)
+        return ck_fail(err, CK_USAGE,
+                       "the first input must lead to a model, not to a constant: the result takes "
+                       "its tensors from there");
+    CK_TRY(check_node(r->root, err));
+    for (size_t i = 0; i < r->rule_count; i++) CK_TRY(check_rule(&r->rules[i], err));
+    return CK_OK;
+}
+
+void ck_rule_values(const ck_rule *rule, const ck_node *node, ck_value values[CK_MAX_PARAMETERS]) {
+    for (size_t p = 0; node->method->parameters[p].name; p++) values[p] = node->values[p];
+    for (size_t i = 0; rule && i < rule->setting_count; i++)
+        if (rule->settings[i].node == node)
+            values[rule->settings[i].parameter] = rule->settings[i].value;
+}

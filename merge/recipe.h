@@ -1,0 +1,179 @@
+/* A merge as a value: which models, how they are combined, and what happens to the odd tensor.
+ *
+ *   ck_recipe r;
+ *   CK_TRY(ck_recipe_load("mix.json", variables, count, &r, err));
+ *       or: ck_recipe_init(&r), ck_recipe_add_model(...), r.root = ck_recipe_apply(...)
+ *   ... ck_plan_make(&r, readers, ...) ...
+ *   ck_recipe_free(&r);
+ *
+ * The combination is an expression graph: leaves are models or constants, inner nodes are methods.
+ * The model reached from the root over first inputs is the primary one ("A"): the result has its
+ * tensors, shapes and, unless told otherwise, dtypes.
+ *
+ * The JSON form (strict: unknown fields and wrong types are errors with their place):
+ *   {
+ *     "ckmerge_recipe": 1,
+ *     "models": {"a": "a.safetensors", "b": {"path": "b.safetensors", "sha256": "<64 hex>"}},
+ *     "merge": {"method": "weighted-sum", "inputs": ["a", "b"], "alpha": 0.3},
+ *     "rules": [{"keys": "first_stage_model.*", "exclude": true},
+ *               {"keys": "*attn2*", "set": {"alpha": "$strength"}},
+ *               {"keys": "cond_stage_model.*", "copy": "b"},
+ *               {"keys": "model_ema.*", "drop": true}],
+ *     "policies": {"missing": "keep", "extra": "drop", "shape": "error"},
+ *     "dtype": "keep", "seed": 0,
+ *     "variables": {"strength": 0.5},
+ *     "lock": {"tool": "ckmerge 0.1.0", "models": {"a": "<hex>", "b": "<hex>"}, "output": "<hex>"}
+ *   }
+ * An input is a model's name, a number (a constant), or another {"method": ...}. A node may have an
+ * "id" so that rules reach it ("set": {"id.alpha": 0.5}). Paths are relative to the recipe's
+ * folder. A text "$name" in the place of a number or a path is the variable of that name.
+ */
+#ifndef CK_RECIPE_H
+#define CK_RECIPE_H
+
+#include "io/arena.h"
+#include "io/hash.h"
+#include "merge/method.h"
+
+#include <stdint.h>
+
+#define CK_VERSION "0.1.0"
+
+typedef enum ck_node_kind { CK_NODE_MODEL, CK_NODE_CONSTANT, CK_NODE_METHOD } ck_node_kind;
+
+typedef struct ck_node {
+    ck_node_kind kind;
+    size_t model;    /* CK_NODE_MODEL: index into the recipe's models */
+    double constant; /* CK_NODE_CONSTANT */
+    const ck_method *method;
+    struct ck_node **inputs;
+    size_t input_count;
+    ck_value *values; /* one for each parameter of the method */
+    const char *id;   /* NULL: none */
+} ck_node;
+
+typedef struct ck_model {
+    const char *name; /* in the recipe: "a" */
+    const char *path;
+    const char *sha256; /* that the file must have, or NULL; goes into the output's metadata */
+} ck_model;
+
+typedef enum ck_rule_action {
+    CK_RULE_SET,
+    CK_RULE_EXCLUDE,
+    CK_RULE_COPY,
+    CK_RULE_DROP
+} ck_rule_action;
+
+/* A parameter of one node, set for the tensors of a rule. */
+typedef struct ck_setting {
+    const ck_node *node;
+    size_t parameter;
+    ck_value value;
+} ck_setting;
+
+/* What to do with tensors whose name matches; the first rule that matches wins. */
+typedef struct ck_rule {
+    const char *pattern; /* shell glob over the whole name: * ? [...] */
+    ck_rule_action action;
+    size_t model; /* CK_RULE_COPY: from which */
+    ck_setting *settings;
+    size_t setting_count;
+} ck_rule;
+
+typedef enum ck_missing { CK_MISSING_KEEP, CK_MISSING_DROP, CK_MISSING_ERROR } ck_missing;
+typedef enum ck_extra { CK_EXTRA_DROP, CK_EXTRA_KEEP } ck_extra;
+typedef enum ck_shape { CK_SHAPE_ERROR, CK_SHAPE_INPAINT } ck_shape;
+
+/* The words for these in flags and recipes, "a|b|c" in enum order. */
+#define CK_MISSING_WORDS "keep|drop|error"
+#define CK_EXTRA_WORDS   "drop|keep"
+#define CK_SHAPE_WORDS   "error|inpaint"
+#define CK_DTYPE_WORDS   "keep|f32|f16|bf16|f8_e4m3|f8_e5m2"
+
+typedef struct ck_recipe {
+    ck_model *models;
+    size_t model_count, model_capacity;
+    ck_node *root;
+    ck_rule *rules;
+    size_t rule_count, rule_capacity;
+    ck_missing missing;
+    ck_extra extra;
+    ck_shape shape;
+    ck_dtype dtype; /* CK_DTYPE_COUNT: keep A's */
+    uint64_t seed;
+    /* The lock: what the inputs were and the output became; NULL where not locked. One entry for
+     * each model. */
+    const char *lock_tool;
+    const char **lock_models;
+    const char *lock_output;
+    ck_arena arena; /* everything above that is not an array of its own */
+} ck_recipe;
+
+void ck_recipe_init(ck_recipe *r);
+void ck_recipe_free(ck_recipe *r);
+
+/* Building blocks; text is copied. */
+ck_status ck_recipe_add_model(ck_recipe *r, const char *name, const char *path, const char *sha256,
+                              ck_error *err);
+ck_node *ck_recipe_model_node(ck_recipe *r, size_t model); /* NULL when out of memory */
+ck_node *ck_recipe_constant_node(ck_recipe *r, double value);
+
+/* A method over inputs (the array is copied), all parameters at their fallbacks. CK_USAGE when the
+ * method does not take that many. */
+ck_status ck_recipe_apply(ck_recipe *r, const ck_method *method, ck_node *const *inputs,
+                          size_t count, ck_node **node, ck_error *err);
+
+/* Makes a checked value for a parameter: one number, or as many as the node has inputs for a list.
+ */
+ck_status ck_recipe_value(ck_recipe *r, const ck_node *node, size_t parameter, const double *items,
+                          size_t count, ck_value *value, ck_error *err);
+
+/* Sets a parameter of a node by name. */
+ck_status ck_recipe_set(ck_recipe *r, ck_node *node, const char *name, const double *items,
+                        size_t count, ck_error *err);
+
+/* Appends a rule (its texts and arrays are copied). */
+ck_status ck_recipe_add_rule(ck_recipe *r, const ck_rule *rule, ck_error *err);
+
+/* The command line's form of a rule: "PATTERN=0.5" sets the first parameter of the root,
+ * "PATTERN=exclude", "PATTERN=drop", "PATTERN=copy:b". */
+ck_status ck_recipe_parse_rule(ck_recipe *r, const char *text, ck_error *err);
+
+/* The values of a node's parameters for the tensors of a rule (NULL: of no rule). */
+void ck_rule_values(const ck_rule *rule, const ck_node *node, ck_value values[CK_MAX_PARAMETERS]);
+
+/* The index of the word in "a|b|c", or -1. */
+int ck_word_index(const char *words, const char *word);
+/* "keep", "f16", ... to a dtype (CK_DTYPE_COUNT for keep); the word must be one of CK_DTYPE_WORDS.
+ */
+ck_dtype ck_recipe_dtype(const char *word);
+
+/* The model whose tensors the result has. */
+size_t ck_recipe_primary(const ck_recipe *r);
+
+/* Checks what can be checked without opening a model: a primary model, parameter values. */
+ck_status ck_recipe_check(const ck_recipe *r, ck_error *err);
+
+/* Reads a recipe file. settings are "NAME=VALUE" texts that override its variables; one that names
+ * no variable is CK_USAGE. On failure *r is empty. */
+ck_status ck_recipe_load(const char *path, const char *const *settings, size_t count, ck_recipe *r,
+                         ck_error *err);
+/* The same from text; name is for messages, folder is what paths are relative to (NULL: nothing).
+ */
+ck_status ck_recipe_parse(const char *name, const char *text, size_t n, const char *folder,
+                          const char *const *settings, size_t count, ck_recipe *r, ck_error *err);
+
+/* How ck_recipe_text writes models' paths. */
+typedef enum ck_path_style {
+    CK_PATH_NAME,     /* only the file's name: for the output's metadata, which must not depend on
+                       * where the files lie. The lock is left out for the same reason. */
+    CK_PATH_RELATIVE, /* relative to folder where the file lies in or below it, else absolute */
+} ck_path_style;
+
+/* The JSON form, indented for CK_PATH_RELATIVE, in one line for CK_PATH_NAME. The caller releases
+ * *text with free(). */
+ck_status ck_recipe_text(const ck_recipe *r, ck_path_style style, const char *folder, char **text,
+                         ck_error *err);
+
+#endif
