@@ -1,0 +1,411 @@
+/* Worker threads over chunks of the output file.
+ *
+ * DESIGN
+ * A chunk is a page-aligned piece of the output file (4 MiB, less when many threads share the
+ * memory budget). A worker goes over the tensors in its chunk. Where the plan says that the bytes
+ * are a model's own, they are read straight into the chunk. Elsewhere blocks of elements are read
+ * from every model, and strips of a block, small enough for the L1 cache, go through decode, the
+ * steps of the expression, and encode, which leaves them in the chunk: memory is touched once.
+ * The header is just the first bytes of the first chunk. Chunks are written with direct I/O where
+ * possible (see writer.h); as a thread sleeps while its write is under way, there are twice as many
+ * as processors.
+ *
+ * Hashes. Models are hashed by threads of their own that read the file from start to end while the
+ * workers read it too: the tensors of a model seldom lie in the order in which the output needs
+ * them. Whoever is ahead brings the data from the disk, the other finds them in the page cache, so
+ * that the disk is read once. The output is hashed chunk after chunk, each by the worker that wrote
+ * it, waiting for its turn.
+ */
+#include "merge/engine.h"
+#include "io/os.h"
+#include "io/writer.h"
+
+#include <omp.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MEMORY_BUDGET = 36 << 20, /* bytes of all workers' buffers; with the tables below 64 MiB */
+    MAX_CHUNK = 4 << 20,
+    MIN_CHUNK = 128 << 10,
+    MAX_BLOCK = 64 << 10, /* elements */
+    MIN_BLOCK = CK_STRIP,
+    MAX_THREADS = 64,
+    MAX_ELEMENT = 8, /* bytes of the largest float type */
+};
+
+/* What all workers share. */
+typedef struct run {
+    const ck_plan *plan;
+    const ck_run_options *options;
+    const ck_kernels *kernels;
+    ck_writer *writer;
+    size_t chunk_bytes, block_elements;
+    uint64_t chunk_count;
+    _Atomic uint64_t next_chunk;
+    _Atomic size_t next_model; /* to be hashed */
+    _Atomic uint64_t *clipped; /* one for each task */
+    ck_run_result *result;
+
+    _Atomic bool failed; /* everybody stops */
+    pthread_mutex_t lock;
+    ck_error error; /* the first one; under lock */
+
+    ck_sha256 *output_hash;      /* used by the one whose turn it is */
+    pthread_cond_t turn_changed; /* under lock */
+    uint64_t turn;               /* the chunk that is hashed next; under lock */
+} run;
+
+/* One worker's buffers. */
+typedef struct worker {
+    run *run;
+    unsigned char *chunk;
+    unsigned char *raw; /* max_leaves blocks as they were read */
+    float *strips;      /* max_registers strips */
+    ck_error error;
+} worker;
+
+static void fail(run *r, const ck_error *error) {
+    pthread_mutex_lock(&r->lock);
+    if (!r->failed) r->error = *error;
+    r->failed = true;
+    pthread_cond_broadcast(&r->turn_changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static ck_status check_cancel(const run *r, ck_error *err) {
+    if (r->options->cancel && *r->options->cancel)
+        return ck_fail(err, CK_CANCELLED, "stopped; nothing was written");
+    return CK_OK;
+}
+
+static size_t element_bytes(ck_dtype dtype) {
+    return ck_dtype_bits(dtype) / 8;
+}
+
+/* The registers of n <= CK_STRIP elements, starting at element `at` of the block in w->raw; returns
+ * the one that holds `result`. */
+static const float *eval_strip(worker *w, const ck_task *task, unsigned result, size_t at,
+                               size_t n) {
+    const run *r = w->run;
+    const float *registers[2 * 256];
+    for (unsigned i = 0; i < task->leaf_count; i++) {
+        ck_dtype dtype = task->leaves[i].tensor->dtype;
+        const unsigned char *raw =
+            w->raw + i * r->block_elements * MAX_ELEMENT + at * element_bytes(dtype);
+        float *strip = w->strips + (size_t)i * CK_STRIP;
+        r->kernels->decode[dtype](strip, raw, n);
+        registers[i] = strip;
+    }
+    for (unsigned s = 0; s < task->step_count && result >= task->leaf_count; s++) {
+        const ck_step *step = &task->steps[s];
+        float *out = w->strips + (size_t)(task->leaf_count + s) * CK_STRIP;
+        registers[task->leaf_count + s] = out;
+        if (!step->method) {
+            for (size_t i = 0; i < n; i++) out[i] = (float)step->constant;
+            continue;
+        }
+        const float *inputs[256];
+        for (unsigned i = 0; i < step->input_count; i++) inputs[i] = registers[step->inputs[i]];
+        step->method->block(r->kernels, step->values, inputs, step->input_count, out, n);
+    }
+    return registers[result];
+}
+
+/* Elements [first, first + n) of the output to dst, from elements leaf_first[i]... of leaf i. */
+static ck_status eval(worker *w, const ck_task *task, unsigned result, const uint64_t *leaf_first,
+                      uint64_t n, unsigned char *dst, uint64_t *clipped, ck_error *err) {
+    const run *r = w->run;
+    size_t out_size = element_bytes(task->out.dtype);
+    for (uint64_t done = 0; done < n;) {
+        size_t block = n - done < r->block_elements ? (size_t)(n - done) : r->block_elements;
+        CK_TRY(check_cancel(r, err));
+        for (unsigned i = 0; i < task->leaf_count; i++) {
+            const ck_leaf *leaf = &task->leaves[i];
+            size_t size = element_bytes(leaf->tensor->dtype);
+            CK_TRY(ck_reader_read(r->plan->readers[leaf->model], leaf->tensor,
+                                  (leaf_first[i] + done) * size,
+                                  w->raw + i * r->block_elements * MAX_ELEMENT, block * size, err));
+        }
+        for (size_t at = 0; at < block; at += CK_STRIP) {
+            size_t strip = block - at < CK_STRIP ? block - at : CK_STRIP;
+            const float *values = eval_strip(w, task, result, at, strip);
+            *clipped += r->kernels->encode[task->out.dtype](dst, values, strip);
+            dst += strip * out_size;
+        }
+        done += block;
+    }
+    return CK_OK;
+}
+
+/* As eval, for a task in which only the first input channels are mixed: row by row of the output
+ * channels, first the mixed part, then A's own. */
+static ck_status eval_channels(worker *w, const ck_task *task, uint64_t first, uint64_t n,
+                               unsigned char *dst, uint64_t *clipped, ck_error *err) {
+    const uint64_t *shape = task->out.shape;
+    uint64_t plane = shape[2] * shape[3], row = shape[1] * plane, mixed = task->channels * plane;
+    size_t out_size = element_bytes(task->out.dtype);
+    for (uint64_t end = first + n; first < end;) {
+        uint64_t o = first / row, in_row = first % row;
+        bool mix = in_row < mixed;
+        uint64_t stop = o * row + (mix ? mixed : row);
+        uint64_t count = (stop < end ? stop : end) - first;
+        if (!mix && task->leaves[0].tensor->dtype == task->out.dtype) {
+            CK_TRY(ck_reader_read(w->run->plan->readers[task->leaves[0].model],
+                                  task->leaves[0].tensor, first * out_size, dst, count * out_size,
+                                  err));
+        } else {
+            ck_task part = *task;
+            uint64_t leaf_first[256];
+            if (!mix) part.leaf_count = 1, part.step_count = 0;
+            for (unsigned i = 0; i < part.leaf_count; i++) {
+                uint64_t leaf_row = task->leaves[i].tensor->shape[1] * plane;
+                leaf_first[i] = o * leaf_row + in_row;
+            }
+            CK_TRY(eval(w, &part, mix ? task->result : 0, leaf_first, count, dst, clipped, err));
+        }
+        dst += count * out_size;
+        first += count;
+    }
+    return CK_OK;
+}
+
+/* n bytes of a task's output, starting at byte begin of it, to dst. */
+static ck_status fill(worker *w, size_t index, uint64_t begin, size_t n, unsigned char *dst,
+                      ck_error *err) {
+    const ck_task *task = &w->run->plan->tasks[index];
+    if (task->raw)
+        return ck_reader_read(w->run->plan->readers[task->leaves[0].model], task->leaves[0].tensor,
+                              begin, dst, n, err);
+    size_t size = element_bytes(task->out.dtype);
+    uint64_t first = begin / size, count = n / size, clipped = 0;
+    uint64_t leaf_first[256];
+    for (unsigned i = 0; i < task->leaf_count; i++) leaf_first[i] = first;
+    CK_TRY(task->channels ? eval_channels(w, task, first, count, dst, &clipped, err)
+                          : eval(w, task, task->result, leaf_first, count, dst, &clipped, err));
+    if (clipped) atomic_fetch_add(&w->run->clipped[index], clipped);
+    return CK_OK;
+}
+
+/* The number of the first task whose data end behind this offset. */
+static size_t first_task_after(const ck_plan *plan, uint64_t offset) {
+    size_t low = 0, high = plan->task_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (plan->tasks[middle].offset + plan->tasks[middle].out.nbytes > offset)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+/* Waits until every chunk before this one is hashed, and hashes it. */
+static void hash_chunk(run *r, uint64_t index, const void *data, size_t n) {
+    pthread_mutex_lock(&r->lock);
+    while (r->turn != index && !r->failed) pthread_cond_wait(&r->turn_changed, &r->lock);
+    bool go = !r->failed;
+    pthread_mutex_unlock(&r->lock);
+    if (!go) return;
+    ck_sha256_update(r->output_hash, data, n);
+    pthread_mutex_lock(&r->lock);
+    r->turn++;
+    pthread_cond_broadcast(&r->turn_changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static ck_status make_chunk(worker *w, uint64_t index, ck_error *err) {
+    run *r = w->run;
+    const ck_plan *plan = r->plan;
+    uint64_t begin = index * r->chunk_bytes;
+    uint64_t end =
+        begin + r->chunk_bytes < plan->file_size ? begin + r->chunk_bytes : plan->file_size;
+    CK_TRY(check_cancel(r, err));
+    if (begin < plan->head_size) {
+        uint64_t stop = end < plan->head_size ? end : plan->head_size;
+        memcpy(w->chunk, plan->head + begin, (size_t)(stop - begin));
+    }
+    for (size_t i = first_task_after(plan, begin); i < plan->task_count; i++) {
+        const ck_task *task = &plan->tasks[i];
+        if (task->offset >= end) break;
+        uint64_t from = task->offset > begin ? task->offset : begin;
+        uint64_t to = task->offset + task->out.nbytes;
+        if (to > end) to = end;
+        CK_TRY(
+            fill(w, i, from - task->offset, (size_t)(to - from), w->chunk + (from - begin), err));
+    }
+    if (r->output_hash) hash_chunk(r, index, w->chunk, (size_t)(end - begin));
+    CK_TRY(ck_writer_write(r->writer, begin, w->chunk, (size_t)(end - begin), err));
+    if (r->options->progress) ck_progress_add(r->options->progress, end - begin);
+    return CK_OK;
+}
+
+static void work(run *r) {
+    const ck_plan *plan = r->plan;
+    worker w = {.run = r};
+    w.chunk = ck_alloc_pages(r->chunk_bytes);
+    w.raw = ck_alloc_pages(plan->max_leaves * r->block_elements * MAX_ELEMENT);
+    w.strips = ck_alloc_pages((size_t)plan->max_registers * CK_STRIP * sizeof(float));
+    if (!w.chunk || !w.raw || !w.strips) {
+        ck_fail_memory(&w.error, "merge buffers");
+        fail(r, &w.error);
+    }
+    while (!r->failed) {
+        uint64_t index = atomic_fetch_add(&r->next_chunk, 1);
+        if (index >= r->chunk_count) break;
+        if (make_chunk(&w, index, &w.error) != CK_OK) fail(r, &w.error);
+    }
+    free(w.chunk);
+    free(w.raw);
+    free(w.strips);
+}
+
+static bool keep_hashing(void *context, uint64_t bytes) {
+    const run *r = context;
+    (void)bytes;
+    return !r->failed && !(r->options->cancel && *r->options->cancel);
+}
+
+/* What the file of a model must hash to, from the recipe's models or its lock; NULL: anything. */
+static const char *expected_hash(const ck_recipe *recipe, size_t model) {
+    const char *hash = recipe->models[model].sha256;
+    return hash || !recipe->lock_models ? hash : recipe->lock_models[model];
+}
+
+static bool wants_hash(const run *r, size_t model) {
+    return r->options->hash_models || expected_hash(r->plan->recipe, model);
+}
+
+static void hash_model(run *r, size_t model) {
+    if (!wants_hash(r, model)) return;
+    const char *path = ck_reader_path(r->plan->readers[model]);
+    const char *expected = expected_hash(r->plan->recipe, model);
+    ck_file_hashes hashes;
+    ck_error error;
+    if (ck_hash_file(path, &hashes, keep_hashing, r, &error) != CK_OK) {
+        fail(r, &error);
+    } else if (expected && strcmp(expected, hashes.sha256) != 0) {
+        ck_fail(&error, CK_INPUT,
+                "%s: not the file that the recipe was made with: its sha256 is %s, the recipe says "
+                "%s",
+                path, hashes.sha256, expected);
+        fail(r, &error);
+    } else {
+        memcpy(r->result->model_sha256[model], hashes.sha256, CK_SHA256_HEX);
+    }
+}
+
+static void hash_models(run *r) {
+    for (;;) {
+        size_t model = atomic_fetch_add(&r->next_model, 1);
+        if (r->failed || model >= r->plan->recipe->model_count) return;
+        hash_model(r, model);
+    }
+}
+
+/* Chunk and block sizes such that all workers together stay within the budget. */
+static void choose_sizes(run *r, unsigned threads) {
+    const ck_plan *plan = r->plan;
+    size_t per_worker = MEMORY_BUDGET / threads;
+    size_t strips = (size_t)plan->max_registers * CK_STRIP * sizeof(float);
+    r->block_elements = MAX_BLOCK;
+    while (r->block_elements > MIN_BLOCK &&
+           plan->max_leaves * r->block_elements * MAX_ELEMENT + strips > per_worker / 2)
+        r->block_elements /= 2;
+    size_t rest = plan->max_leaves * r->block_elements * MAX_ELEMENT + strips;
+    r->chunk_bytes = MAX_CHUNK;
+    while (r->chunk_bytes > MIN_CHUNK && r->chunk_bytes + rest > per_worker) r->chunk_bytes /= 2;
+    if (r->options->chunk_bytes)
+        r->chunk_bytes = (r->options->chunk_bytes + CK_PAGE - 1) / CK_PAGE * CK_PAGE;
+    r->chunk_count = (plan->file_size + r->chunk_bytes - 1) / r->chunk_bytes;
+}
+
+static unsigned choose_threads(unsigned wanted) {
+    unsigned threads = wanted ? wanted : 2 * (unsigned)omp_get_max_threads();
+    return threads > MAX_THREADS ? MAX_THREADS : threads;
+}
+
+/* Runs the workers and, beside them, as many hashing threads as there are models to hash. */
+static void run_threads(run *r, unsigned threads) {
+    unsigned hashers = 0;
+    for (size_t m = 0; m < r->plan->recipe->model_count; m++) hashers += wants_hash(r, m);
+    unsigned team = threads + hashers;
+#pragma omp parallel num_threads(team)
+    {
+        /* The runtime may give fewer threads than asked for, so hashing first and then working is
+         * everybody's job. */
+        if ((unsigned)omp_get_thread_num() < hashers) hash_models(r);
+        work(r);
+        hash_models(r);
+    }
+}
+
+static void sum_clipped(run *r) {
+    for (size_t i = 0; i < r->plan->task_count; i++) {
+        uint64_t clipped = r->clipped[i];
+        if (clipped && !r->result->clipped) r->result->clipped_tensor = r->plan->tasks[i].out.name;
+        r->result->clipped += clipped;
+    }
+}
+
+static ck_status run_all(run *r, const char *path, ck_error *err) {
+    size_t models = r->plan->recipe->model_count;
+    r->kernels = ck_kernels_best();
+    if (!r->kernels)
+        return ck_fail(
+            err, CK_USAGE,
+            "CK_ISA='%s': no such instruction set, or this processor lacks it; unset it, "
+            "or use portable",
+            getenv("CK_ISA"));
+    r->clipped = ck_alloc_array(r->plan->task_count, sizeof *r->clipped);
+    r->result->model_sha256 = ck_alloc_array(models, CK_SHA256_HEX);
+    if (!r->clipped || !r->result->model_sha256) return ck_fail_memory(err, path);
+    if (r->options->hash_output && !(r->output_hash = ck_sha256_new()))
+        return ck_fail_memory(err, path);
+    unsigned threads = choose_threads(r->options->threads);
+    choose_sizes(r, threads);
+    if (r->chunk_count < threads) threads = r->chunk_count ? (unsigned)r->chunk_count : 1;
+    r->result->threads = threads;
+    CK_TRY(ck_writer_create(path, r->plan->file_size, r->options->replace, &r->writer, err));
+    run_threads(r, threads);
+    if (r->failed) {
+        *err = r->error;
+        return r->error.status;
+    }
+    CK_TRY(check_cancel(r, err));
+    sum_clipped(r);
+    if (r->output_hash) {
+        ck_sha256_hex(r->output_hash, r->result->output_sha256);
+        const char *locked = r->plan->recipe->lock_output;
+        if (locked && strcmp(locked, r->result->output_sha256) != 0)
+            return ck_fail(err, CK_INPUT,
+                           "%s: the result differs from what the recipe's lock says: sha256 %s, "
+                           "locked %s (locked by %s, this is ckmerge " CK_VERSION ")",
+                           path, r->result->output_sha256, locked,
+                           r->plan->recipe->lock_tool ? r->plan->recipe->lock_tool : "?");
+    }
+    ck_writer *writer = r->writer;
+    r->writer = NULL;
+    return ck_writer_commit(writer, err);
+}
+
+ck_status ck_run(const ck_plan *plan, const char *path, const ck_run_options *options,
+                 ck_run_result *result, ck_error *err) {
+    *result = (ck_run_result){0};
+    run r = {.plan = plan, .options = options, .result = result};
+    pthread_mutex_init(&r.lock, NULL);
+    pthread_cond_init(&r.turn_changed, NULL);
+    ck_status status = run_all(&r, path, err);
+    ck_writer_abort(r.writer);
+    ck_sha256_free(r.output_hash);
+    free(r.clipped);
+    pthread_cond_destroy(&r.turn_changed);
+    pthread_mutex_destroy(&r.lock);
+    if (status != CK_OK) {
+        free(result->model_sha256);
+        result->model_sha256 = NULL;
+    }
+    return status;
+}

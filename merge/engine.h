@@ -1,0 +1,41 @@
+/* Carries out a plan: reads, mixes and writes block by block, in constant memory.
+ *
+ *   ck_run_options o = {.threads = 0, .replace = force};
+ *   ck_run_result result;
+ *   CK_TRY(ck_run(plan, "out.safetensors", &o, &result, err));
+ *
+ * The output file is cut into chunks; each worker thread takes the next chunk, fills it from
+ * whatever tensors lie in it and writes it at its place. So the bytes depend on nothing but the
+ * plan: not on threads, sizes of chunks and blocks, or the instruction set.
+ */
+#ifndef CK_ENGINE_H
+#define CK_ENGINE_H
+
+#include "io/hash.h"
+#include "io/progress.h"
+#include "merge/plan.h"
+
+typedef struct ck_run_options {
+    unsigned threads;           /* 0: as many as there are processors, twice */
+    bool replace;               /* an existing output */
+    bool hash_models;           /* compute the models' SHA-256 while they are being read */
+    bool hash_output;           /* and the output's */
+    size_t chunk_bytes;         /* 0: chosen; else for tests, rounded up to CK_PAGE */
+    ck_progress *progress;      /* is told of every byte written; NULL: nobody */
+    const volatile int *cancel; /* not 0: stop with CK_CANCELLED; NULL: never */
+} ck_run_options;
+
+typedef struct ck_run_result {
+    uint64_t clipped;           /* finite values that overflowed the output's dtype */
+    const char *clipped_tensor; /* the first tensor (in file order) with one; owned by the plan */
+    unsigned threads;           /* that were used */
+    char output_sha256[CK_SHA256_HEX];   /* "" unless asked for */
+    char (*model_sha256)[CK_SHA256_HEX]; /* one for each model, or NULL; release with free() */
+} ck_run_result;
+
+/* Writes the planned file to path, whole or not at all. A model whose recipe says what its SHA-256
+ * must be is hashed and checked before the file gets its name (CK_INPUT when it differs). */
+ck_status ck_run(const ck_plan *plan, const char *path, const ck_run_options *options,
+                 ck_run_result *result, ck_error *err);
+
+#endif
