@@ -90,7 +90,7 @@ static size_t element_bytes(ck_dtype dtype) {
 static const float *eval_strip(worker *w, const ck_task *task, unsigned result, size_t at,
                                size_t n) {
     const run *r = w->run;
-    const float *registers[2 * 256];
+    const float *registers[CK_MAX_MODELS + CK_MAX_STEPS];
     for (unsigned i = 0; i < task->leaf_count; i++) {
         ck_dtype dtype = task->leaves[i].tensor->dtype;
         const unsigned char *raw =
@@ -107,7 +107,7 @@ static const float *eval_strip(worker *w, const ck_task *task, unsigned result, 
             for (size_t i = 0; i < n; i++) out[i] = (float)step->constant;
             continue;
         }
-        const float *inputs[256];
+        const float *inputs[CK_MAX_MODELS];
         for (unsigned i = 0; i < step->input_count; i++) inputs[i] = registers[step->inputs[i]];
         step->method->block(r->kernels, step->values, inputs, step->input_count, out, n);
     }
@@ -158,7 +158,7 @@ static ck_status eval_channels(worker *w, const ck_task *task, uint64_t first, u
                                   err));
         } else {
             ck_task part = *task;
-            uint64_t leaf_first[256];
+            uint64_t leaf_first[CK_MAX_MODELS];
             if (!mix) part.leaf_count = 1, part.step_count = 0;
             for (unsigned i = 0; i < part.leaf_count; i++) {
                 uint64_t leaf_row = task->leaves[i].tensor->shape[1] * plane;
@@ -181,7 +181,7 @@ static ck_status fill(worker *w, size_t index, uint64_t begin, size_t n, unsigne
                               begin, dst, n, err);
     size_t size = element_bytes(task->out.dtype);
     uint64_t first = begin / size, count = n / size, clipped = 0;
-    uint64_t leaf_first[256];
+    uint64_t leaf_first[CK_MAX_MODELS];
     for (unsigned i = 0; i < task->leaf_count; i++) leaf_first[i] = first;
     CK_TRY(task->channels ? eval_channels(w, task, first, count, dst, &clipped, err)
                           : eval(w, task, task->result, leaf_first, count, dst, &clipped, err));

@@ -16,17 +16,15 @@ typedef struct operand {
     bool step; /* reg counts steps, not leaves */
 } operand;
 
-enum { MAX_LEAVES = 256, MAX_STEPS = 256, MAX_STEP_INPUTS = 64 };
-
 /* The steps of one tensor while they are being collected. */
 typedef struct builder {
     ck_plan *plan;
     const ck_tensor *a; /* the primary model's tensor */
     const ck_rule *rule;
-    ck_leaf leaves[MAX_LEAVES];
+    ck_leaf leaves[CK_MAX_MODELS];
     unsigned leaf_count;
-    ck_step steps[MAX_STEPS];
-    operand *inputs[MAX_STEPS];
+    ck_step steps[CK_MAX_STEPS];
+    operand *inputs[CK_MAX_STEPS];
     unsigned step_count;
     bool missing;      /* an input lacked the tensor */
     bool applied;      /* some method had all its inputs */
@@ -92,21 +90,18 @@ static ck_status check_leaf(builder *b, size_t model, const ck_tensor *t, ck_err
         t->name);
 }
 
-static ck_status add_leaf(builder *b, size_t model, const ck_tensor *t, operand *out,
-                          ck_error *err) {
-    *out = (operand){.kind = REGISTER};
-    for (; out->reg < b->leaf_count; out->reg++)
-        if (b->leaves[out->reg].model == model) return CK_OK;
-    if (b->leaf_count == MAX_LEAVES)
-        return ck_fail(err, CK_USAGE, "more than %d models in one expression", MAX_LEAVES);
-    b->leaves[b->leaf_count++] = (ck_leaf){model, t};
-    return CK_OK;
+/* The leaf of a model; a model that the expression names twice is read once. */
+static operand add_leaf(builder *b, size_t model, const ck_tensor *t) {
+    operand leaf = {.kind = REGISTER};
+    while (leaf.reg < b->leaf_count && b->leaves[leaf.reg].model != model) leaf.reg++;
+    if (leaf.reg == b->leaf_count) b->leaves[b->leaf_count++] = (ck_leaf){model, t};
+    return leaf;
 }
 
 static ck_status add_step(builder *b, ck_step step, const operand *inputs, operand *out,
                           ck_error *err) {
-    if (b->step_count == MAX_STEPS)
-        return ck_fail(err, CK_USAGE, "more than %d operations in one expression", MAX_STEPS);
+    if (b->step_count == CK_MAX_STEPS)
+        return ck_fail(err, CK_USAGE, "more than %d operations in one expression", CK_MAX_STEPS);
     operand *copy = ck_arena_alloc(&b->plan->arena, step.input_count * sizeof *copy);
     if (!copy) return ck_fail_memory(err, "plan");
     if (step.input_count) memcpy(copy, inputs, step.input_count * sizeof *copy);
@@ -137,7 +132,7 @@ static ck_status values_of(builder *b, const ck_node *node, const ck_value **val
 
 static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck_error *err) {
     const ck_method *method = node->method;
-    operand inputs[MAX_STEP_INPUTS];
+    operand inputs[CK_MAX_MODELS];
     bool missing = false;
     for (size_t i = 0; i < node->input_count; i++) {
         CK_TRY(reduce(b, node->inputs[i], &inputs[i], err));
@@ -178,7 +173,8 @@ static ck_status reduce(builder *b, const ck_node *node, operand *out, ck_error 
         *out = (operand){.kind = ABSENT};
         if (!t) return CK_OK;
         CK_TRY(check_leaf(b, node->model, t, err));
-        return add_leaf(b, node->model, t, out, err);
+        *out = add_leaf(b, node->model, t);
+        return CK_OK;
     }
     }
     return CK_OK;
@@ -198,8 +194,8 @@ static void mark(const builder *b, operand o, bool *leaf_used, bool *step_used) 
 
 /* Turns the builder's leaves and steps into a task's, leaving out what the result does not need. */
 static ck_status finish_task(const builder *b, operand result, ck_task *task, ck_error *err) {
-    bool leaf_used[MAX_LEAVES] = {false}, step_used[MAX_STEPS] = {false};
-    unsigned leaf_reg[MAX_LEAVES], step_reg[MAX_STEPS];
+    bool leaf_used[CK_MAX_MODELS] = {false}, step_used[CK_MAX_STEPS] = {false};
+    unsigned leaf_reg[CK_MAX_MODELS], step_reg[CK_MAX_STEPS];
     mark(b, result, leaf_used, step_used);
     if (b->channels) leaf_used[0] = true; /* A fills the other channels */
 

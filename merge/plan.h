@@ -21,6 +21,9 @@
 #include "io/reader.h"
 #include "merge/recipe.h"
 
+/* Most operations for one tensor. */
+enum { CK_MAX_STEPS = 256 };
+
 typedef enum ck_outcome {
     CK_MIXED,        /* the expression was applied */
     CK_KEPT_MISSING, /* A's: an input lacks it */

@@ -19,6 +19,8 @@ void ck_recipe_free(ck_recipe *r) {
 
 ck_status ck_recipe_add_model(ck_recipe *r, const char *name, const char *path, const char *sha256,
                               ck_error *err) {
+    if (r->model_count == CK_MAX_MODELS)
+        return ck_fail(err, CK_USAGE, "more than %d models", CK_MAX_MODELS);
     ck_model *models = ck_grow(r->models, r->model_count, &r->model_capacity, sizeof *r->models);
     if (!models) return ck_fail_memory(err, path);
     r->models = models;
@@ -44,9 +46,12 @@ ck_node *ck_recipe_constant_node(ck_recipe *r, double value) {
 
 ck_status ck_recipe_apply(ck_recipe *r, const ck_method *method, ck_node *const *inputs,
                           size_t count, ck_node **out, ck_error *err) {
-    if (count < method->min_inputs || (method->max_inputs && count > method->max_inputs)) {
+    if (count < method->min_inputs || (method->max_inputs && count > method->max_inputs) ||
+        count > CK_MAX_MODELS) {
         char range[64] = "";
-        if (method->max_inputs == method->min_inputs)
+        if (count > CK_MAX_MODELS)
+            snprintf(range, sizeof range, "at most %d", CK_MAX_MODELS);
+        else if (method->max_inputs == method->min_inputs)
             snprintf(range, sizeof range, "%zu", method->min_inputs);
         else if (method->max_inputs)
             snprintf(range, sizeof range, "%zu to %zu", method->min_inputs, method->max_inputs);

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT_VERSION = 1, MAX_LIST = 64 };
+enum { FORMAT_VERSION = 1, MAX_LIST = CK_MAX_MODELS };
 
 typedef struct reading {
     ck_recipe *recipe;
