@@ -1,0 +1,588 @@
+/* ckmerge: merges checkpoints, from flags or from a recipe. */
+#include "io/cli.h"
+#include "io/os.h"
+#include "io/reader.h"
+#include "io/writer.h"
+#include "merge/engine.h"
+#include "merge/provenance.h"
+#include "merge/recipe.h"
+#include "merge/report.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+
+/* ---- The command line ---- */
+
+static struct {
+    const char *output, *recipe, *method, *weight, *normalize, *write_recipe, *dtype;
+    const char *missing, *extra, *shape;
+    double alpha;
+    uint64_t threads, seed;
+    bool alpha_given, seed_given;
+    bool dry_run, json, force, quiet, lock, hash_models;
+    ck_text_list set, rules;
+} flags;
+
+static const ck_option options[] = {
+    {.name = "alpha",
+     .letter = 'a',
+     .argument = "A",
+     .type = CK_OPT_NUMBER,
+     .value = &flags.alpha,
+     .given = &flags.alpha_given,
+     .help = "share of the second model (weighted-sum, default 0.5) or strength of the difference "
+             "(add-difference, default 1)"},
+    {.name = "method",
+     .letter = 'm',
+     .argument = "NAME",
+     .type = CK_OPT_TEXT,
+     .value = &flags.method,
+     .help = "how to combine the models: see `ckmerge methods`; default: weighted-sum, or linear "
+             "with --weight"},
+    {.name = "weight",
+     .letter = 'w',
+     .argument = "W1,W2,...",
+     .type = CK_OPT_TEXT,
+     .value = &flags.weight,
+     .help = "one weight for each model (linear)"},
+    {.name = "normalize",
+     .argument = "on|off",
+     .type = CK_OPT_CHOICE,
+     .value = &flags.normalize,
+     .choices = "on|off",
+     .help = "divide the weights by their sum (linear; default on)"},
+    {.name = "set",
+     .argument = "NAME=VALUE",
+     .type = CK_OPT_LIST,
+     .value = &flags.set,
+     .help = "a parameter of the method, or with --recipe a variable of the recipe"},
+    {.name = "rule",
+     .argument = "PATTERN=WHAT",
+     .type = CK_OPT_LIST,
+     .value = &flags.rules,
+     .help = "for tensors whose names match the glob: a number for the first parameter, exclude "
+             "(keep A's), drop, or copy:b (take model b's). The first rule that matches wins; the "
+             "models are called a, b, c, ..."},
+    {.name = "output",
+     .letter = 'o',
+     .argument = "FILE",
+     .type = CK_OPT_TEXT,
+     .value = &flags.output,
+     .help = "the merged file; default: named from the models and alpha, in the current folder"},
+    {.name = "force",
+     .letter = 'f',
+     .type = CK_OPT_FLAG,
+     .value = &flags.force,
+     .help = "replace existing files"},
+    {.name = "dtype",
+     .argument = "D",
+     .type = CK_OPT_CHOICE,
+     .value = &flags.dtype,
+     .choices = CK_DTYPE_WORDS,
+     .help = "type of the result's float tensors: keep (A's, default), f32, f16, bf16, f8_e4m3, "
+             "f8_e5m2"},
+    {.name = "missing",
+     .argument = "P",
+     .type = CK_OPT_CHOICE,
+     .value = &flags.missing,
+     .choices = CK_MISSING_WORDS,
+     .help = "tensor of A that another model lacks: keep A's (default), drop, or error"},
+    {.name = "extra",
+     .argument = "P",
+     .type = CK_OPT_CHOICE,
+     .value = &flags.extra,
+     .choices = CK_EXTRA_WORDS,
+     .help = "tensor that only another model has: drop (default) or keep"},
+    {.name = "shape",
+     .argument = "P",
+     .type = CK_OPT_CHOICE,
+     .value = &flags.shape,
+     .choices = CK_SHAPE_WORDS,
+     .help = "shapes that differ: error (default), or inpaint: of a 9- or 8-channel A and "
+             "4-channel others, mix the first four input channels"},
+    {.name = "recipe",
+     .letter = 'r',
+     .argument = "FILE",
+     .type = CK_OPT_TEXT,
+     .value = &flags.recipe,
+     .help = "merge what this recipe says"},
+    {.name = "write-recipe",
+     .argument = "FILE",
+     .type = CK_OPT_TEXT,
+     .value = &flags.write_recipe,
+     .help = "write the recipe of this merge"},
+    {.name = "lock",
+     .type = CK_OPT_FLAG,
+     .value = &flags.lock,
+     .help = "with --write-recipe: record the sha256 of models and output; replaying the recipe "
+             "then checks them"},
+    {.name = "hash-models",
+     .type = CK_OPT_FLAG,
+     .value = &flags.hash_models,
+     .help = "hash the models first, so that the output's metadata names them by sha256"},
+    {.name = "dry-run",
+     .letter = 'n',
+     .type = CK_OPT_FLAG,
+     .value = &flags.dry_run,
+     .help = "print what would become of every tensor, write nothing"},
+    {.name = "json",
+     .type = CK_OPT_FLAG,
+     .value = &flags.json,
+     .help = "report on standard output as one JSON document"},
+    {.name = "quiet",
+     .letter = 'q',
+     .type = CK_OPT_FLAG,
+     .value = &flags.quiet,
+     .help = "print errors only"},
+    {.name = "threads",
+     .letter = 't',
+     .argument = "N",
+     .type = CK_OPT_COUNT,
+     .value = &flags.threads,
+     .help = "worker threads (default: twice the processors); the result does not depend on it"},
+    {.name = "seed",
+     .argument = "N",
+     .type = CK_OPT_COUNT,
+     .value = &flags.seed,
+     .given = &flags.seed_given,
+     .help = "seed of methods that use random numbers (default 0)"},
+    {0},
+};
+
+static const ck_command command = {
+    .name = "ckmerge",
+    .summary = "merge checkpoints of image-generation models",
+    .synopsis = "A B [-o OUT] --alpha 0.3\n"
+                "A B C [-o OUT] --method add-difference --alpha 0.7\n"
+                "MODEL... [-o OUT] --weight W1,W2,...\n"
+                "--recipe FILE.json [-o OUT]\n"
+                "methods\n"
+                "help METHOD",
+    .details =
+        "The first model, A, decides which tensors the result has, their shapes and, unless "
+        "--dtype "
+        "says otherwise, their types. Models are read and the result is written block by block: "
+        "memory stays below 64 MiB whatever their size. The result is written whole or not at all, "
+        "and may replace one of the models (--force). The same recipe gives the same bytes with "
+        "any "
+        "number of threads on any processor.\n"
+        "Arithmetic is f32 with one rounding to the type of the result. Integer tensors are A's, "
+        "bit for bit. Values too large for the result's type become infinite (f8: the largest "
+        "value) and are counted.",
+    .options = options,
+    .examples = "$ ckmerge anime.safetensors photo.safetensors --alpha 0.3\n"
+                "  30% photo, 70% anime, to anime-photo-0.3.safetensors\n"
+                "$ ckmerge mine.safetensors tuned.safetensors base.safetensors -m add-difference\n"
+                "  what tuned learned over base, added to mine\n"
+                "$ ckmerge a.safetensors b.safetensors --rule 'first_stage_model.*=exclude' -n\n"
+                "  what would happen if the VAE stayed a's\n"
+                "$ ckmerge a.safetensors b.safetensors --write-recipe mix.json --lock\n"
+                "  and remember how it was made",
+    .files = true,
+};
+
+static const ck_command *const commands[] = {&command};
+static const ck_program program = {
+    .name = "ckmerge",
+    .summary = "merge checkpoints of image-generation models",
+    .version = CK_VERSION,
+    .commands = commands,
+    .command_count = 1,
+    .exit_status = "0 done; 1 a model, recipe or disk failed; 2 wrong usage; 130 interrupted. "
+                   "Whatever happens, no partial output is left.",
+};
+
+/* ---- From flags to a recipe ---- */
+
+/* "1,0.5,2" to numbers. */
+static ck_status parse_numbers(const char *option, const char *text, double *items, size_t *count,
+                               ck_error *err) {
+    *count = 0;
+    for (const char *p = text;; p++) {
+        char *end;
+        double number = strtod(p, &end);
+        if (end == p || (*end && *end != ',') || !isfinite(number))
+            return ck_fail(err, CK_USAGE, "%s %s: must be numbers separated by commas", option,
+                           text);
+        if (*count == CK_MAX_MODELS)
+            return ck_fail(err, CK_USAGE, "%s: more than %d numbers", option, CK_MAX_MODELS);
+        items[(*count)++] = number;
+        p = end;
+        if (!*p) return CK_OK;
+    }
+}
+
+/* --set NAME=VALUE without a recipe: any parameter of the method. */
+static ck_status apply_setting(ck_recipe *r, const char *text, ck_error *err) {
+    const char *equals = strchr(text, '=');
+    if (!equals || equals == text)
+        return ck_fail(err, CK_USAGE, "--set %s: must be NAME=VALUE", text);
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
+    double items[CK_MAX_MODELS];
+    size_t count;
+    CK_TRY(parse_numbers("--set", equals + 1, items, &count, err));
+    return ck_recipe_set(r, r->root, name, items, count, err);
+}
+
+static ck_status choose_method(size_t models, const ck_method **method, ck_error *err) {
+    const char *name = flags.method   ? flags.method
+                       : flags.weight ? "linear"
+                       : models == 2  ? "weighted-sum"
+                                      : NULL;
+    if (!name)
+        return ck_fail(err, CK_USAGE,
+                       "%zu models need --method, such as add-difference for A + alpha (B - C), or "
+                       "--weight W1,W2,... for their weighted sum",
+                       models);
+    *method = ck_method_find(name);
+    if (*method) return CK_OK;
+    const char *names[32];
+    size_t count = 0;
+    for (; ck_methods[count] && count < 32; count++) names[count] = ck_methods[count]->name;
+    const char *near = ck_cli_nearest(name, names, count);
+    return ck_fail(err, CK_USAGE, "there is no method '%s'%s%s%s; see `ckmerge methods`", name,
+                   near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+}
+
+/* Models are called a, b, c, ... as in formulas; after z: m27, m28, ... */
+static ck_status add_models(ck_recipe *r, const char *const *paths, size_t count, ck_error *err) {
+    for (size_t i = 0; i < count; i++) {
+        char name[8];
+        snprintf(name, sizeof name, i < 26 ? "%c" : "m%d", i < 26 ? 'a' + (int)i : (int)i + 1);
+        CK_TRY(ck_recipe_add_model(r, name, paths[i], NULL, err));
+    }
+    return CK_OK;
+}
+
+static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_t count,
+                                   ck_error *err) {
+    if (count < 2)
+        return ck_fail(err, CK_USAGE,
+                       "give at least two models, or --recipe FILE; `ckmerge --help` has examples");
+    const ck_method *method = NULL;
+    CK_TRY(choose_method(count, &method, err));
+    CK_TRY(add_models(r, paths, count, err));
+    ck_node *inputs[CK_MAX_MODELS];
+    for (size_t i = 0; i < count; i++)
+        if (!(inputs[i] = ck_recipe_model_node(r, i))) return ck_fail_memory(err, "recipe");
+    CK_TRY(ck_recipe_apply(r, method, inputs, count, &r->root, err));
+    if (flags.alpha_given) CK_TRY(ck_recipe_set(r, r->root, "alpha", &flags.alpha, 1, err));
+    if (flags.weight) {
+        double items[CK_MAX_MODELS];
+        size_t n;
+        CK_TRY(parse_numbers("--weight", flags.weight, items, &n, err));
+        CK_TRY(ck_recipe_set(r, r->root, "weight", items, n, err));
+    }
+    if (flags.normalize) {
+        double on = strcmp(flags.normalize, "on") == 0;
+        CK_TRY(ck_recipe_set(r, r->root, "normalize", &on, 1, err));
+    }
+    for (size_t i = 0; i < flags.set.count; i++) CK_TRY(apply_setting(r, flags.set.items[i], err));
+    for (size_t i = 0; i < flags.rules.count; i++)
+        CK_TRY(ck_recipe_parse_rule(r, flags.rules.items[i], err));
+    return CK_OK;
+}
+
+static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t count, ck_error *err) {
+    if (!flags.recipe) {
+        CK_TRY(recipe_from_flags(r, paths, count, err));
+    } else {
+        if (count)
+            return ck_fail(err, CK_USAGE, "--recipe names its models itself: '%s' is too much",
+                           paths[0]);
+        if (flags.method || flags.weight || flags.normalize || flags.alpha_given ||
+            flags.rules.count)
+            return ck_fail(err, CK_USAGE,
+                           "--method, --alpha, --weight, --normalize and --rule do not go with "
+                           "--recipe: edit the recipe, or give it variables and use --set");
+        CK_TRY(ck_recipe_load(flags.recipe, flags.set.items, flags.set.count, r, err));
+    }
+    if (flags.dtype) r->dtype = ck_recipe_dtype(flags.dtype);
+    if (flags.missing) r->missing = (ck_missing)ck_word_index(CK_MISSING_WORDS, flags.missing);
+    if (flags.extra) r->extra = (ck_extra)ck_word_index(CK_EXTRA_WORDS, flags.extra);
+    if (flags.shape) r->shape = (ck_shape)ck_word_index(CK_SHAPE_WORDS, flags.shape);
+    if (flags.seed_given) r->seed = flags.seed;
+    return ck_recipe_check(r, err);
+}
+
+/* ---- Names and files ---- */
+
+/* The file's name without folder and known endings, to buf. */
+static const char *stem(const char *path, char *buf, size_t size) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    size_t start = n;
+    while (start > 0 && path[start - 1] != '/') start--;
+    snprintf(buf, size, "%.*s", (int)(n - start), path + start);
+    char *dot = strrchr(buf, '.');
+    if (dot && dot != buf) *dot = 0;
+    return buf;
+}
+
+/* "a-b-0.3.safetensors", "a-b-c-add-difference-0.7.safetensors", or the recipe's name. */
+static char *default_output(const ck_recipe *r) {
+    char name[200] = "", part[200];
+    size_t used = 0;
+    if (flags.recipe) {
+        snprintf(name, sizeof name, "%s", stem(flags.recipe, part, sizeof part));
+        return ck_sprintf("%s.safetensors", name);
+    }
+    for (size_t i = 0; i < r->model_count && used < sizeof name; i++)
+        used += (size_t)snprintf(name + used, sizeof name - used, "%s%s", i ? "-" : "",
+                                 stem(r->models[i].path, part, sizeof part));
+    const ck_method *method = r->root->method;
+    bool plain = strcmp(method->name, "weighted-sum") == 0;
+    const ck_value *value = &r->root->values[0];
+    char numbers[200] = "";
+    used = 0;
+    for (size_t i = 0; i < value->count && used < sizeof numbers; i++)
+        used += (size_t)snprintf(numbers + used, sizeof numbers - used, "-%g", value->items[i]);
+    return ck_sprintf("%s%s%s%s.safetensors", name, plain ? "" : "-", plain ? "" : method->name,
+                      numbers);
+}
+
+static ck_status open_models(const ck_recipe *r, ck_reader **readers, ck_error *err) {
+    for (size_t i = 0; i < r->model_count; i++)
+        CK_TRY(ck_reader_open(r->models[i].path, &readers[i], err));
+    return CK_OK;
+}
+
+static volatile int cancelled;
+
+static void cancel(int signal) {
+    (void)signal;
+    cancelled = 1;
+}
+
+/* The first Ctrl-C stops the work in order; a second one kills at once, and that too leaves
+ * nothing behind. */
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = cancel, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+}
+
+static bool keep_hashing(void *context, uint64_t bytes) {
+    if (context) ck_progress_add(context, bytes);
+    return !cancelled;
+}
+
+/* --hash-models: the recipe states the models' hashes, as if the user had. */
+static ck_status hash_models(ck_recipe *r, ck_error *err) {
+    for (size_t i = 0; i < r->model_count; i++) {
+        ck_file_hashes hashes;
+        if (r->models[i].sha256) continue;
+        CK_TRY(ck_hash_file(r->models[i].path, &hashes, keep_hashing, NULL, err));
+        if (!(r->models[i].sha256 = ck_arena_strdup(&r->arena, hashes.sha256)))
+            return ck_fail_memory(err, r->models[i].path);
+    }
+    return CK_OK;
+}
+
+static ck_status lock_recipe(ck_recipe *r, const ck_run_result *result, ck_error *err) {
+    r->lock_tool = "ckmerge " CK_VERSION;
+    r->lock_models = ck_arena_alloc(&r->arena, r->model_count * sizeof *r->lock_models);
+    if (!r->lock_models) return ck_fail_memory(err, "recipe");
+    for (size_t i = 0; i < r->model_count; i++)
+        if (!(r->lock_models[i] = ck_arena_strdup(&r->arena, result->model_sha256[i])))
+            return ck_fail_memory(err, "recipe");
+    r->lock_output = ck_arena_strdup(&r->arena, result->output_sha256);
+    return r->lock_output ? CK_OK : ck_fail_memory(err, "recipe");
+}
+
+static ck_status write_recipe(ck_recipe *r, const ck_run_result *result, ck_error *err) {
+    if (flags.lock) CK_TRY(lock_recipe(r, result, err));
+    char folder[4096] = ".";
+    const char *slash = strrchr(flags.write_recipe, '/');
+    if (slash)
+        snprintf(folder, sizeof folder, "%.*s", (int)(slash - flags.write_recipe + 1),
+                 flags.write_recipe);
+    char *text;
+    CK_TRY(ck_recipe_text(r, CK_PATH_RELATIVE, folder, &text, err));
+    char *line = ck_sprintf("%s\n", text);
+    free(text);
+    if (!line) return ck_fail_memory(err, flags.write_recipe);
+    ck_status status = ck_write_file(flags.write_recipe, line, strlen(line), flags.force, err);
+    free(line);
+    return status;
+}
+
+/* ---- The merge ---- */
+
+typedef struct merge {
+    ck_recipe recipe;
+    ck_reader *readers[CK_MAX_MODELS];
+    ck_plan *plan;
+    ck_arena arena;
+    ck_run_result result;
+    char *output;
+    const char *warnings[8];
+    size_t warning_count;
+} merge;
+
+static void warn(merge *m, const char *text) {
+    if (!text || m->warning_count == sizeof m->warnings / sizeof *m->warnings) return;
+    m->warnings[m->warning_count++] = text;
+    if (!flags.quiet) fprintf(stderr, "ckmerge: warning: %s\n", text);
+}
+
+static void warn_before(merge *m) {
+    const ck_node *root = m->recipe.root;
+    if (root->kind == CK_NODE_METHOD && strcmp(root->method->name, "weighted-sum") == 0) {
+        double alpha = root->values[0].items[0];
+        if (alpha < 0 || alpha > 1)
+            warn(m, "alpha is outside 0..1: the result goes beyond both models");
+    }
+}
+
+static void warn_after(merge *m) {
+    if (!m->result.clipped) return;
+    char *text =
+        ck_sprintf("%llu values were too large for the result's type, first in tensor '%s'; "
+                   "--dtype bf16 or f32 has room for them",
+                   (unsigned long long)m->result.clipped, m->result.clipped_tensor);
+    if (text) warn(m, ck_arena_strdup(&m->arena, text));
+    free(text);
+}
+
+/* What must fail before hours of work, not after. */
+static ck_status check_targets(const merge *m, ck_error *err) {
+    if (flags.lock && !flags.write_recipe)
+        return ck_fail(err, CK_USAGE, "--lock needs --write-recipe FILE, where the lock is kept");
+    const char *targets[] = {m->output, flags.write_recipe};
+    for (int i = 0; i < 2; i++)
+        if (targets[i] && !flags.force && !flags.dry_run && access(targets[i], F_OK) == 0)
+            return ck_fail(err, CK_USAGE, "%s exists; --force replaces it", targets[i]);
+    return CK_OK;
+}
+
+static ck_status prepare(merge *m, const char *const *paths, size_t count, ck_error *err) {
+    CK_TRY(make_recipe(&m->recipe, paths, count, err));
+    m->output = flags.output ? ck_strdup(flags.output) : default_output(&m->recipe);
+    if (!m->output) return ck_fail_memory(err, "output");
+    CK_TRY(check_targets(m, err));
+    CK_TRY(open_models(&m->recipe, m->readers, err));
+    if (flags.hash_models) CK_TRY(hash_models(&m->recipe, err));
+    CK_TRY(ck_plan_make(&m->recipe, m->readers, &m->plan, err));
+    ck_meta *meta;
+    size_t meta_count;
+    CK_TRY(ck_provenance(&m->recipe, m->readers, &m->arena, &meta, &meta_count, err));
+    CK_TRY(ck_plan_layout(m->plan, meta, meta_count, err));
+    warn_before(m);
+    return CK_OK;
+}
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static ck_status execute(merge *m, ck_error *err) {
+    ck_report report = {.plan = m->plan, .output = m->output};
+    if (!flags.dry_run) {
+        ck_progress progress;
+        ck_run_options o = {.threads = (unsigned)(flags.threads > 1000 ? 1000 : flags.threads),
+                            .replace = flags.force,
+                            .hash_models = flags.lock,
+                            .hash_output = flags.lock || m->recipe.lock_output,
+                            .progress = &progress,
+                            .cancel = &cancelled};
+        double start = seconds();
+        ck_progress_start(&progress, "merging", m->plan->file_size, flags.quiet || flags.json);
+        ck_status status = ck_run(m->plan, m->output, &o, &m->result, err);
+        ck_progress_end(&progress);
+        CK_TRY(status);
+        report.seconds = seconds() - start;
+        report.result = &m->result;
+        warn_after(m);
+        if (flags.write_recipe) CK_TRY(write_recipe(&m->recipe, &m->result, err));
+        report.recipe_written = flags.write_recipe;
+    }
+    report.warnings = m->warnings;
+    report.warning_count = m->warning_count;
+    if (flags.json) return ck_report_json(&report, stdout, err);
+    if (flags.dry_run)
+        ck_report_plan(&report, stdout);
+    else if (!flags.quiet)
+        ck_report_result(&report, stdout);
+    return CK_OK;
+}
+
+static void release(merge *m) {
+    ck_plan_free(m->plan);
+    for (size_t i = 0; i < m->recipe.model_count; i++) ck_reader_close(m->readers[i]);
+    ck_recipe_free(&m->recipe);
+    ck_arena_free(&m->arena);
+    free(m->result.model_sha256);
+    free(m->output);
+}
+
+/* ---- `ckmerge methods` and `ckmerge help NAME` ---- */
+
+static void print_method(const ck_method *m, bool whole) {
+    printf("%-16s %s\n", m->name, m->formula);
+    for (size_t i = 0; m->parameters[i].name; i++)
+        printf("    %-12s %s (default %g)\n", m->parameters[i].name, m->parameters[i].help,
+               m->parameters[i].fallback);
+    if (whole) printf("\n%s\n", m->doc);
+}
+
+/* True when the words were one of these commands; *status is then what main returns. */
+static bool method_commands(int argc, char **argv, int *status) {
+    if (argc == 2 && strcmp(argv[1], "methods") == 0) {
+        for (size_t i = 0; ck_methods[i]; i++) print_method(ck_methods[i], false);
+        *status = EXIT_DONE;
+        return true;
+    }
+    if (argc == 3 && strcmp(argv[1], "help") == 0) {
+        const ck_method *m = ck_method_find(argv[2]);
+        if (m)
+            print_method(m, true);
+        else
+            fprintf(stderr, "ckmerge: there is no method '%s'; see `ckmerge methods`\n", argv[2]);
+        *status = m ? EXIT_DONE : EXIT_USAGE;
+        return true;
+    }
+    return false;
+}
+
+static int exit_status(ck_status status) {
+    return status == CK_OK          ? EXIT_DONE
+           : status == CK_USAGE     ? EXIT_USAGE
+           : status == CK_CANCELLED ? EXIT_INTERRUPTED
+                                    : EXIT_FAILED;
+}
+
+int main(int argc, char **argv) {
+    int done;
+    if (ck_cli_standard(&program, &command, argc, argv, stdout)) return EXIT_DONE;
+    if (method_commands(argc, argv, &done)) return done;
+
+    ck_error err;
+    const char **paths = NULL;
+    size_t count = 0;
+    merge m = {0};
+    ck_recipe_init(&m.recipe);
+    ck_status status = ck_cli_parse(&command, argc, argv, &paths, &count, &err);
+    if (status == CK_OK) {
+        catch_signals();
+        status = prepare(&m, paths, count, &err);
+    }
+    if (status == CK_OK) status = execute(&m, &err);
+    if (status == CK_OK && fflush(stdout) != 0) status = ck_fail_errno(&err, "standard output");
+    if (status != CK_OK) fprintf(stderr, "ckmerge: %s\n", err.message);
+    release(&m);
+    free(paths);
+    free(flags.set.items);
+    free(flags.rules.items);
+    return exit_status(status);
+}
