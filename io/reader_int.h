@@ -1,13 +1,13 @@
 /* What a container format implements: one file and one row in the table of reader.c.
  *
- * open() gets a reader whose path is set; it adds tensors and metadata with the functions below and
- * leaves its own state in r->state (close() releases it, also after a failed open()). The reader
- * owns all strings; names are checked for duplicates by ck_reader__finish(), which open()'s caller
- * runs.
+ * open() gets a reader whose path is set (and fd, for a file); it adds tensors and metadata with
+ * the functions below, then calls ck_reader__finish(). Its own state is in r->state, which close()
+ * releases, also after a failed open().
  */
 #ifndef CK_READER_INT_H
 #define CK_READER_INT_H
 
+#include "io/arena.h"
 #include "io/reader.h"
 
 #include <stdbool.h>
@@ -31,6 +31,7 @@ struct ck_reader {
     size_t slot_mask;
     ck_meta *meta;
     size_t meta_count, meta_capacity;
+    ck_arena arena; /* names, shapes, metadata */
     int fd;      /* of a single-file format; -1 where there is none. Closed by ck_reader_close. */
     void *state; /* the format's own */
 };
