@@ -1,0 +1,14 @@
+/* Merge kernels for x86-64 with AVX2, FMA and F16C (since 2013). */
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define SUFFIX       avx2
+#define TARGET       __attribute__((target("avx2,fma,f16c")))
+#define VL           8
+#define FMA(a, b, c) ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+
+#define F16_DECODE(h) ((vf)_mm256_cvtph_ps((__m128i)(h)))
+#define F16_ENCODE(x) ((vu16)_mm256_cvtps_ph((__m256)(x), _MM_FROUND_TO_NEAREST_INT))
+
+#include "kernels/merge_template.h"
+#endif

@@ -1,0 +1,18 @@
+/* Merge kernels for any processor: vectors of four, fused multiply-add from the C library (which
+ * is exact everywhere, and slow where the processor has none). */
+#include <math.h>
+
+#define SUFFIX portable
+#define TARGET
+#define VL 4
+
+typedef float fma_vector __attribute__((vector_size(16)));
+
+static inline fma_vector fma4(fma_vector a, fma_vector b, fma_vector c) {
+    return (fma_vector){fmaf(a[0], b[0], c[0]), fmaf(a[1], b[1], c[1]), fmaf(a[2], b[2], c[2]),
+                        fmaf(a[3], b[3], c[3])};
+}
+
+#define FMA(a, b, c) fma4(a, b, c)
+
+#include "kernels/merge_template.h"

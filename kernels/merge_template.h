@@ -1,0 +1,312 @@
+/* The merge kernels, written once. Included by merge_ISA.c after these macros are defined:
+ *
+ *   SUFFIX      appended to the table's name
+ *   TARGET      function attribute that allows the instruction set
+ *   VL          f32 elements in a vector
+ *   FMA(a,b,c)  a * b + c, rounded once, on vf
+ *   F16_DECODE(h), F16_ENCODE(x)   optional: vu16 <-> vf in hardware, to nearest even
+ *
+ * Vectors are those of GNU C: gcc and clang compile their operators for any instruction set. All
+ * conversions are integer arithmetic, comparisons or exact float operations, so that every
+ * instantiation gives the same bits. A tail shorter than a vector is copied into a padded vector
+ * and goes the same way.
+ */
+#include "kernels/kernels.h"
+
+#include <stdint.h>
+#include <string.h>
+
+typedef float vf __attribute__((vector_size(4 * VL)));
+typedef int32_t vi __attribute__((vector_size(4 * VL)));
+typedef uint32_t vu __attribute__((vector_size(4 * VL)));
+typedef uint16_t vu16 __attribute__((vector_size(2 * VL)));
+typedef uint8_t vu8 __attribute__((vector_size(VL)));
+
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+INLINE vu as_u(vf x) {
+    return (vu)x;
+}
+
+INLINE vf as_f(vu x) {
+    return (vf)x;
+}
+
+INLINE vf splat(float x) {
+    return x - (vf){0};
+}
+
+/* mask ? a : b, mask being all ones or all zeros in each lane. */
+INLINE vu pick(vi mask, vu a, vu b) {
+    return (a & (vu)mask) | (b & ~(vu)mask);
+}
+
+#define CANONICAL_NAN 0x7FC00000u
+#define MAGNITUDE     0x7FFFFFFFu
+#define INFINITE      0x7F800000u
+
+/* ---- From stored types to f32: all exact ---- */
+
+INLINE vf load_f32(const void *p) {
+    vf x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+INLINE vf load_f16(const void *p) {
+    vu16 h;
+    memcpy(&h, p, sizeof h);
+#ifdef F16_DECODE
+    return F16_DECODE(h);
+#else
+    /* Exponent and mantissa move into f32's places; 2^112 corrects the bias, subnormals included.
+     */
+    vu wide = __builtin_convertvector(h, vu);
+    vu magnitude = (wide & 0x7FFF) << 13;
+    vf scaled = as_f(magnitude) * 0x1p112f;
+    vi special = magnitude >= (0x7C00u << 13);
+    vu quiet = (vu)(magnitude > (0x7C00u << 13)) & 0x00400000u;
+    return as_f(pick(special, magnitude | INFINITE | quiet, as_u(scaled)) | (wide & 0x8000) << 16);
+#endif
+}
+
+INLINE vf load_bf16(const void *p) {
+    vu16 h;
+    memcpy(&h, p, sizeof h);
+    return as_f(__builtin_convertvector(h, vu) << 16);
+}
+
+/* e5m2 is the upper half of f16, e4m3 has f16's exponent shifted by 8: as f16 it is 2^8 too small.
+ */
+INLINE vf load_f8_e5m2(const void *p) {
+    vu8 b;
+    memcpy(&b, p, sizeof b);
+    vu16 h = __builtin_convertvector(b, vu16) << 8;
+    return load_f16(&h);
+}
+
+INLINE vf load_f8_e4m3(const void *p) {
+    vu8 b;
+    memcpy(&b, p, sizeof b);
+    vu16 wide = __builtin_convertvector(b, vu16);
+    vu16 h = (wide & 0x7F) << 7 | (wide & 0x80) << 8;
+    vf x = load_f16(&h) * 256.0f;
+    vi nan = (vi)((as_u(x) & MAGNITUDE) == 0x43F00000u); /* 480, the encoding of NaN */
+    return as_f(pick(nan, (vu){0} + CANONICAL_NAN, as_u(x)));
+}
+
+/* ---- From f32 to stored types ---- */
+
+/* Each store counts in *clipped, lane by lane, the finite values that did not fit. */
+
+INLINE void store_f32(void *p, vf x, vu *clipped) {
+    (void)clipped;
+    vu bits = pick(x != x, (vu){0} + CANONICAL_NAN, as_u(x));
+    memcpy(p, &bits, sizeof bits);
+}
+
+/* Adds to *clipped the lanes where a finite x became an infinity. */
+INLINE void count(vu *clipped, vi finite, vi lost) {
+    *clipped += (vu)(finite & lost) & 1u;
+}
+
+INLINE void store_f16(void *p, vf x, vu *clipped) {
+    vu magnitude = as_u(x) & MAGNITUDE;
+    /* 65520 is halfway between the largest f16 and what would follow it; it rounds up. */
+    count(clipped, (vi)(magnitude < INFINITE), (vi)(magnitude >= 0x477FF000u));
+    vi nan = (vi)(magnitude > INFINITE);
+#ifdef F16_ENCODE
+    vu16 hard = F16_ENCODE(as_f(pick(nan, (vu){0} + CANONICAL_NAN, as_u(x))));
+    memcpy(p, &hard, sizeof hard);
+#else
+    vu sign = as_u(x) >> 16 & 0x8000;
+    /* Normal: rebias, round to nearest even at bit 13. */
+    vu normal = (magnitude + 0xFFF + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
+    /* Below 2^-14: adding 1/2 leaves the mantissa in units of 2^-24, rounded by the adder. */
+    vu tiny = as_u(as_f(magnitude) + 0.5f) - 0x3F000000u;
+    vu h = pick((vi)(magnitude < 0x38800000u), tiny, normal);
+    h = pick((vi)(magnitude >= 0x477FF000u), (vu){0} + 0x7C00u, h);
+    h = pick(nan, (vu){0} + 0x7E00u, h | sign);
+    vu16 out = __builtin_convertvector(h, vu16);
+    memcpy(p, &out, sizeof out);
+#endif
+}
+
+INLINE void store_bf16(void *p, vf x, vu *clipped) {
+    vu bits = as_u(x), magnitude = bits & MAGNITUDE;
+    vu h = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    count(clipped, (vi)(magnitude < INFINITE), (vi)((h & 0x7FFF) >= 0x7F80u));
+    h = pick((vi)(magnitude > INFINITE), (vu){0} + 0x7FC0u, h);
+    vu16 out = __builtin_convertvector(h, vu16);
+    memcpy(p, &out, sizeof out);
+}
+
+/* Both f8 types: MANTISSA bits, exponents from MIN_EXP (of the smallest normal), saturating at the
+ * code MAX. Values of LOST and above (as f32 bits) round to more than that. */
+#define STORE_F8(NAME, MANTISSA, BIAS, LOST, MAX, NAN_CODE, INF_CODE, INF_IS_LOST)                 \
+    INLINE void NAME(void *p, vf x, vu *clipped) {                                                 \
+        const unsigned shift = 23 - MANTISSA;                                                      \
+        vu magnitude = as_u(x) & MAGNITUDE, sign = as_u(x) >> 24 & 0x80;                           \
+        vu half = (vu){0} + ((1u << (shift - 1)) - 1);                                             \
+        vu normal =                                                                                \
+            (magnitude + half + (magnitude >> shift & 1) - ((127u - BIAS) << 23)) >> shift;        \
+        /* The smallest step is 2^(1-BIAS-MANTISSA); a float of exponent 23 above has that step.   \
+         */                                                                                        \
+        const float magic = (float)(1u << (24 - BIAS - MANTISSA + 15)) * 0x1p-15f;                 \
+        vu tiny = as_u(as_f(magnitude) + magic) - as_u(splat(magic));                              \
+        vu code = pick((vi)(magnitude < ((128u - BIAS) << 23)), tiny, normal);                     \
+        vi infinite = (vi)(magnitude == INFINITE), lost = (vi)(magnitude >= LOST);                 \
+        count(clipped, INF_IS_LOST ? (vi)(magnitude <= INFINITE) : (vi)(magnitude < INFINITE),     \
+              lost);                                                                               \
+        code = pick(lost, (vu){0} + MAX, code);                                                    \
+        code = pick(infinite, (vu){0} + INF_CODE, code);                                           \
+        code = pick((vi)(magnitude > INFINITE), (vu){0} + NAN_CODE, code | sign);                  \
+        vu8 out = __builtin_convertvector(code, vu8);                                              \
+        memcpy(p, &out, sizeof out);                                                               \
+    }
+
+/* e4m3 (fn): largest 448 = 0x7E, no infinity; 464, halfway to the 480 that would follow, ties to
+ * 448. */
+STORE_F8(store_f8_e4m3, 3, 7, 0x43E80001u, 0x7Eu, 0x7Fu, 0x7Eu, 1)
+/* e5m2: largest 57344 = 0x7B, infinity 0x7C; 61440 is halfway to 65536, and ties to it. */
+STORE_F8(store_f8_e5m2, 2, 15, 0x47700000u, 0x7Bu, 0x7Eu, 0x7Cu, 0)
+
+/* ---- Loops ---- */
+
+INLINE size_t sum(vu lanes) {
+    size_t total = 0;
+    for (int i = 0; i < VL; i++) total += lanes[i];
+    return total;
+}
+
+/* The lanes' counters are 32 bits wide: far more than the elements of any block per lane. */
+#define CONVERT(NAME, SIZE)                                                                        \
+    TARGET static void decode_##NAME(float *dst, const void *src, size_t n) {                      \
+        const unsigned char *p = src;                                                              \
+        size_t i = 0;                                                                              \
+        for (; i + VL <= n; i += VL) {                                                             \
+            vf x = load_##NAME(p + i * SIZE);                                                      \
+            memcpy(dst + i, &x, sizeof x);                                                         \
+        }                                                                                          \
+        if (i == n) return;                                                                        \
+        unsigned char padded[VL * SIZE] = {0};                                                     \
+        memcpy(padded, p + i * SIZE, (n - i) * SIZE);                                              \
+        vf x = load_##NAME(padded);                                                                \
+        memcpy(dst + i, &x, (n - i) * sizeof(float));                                              \
+    }                                                                                              \
+    TARGET static size_t encode_##NAME(void *dst, const float *src, size_t n) {                    \
+        unsigned char *p = dst;                                                                    \
+        vu clipped = {0};                                                                          \
+        size_t i = 0;                                                                              \
+        for (; i + VL <= n; i += VL) store_##NAME(p + i * SIZE, load_f32(src + i), &clipped);      \
+        if (i < n) {                                                                               \
+            unsigned char padded[VL * SIZE];                                                       \
+            vf x = {0};                                                                            \
+            memcpy(&x, src + i, (n - i) * sizeof(float));                                          \
+            store_##NAME(padded, x, &clipped);                                                     \
+            memcpy(p + i * SIZE, padded, (n - i) * SIZE);                                          \
+        }                                                                                          \
+        return sum(clipped);                                                                       \
+    }
+
+CONVERT(f32, 4)
+CONVERT(f16, 2)
+CONVERT(bf16, 2)
+CONVERT(f8_e4m3, 1)
+CONVERT(f8_e5m2, 1)
+
+/* f64 is rare in checkpoints: plain loops. Out of f32's range it becomes infinite, as a cast does.
+ */
+TARGET static void decode_f64(float *dst, const void *src, size_t n) {
+    const unsigned char *p = src;
+    for (size_t i = 0; i < n; i++) {
+        double x;
+        memcpy(&x, p + i * sizeof x, sizeof x);
+        dst[i] = (float)x;
+    }
+}
+
+TARGET static size_t encode_f64(void *dst, const float *src, size_t n) {
+    unsigned char *p = dst;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bits = 0x7FF8000000000000u;
+        double x = src[i];
+        if (src[i] == src[i]) memcpy(&bits, &x, sizeof bits);
+        memcpy(p + i * sizeof bits, &bits, sizeof bits);
+    }
+    return 0;
+}
+
+/* Applies EXPRESSION, which gives the result from vectors a, b, c, to every vector of the inputs.
+ * An absent input is passed as one that is there. */
+#define EACH(EXPRESSION)                                                                           \
+    size_t i = 0;                                                                                  \
+    for (; i + VL <= n; i += VL) {                                                                 \
+        vf a = load_f32(pa + i), b = load_f32(pb + i), c = load_f32(pc + i);                       \
+        (void)b, (void)c;                                                                          \
+        vf r = EXPRESSION;                                                                         \
+        memcpy(out + i, &r, sizeof r);                                                             \
+    }                                                                                              \
+    if (i < n) {                                                                                   \
+        vf a = {0}, b = {0}, c = {0};                                                              \
+        memcpy(&a, pa + i, (n - i) * sizeof(float));                                               \
+        memcpy(&b, pb + i, (n - i) * sizeof(float));                                               \
+        memcpy(&c, pc + i, (n - i) * sizeof(float));                                               \
+        vf r = EXPRESSION;                                                                         \
+        memcpy(out + i, &r, (n - i) * sizeof(float));                                              \
+    }
+
+TARGET static void lerp(float *out, const float *pa, const float *pb, float w, size_t n) {
+    const float *pc = pa;
+    if (w > -0.5f && w < 0.5f) {
+        vf weight = splat(w);
+        EACH(FMA(weight, b - a, a))
+    } else {
+        vf weight = splat(w - 1.0f);
+        EACH(FMA(weight, b - a, b))
+    }
+}
+
+TARGET static void add_difference(float *out, const float *pa, const float *pb, const float *pc,
+                                  float w, size_t n) {
+    vf weight = splat(w);
+    EACH(FMA(weight, b - c, a))
+}
+
+TARGET static void scale(float *out, const float *pa, float w, size_t n) {
+    const float *pb = pa, *pc = pa;
+    vf weight = splat(w);
+    EACH(weight * a)
+}
+
+TARGET static void accumulate(float *out, const float *pb, float w, size_t n) {
+    const float *pa = out, *pc = pb;
+    vf weight = splat(w);
+    EACH(FMA(weight, b, a))
+}
+
+#define TABLE_NAME_(suffix) ck_kernels_##suffix
+#define TABLE_NAME(suffix)  TABLE_NAME_(suffix)
+#define STRING_(x)          #x
+#define STRING(x)           STRING_(x)
+
+extern const ck_kernels TABLE_NAME(SUFFIX);
+const ck_kernels TABLE_NAME(SUFFIX) = {
+    .isa = STRING(SUFFIX),
+    .decode = {[CK_F8_E4M3] = decode_f8_e4m3,
+               [CK_F8_E5M2] = decode_f8_e5m2,
+               [CK_F16] = decode_f16,
+               [CK_BF16] = decode_bf16,
+               [CK_F32] = decode_f32,
+               [CK_F64] = decode_f64},
+    .encode = {[CK_F8_E4M3] = encode_f8_e4m3,
+               [CK_F8_E5M2] = encode_f8_e5m2,
+               [CK_F16] = encode_f16,
+               [CK_BF16] = encode_bf16,
+               [CK_F32] = encode_f32,
+               [CK_F64] = encode_f64},
+    .lerp = lerp,
+    .add_difference = add_difference,
+    .scale = scale,
+    .accumulate = accumulate,
+};
