@@ -371,17 +371,17 @@ static void catch_signals(void) {
 }
 
 static bool keep_hashing(void *context, uint64_t bytes) {
-    if (context) ck_progress_add(context, bytes);
+    (void)context, (void)bytes;
     return !cancelled;
 }
 
 /* --hash-models: the recipe states the models' hashes, as if the user had. */
 static ck_status hash_models(ck_recipe *r, ck_error *err) {
     for (size_t i = 0; i < r->model_count; i++) {
-        ck_file_hashes hashes;
+        char sha256[CK_SHA256_HEX];
         if (r->models[i].sha256) continue;
-        CK_TRY(ck_hash_file(r->models[i].path, &hashes, keep_hashing, NULL, err));
-        if (!(r->models[i].sha256 = ck_arena_strdup(&r->arena, hashes.sha256)))
+        CK_TRY(ck_hash_sha256(r->models[i].path, sha256, keep_hashing, NULL, err));
+        if (!(r->models[i].sha256 = ck_arena_strdup(&r->arena, sha256)))
             return ck_fail_memory(err, r->models[i].path);
     }
     return CK_OK;

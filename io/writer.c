@@ -1,0 +1,227 @@
+/* An unnamed file until commit; see writer.h.
+ *
+ * Direct I/O is what makes writing fast: 2.1 GB take about 1.0 s that way on the machine where this
+ * was measured, 3 s through the page cache. fallocate goes with it: extents are reserved once, and
+ * a full disk shows up front. Through the page cache fallocate made writing slower, so there only
+ * the free space is checked.
+ */
+#include "io/writer.h"
+#include "io/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+struct ck_writer {
+    char *path;      /* as given, for messages */
+    char *target;    /* where the file will be: symbolic links are followed, so that they stay */
+    char *directory; /* of the target */
+    char *temporary; /* name of the file before commit; NULL while it has none */
+    uint64_t size;
+    bool replace;
+    _Atomic bool direct;
+    int fd;
+};
+
+static ck_status fail(const ck_writer *w, ck_error *err, const char *what) {
+    return ck_fail_errno(err, "%s: %s", w->path, what);
+}
+
+/* Sets target and directory. */
+static ck_status resolve(ck_writer *w, ck_error *err) {
+    char *real = realpath(w->path, NULL);
+    w->target = real ? real : ck_strdup(w->path);
+    if (!w->target) return ck_fail_memory(err, w->path);
+    const char *slash = strrchr(w->target, '/');
+    w->directory = !slash               ? ck_strdup(".")
+                   : slash == w->target ? ck_strdup("/")
+                                        : ck_strndup(w->target, (size_t)(slash - w->target));
+    return w->directory ? CK_OK : ck_fail_memory(err, w->path);
+}
+
+/* Refuses what commit would refuse, before the work. */
+static ck_status check_target(const ck_writer *w, ck_error *err) {
+    struct stat st;
+    if (stat(w->target, &st) != 0) return CK_OK;
+    if (S_ISDIR(st.st_mode)) return ck_fail(err, CK_USAGE, "%s: is a folder", w->path);
+    if (!S_ISREG(st.st_mode)) return ck_fail(err, CK_USAGE, "%s: not a regular file", w->path);
+    if (!w->replace) return ck_fail(err, CK_USAGE, "%s exists; --force replaces it", w->path);
+    return CK_OK;
+}
+
+/* A fresh name beside the target, such as ".model.safetensors.1234-0.tmp". */
+static char *temporary_name(const ck_writer *w) {
+    static atomic_uint counter;
+    const char *slash = strrchr(w->target, '/');
+    return ck_sprintf("%s/.%.200s.%ld-%u.tmp", w->directory, slash ? slash + 1 : w->target,
+                      (long)getpid(), atomic_fetch_add(&counter, 1));
+}
+
+static ck_status open_temporary(ck_writer *w, ck_error *err) {
+    /* Direct I/O needs whole pages; a file of less than one is not worth it. */
+    w->direct = w->size >= CK_PAGE;
+    for (int attempt = w->direct ? 0 : 1; attempt < 2; attempt++) {
+        int direct = attempt == 0 ? O_DIRECT : 0;
+        w->direct = direct != 0;
+        w->fd = ck_os.open(w->directory, O_TMPFILE | O_RDWR | direct, 0666);
+        if (w->fd >= 0) return CK_OK;
+        /* Not every file system has unnamed files, or direct I/O. */
+        if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOENT)
+            return fail(w, err, "cannot create a file there");
+        if (!w->temporary && !(w->temporary = temporary_name(w)))
+            return ck_fail_memory(err, w->path);
+        w->fd = ck_os.open(w->temporary, O_CREAT | O_EXCL | O_RDWR | direct, 0666);
+        if (w->fd >= 0) return CK_OK;
+    }
+    free(w->temporary);
+    w->temporary = NULL;
+    return fail(w, err, "cannot create a file there");
+}
+
+static ck_status reserve(ck_writer *w, ck_error *err) {
+    struct statvfs fs;
+    if (statvfs(w->directory, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize < w->size)
+        return ck_fail(err, CK_IO, "%s: needs %.2f GB, but the disk has only %.2f GB free", w->path,
+                       (double)w->size / 1e9, (double)fs.f_bavail * (double)fs.f_frsize / 1e9);
+    if (!w->direct || ck_os.fallocate(w->fd, (off_t)w->size) == 0) return CK_OK;
+    if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL) return CK_OK;
+    return fail(w, err, "cannot reserve space for it");
+}
+
+ck_status ck_writer_create(const char *path, uint64_t size, bool replace, ck_writer **out,
+                           ck_error *err) {
+    if (size > INT64_MAX - CK_PAGE) return ck_fail(err, CK_USAGE, "%s: too large for a file", path);
+    ck_writer *w = ck_alloc(sizeof *w);
+    if (!w) return ck_fail_memory(err, path);
+    *w = (ck_writer){.size = size, .replace = replace, .fd = -1, .path = ck_strdup(path)};
+    ck_status status = w->path ? resolve(w, err) : ck_fail_memory(err, path);
+    if (status == CK_OK) status = check_target(w, err);
+    if (status == CK_OK) status = open_temporary(w, err);
+    if (status == CK_OK) status = reserve(w, err);
+    if (status != CK_OK) {
+        ck_writer_abort(w);
+        return status;
+    }
+    *out = w;
+    return CK_OK;
+}
+
+/* Some file systems accept O_DIRECT and then refuse the write: fall back to the page cache. */
+static bool leave_direct(ck_writer *w) {
+    if (!w->direct) return false;
+    int flags = fcntl(w->fd, F_GETFL);
+    if (flags < 0 || fcntl(w->fd, F_SETFL, flags & ~O_DIRECT) != 0) return false;
+    w->direct = false;
+    return true;
+}
+
+ck_status ck_writer_write(ck_writer *w, uint64_t offset, void *data, size_t n, ck_error *err) {
+    size_t padded = n;
+    if (w->direct && n % CK_PAGE) {
+        padded = (n + CK_PAGE - 1) / CK_PAGE * CK_PAGE;
+        memset((char *)data + n, 0, padded - n);
+    }
+    bool was_direct = w->direct;
+    ck_status status = ck_pwrite_all(w->fd, data, padded, offset, w->path, err);
+    if (status != CK_OK && was_direct && errno == EINVAL && leave_direct(w))
+        status = ck_pwrite_all(w->fd, data, n, offset, w->path, err);
+    return status;
+}
+
+ck_status ck_writer_patch(ck_writer *w, uint64_t offset, const void *data, size_t n,
+                          ck_error *err) {
+    leave_direct(w);
+    return ck_pwrite_all(w->fd, data, n, offset, w->path, err);
+}
+
+/* Gives the file a name of its own beside the target, from which it can be renamed. */
+static ck_status name_temporary(ck_writer *w, ck_error *err) {
+    if (w->temporary) return CK_OK;
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", w->fd);
+    w->temporary = temporary_name(w);
+    if (!w->temporary) return ck_fail_memory(err, w->path);
+    if (ck_os.link(link, w->temporary) == 0) return CK_OK;
+    free(w->temporary);
+    w->temporary = NULL;
+    return fail(w, err, "cannot name the finished file");
+}
+
+/* The finished file appears under its name in one step. */
+static ck_status publish(ck_writer *w, ck_error *err) {
+    if (!w->replace) {
+        char link[64];
+        snprintf(link, sizeof link, "/proc/self/fd/%d", w->fd);
+        if (ck_os.link(w->temporary ? w->temporary : link, w->target) == 0) return CK_OK;
+        if (errno == EEXIST)
+            return ck_fail(err, CK_USAGE, "%s exists; --force replaces it", w->path);
+        return fail(w, err, "cannot name the finished file");
+    }
+    struct stat old;
+    if (stat(w->target, &old) == 0) fchmod(w->fd, old.st_mode & 07777);
+    CK_TRY(name_temporary(w, err));
+    if (ck_os.rename(w->temporary, w->target) != 0)
+        return fail(w, err, "cannot put the finished file in place");
+    free(w->temporary);
+    w->temporary = NULL;
+    return CK_OK;
+}
+
+/* Makes the new name itself durable. */
+static ck_status sync_directory(const ck_writer *w, ck_error *err) {
+    int fd = ck_os.open(w->directory, O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0) return fail(w, err, "written, but its folder cannot be synced");
+    int result = ck_os.fsync(fd);
+    ck_status status = result == 0 || errno == EINVAL
+                           ? CK_OK
+                           : fail(w, err, "written, but its folder cannot be synced");
+    close(fd);
+    return status;
+}
+
+ck_status ck_writer_commit(ck_writer *w, ck_error *err) {
+    ck_status status = CK_OK;
+    /* The last block was padded to a whole page. */
+    if (ck_os.ftruncate(w->fd, (off_t)w->size) != 0) status = fail(w, err, "cannot set its size");
+    if (status == CK_OK && ck_os.fsync(w->fd) != 0) status = fail(w, err, "sync to disk");
+    if (status == CK_OK) status = publish(w, err);
+    if (status == CK_OK) status = sync_directory(w, err);
+    ck_writer_abort(w);
+    return status;
+}
+
+void ck_writer_abort(ck_writer *w) {
+    if (!w) return;
+    if (w->fd >= 0) close(w->fd);
+    if (w->temporary) unlink(w->temporary);
+    free(w->temporary);
+    free(w->directory);
+    free(w->target);
+    free(w->path);
+    free(w);
+}
+
+ck_status ck_write_file(const char *path, const char *text, size_t n, bool replace, ck_error *err) {
+    ck_writer *w;
+    size_t padded = (n + CK_PAGE - 1) / CK_PAGE * CK_PAGE;
+    char *pages = ck_alloc_pages(padded);
+    if (!pages) return ck_fail_memory(err, path);
+    if (n) memcpy(pages, text, n);
+    ck_status status = ck_writer_create(path, n, replace, &w, err);
+    if (status == CK_OK) {
+        status = ck_writer_write(w, 0, pages, n, err);
+        if (status == CK_OK)
+            status = ck_writer_commit(w, err);
+        else
+            ck_writer_abort(w);
+    }
+    free(pages);
+    return status;
+}
