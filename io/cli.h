@@ -64,6 +64,12 @@ typedef struct ck_program {
     const char *exit_status; /* text of that section in help and man page */
 } ck_program;
 
+/* What every program understands before anything else: --help (-h), --version (-V), --man and
+ * --completion SHELL. True when argv[1] was one of them and has been answered on `out`; main then
+ * returns 0. command: whose help is meant, or NULL for the whole program's. */
+bool ck_cli_standard(const ck_program *program, const ck_command *command, int argc, char **argv,
+                     FILE *out);
+
 /* Parses argv[1..]; *operands (of *count) is released with free(), its items belong to argv. */
 ck_status ck_cli_parse(const ck_command *command, int argc, char **argv, const char ***operands,
                        size_t *count, ck_error *err);
