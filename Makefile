@@ -4,7 +4,10 @@
 #   make demo      merges real, tiny models and shows what happened
 #   make help      the other targets
 
-CC     ?= gcc
+# (make has a CC of its own, so ?= would not do.)
+ifeq ($(origin CC),default)
+CC     := gcc
+endif
 BUILD  ?= build
 PREFIX ?= /usr/local
 OPT    ?= -O2

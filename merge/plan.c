@@ -150,7 +150,7 @@ static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck
         return CK_OK;
     }
     b->applied = true;
-    const ck_value *values;
+    const ck_value *values = NULL;
     CK_TRY(values_of(b, node, &values, err));
     int same = method->same_as ? method->same_as(values, node->input_count) : -1;
     if (same >= 0) {
