@@ -1,8 +1,4 @@
-# ckmerge, cktool: build, test, install.
-#   make           the programs, in build/
-#   make test      everything is built and every test runs (installs what is missing)
-#   make demo      merges real, tiny models and shows what happened
-#   make help      the other targets
+# ckmerge, cktool: build, test, install. `make help` lists the targets.
 
 # (make has a CC of its own, so ?= would not do.)
 ifeq ($(origin CC),default)
@@ -11,40 +7,172 @@ endif
 BUILD  ?= build
 PREFIX ?= /usr/local
 OPT    ?= -O2
-WARN   := -std=c11 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
-          -Wpointer-arith -Wwrite-strings -Wundef
-# -ffp-contract=off: a multiply and an add are fused only where the source says so, or else the
-# bits would depend on the compiler.
 CFLAGS ?= -g
-ALL_CFLAGS := $(WARN) $(OPT) $(CFLAGS) -fopenmp -ffp-contract=off -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
-              -I. -MMD -MP
-LIBS   := -lcjson -lcrypto -lm
+PYTHON ?= python3
 
-LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c) \
-            $(filter-out merge/ckmerge.c merge/cktool.c,$(wildcard merge/*.c))
+WARN := -std=c11 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+        -Wpointer-arith -Wwrite-strings -Wundef
+# -ffp-contract=off: multiply and add are fused only where the source says so, or else the bits of a
+# merge would depend on the compiler.
+ALL_CFLAGS := $(WARN) $(OPT) $(CFLAGS) -fopenmp -ffp-contract=off -D_GNU_SOURCE \
+              -D_FILE_OFFSET_BITS=64 -I. -MMD -MP
+LIBS := -lcjson -lcrypto -lz -lm
+
+# HDF5 is optional: without it, .h5 files are refused with a word.
+HDF5 := $(shell pkg-config --exists hdf5 2>/dev/null && echo yes)
+ifeq ($(HDF5),yes)
+ALL_CFLAGS += -DCK_HAVE_HDF5 $(shell pkg-config --cflags hdf5)
+LIBS += $(shell pkg-config --libs hdf5)
+endif
+
 PROGRAMS := ckmerge cktool
+LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c) \
+            $(filter-out $(PROGRAMS:%=merge/%.c),$(wildcard merge/*.c))
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
-
-LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
+# What tests share: fixtures, fault injection, reference implementations.
+TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(TESTS:%=tests/%.c),$(wildcard tests/*.c)))
+FUZZERS  := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all
-all: $(PROGRAMS:%=$(BUILD)/%)
+all: found $(PROGRAMS:%=$(BUILD)/%)
+
+# Objects depend on the flags they were compiled with.
+FLAGS_NOW := $(CC) $(ALL_CFLAGS) $(LDFLAGS)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(BUILD)
+	@echo '$(FLAGS_NOW)' | cmp -s - $@ || echo '$(FLAGS_NOW)' > $@
+FORCE:
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 $(BUILD)/libck.a: $(LIB_OBJ)
 	rm -f $@ && ar rcs $@ $^
 
-$(BUILD)/ckmerge: $(BUILD)/merge/ckmerge.o $(BUILD)/libck.a
+$(PROGRAMS:%=$(BUILD)/%): $(BUILD)/%: $(BUILD)/merge/%.o $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-$(BUILD)/cktool: $(BUILD)/merge/cktool.o $(BUILD)/libck.a
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
-
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libck.a
+$(TESTS:%=$(BUILD)/tests/%): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
-$(BUILD)/%.o: %.c
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+.PHONY: found
+found:
+	@echo "compiler $(CC); OpenMP, cJSON, OpenSSL, zlib needed; HDF5 $(if $(HDF5),found,not found: .h5 files cannot be read)"
+
+# ---- Packages ----
+
+.PHONY: deps
+deps:
+	@tests/deps.sh
+
+# ---- Tests ----
+
+.PHONY: programs-and-tests test check
+programs-and-tests: $(PROGRAMS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/tests/%)
+
+test: deps
+	@$(MAKE) --no-print-directory check
+
+# `test` without the installation of packages.
+check: programs-and-tests
+	@CK_BUILD=$(BUILD) tests/run.sh $(TESTS:%=$(BUILD)/tests/%)
+
+# The same tests under sanitizers and valgrind, each in a build folder of its own.
+SANITIZE := -fno-omit-frame-pointer -fno-sanitize-recover=all
+.PHONY: asan tsan valgrind
+asan:
+	@ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(MAKE) --no-print-directory check \
+	    BUILD=$(BUILD)/asan OPT=-O1 CFLAGS="-g $(SANITIZE) -fsanitize=address,undefined"
+
+# libgomp is not instrumented, so that ThreadSanitizer cannot see its barriers: clang's runtime
+# tells it about them (libarcher).
+tsan:
+	@TSAN_OPTIONS="ignore_noninstrumented_modules=1 suppressions=tests/tsan.supp" \
+	    $(MAKE) --no-print-directory check CC=clang \
+	    BUILD=$(BUILD)/tsan OPT=-O1 CFLAGS="-g -fno-omit-frame-pointer -fsanitize=thread" \
+	    TESTS="test_engine test_progress"
+
+valgrind: programs-and-tests
+	@CK_BUILD=$(BUILD) CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full" CK_ISA=avx2 \
+	    tests/run.sh $(TESTS:%=$(BUILD)/tests/%)
+
+# libFuzzer targets, each for a while on its corpus; a crash is a failure.
+FUZZ_SECONDS ?= 20
+.PHONY: fuzz
+fuzz:
+	@$(MAKE) --no-print-directory fuzzers CC=clang BUILD=$(BUILD)/fuzz OPT=-O1 \
+	    CFLAGS="-g $(SANITIZE) -fsanitize=address,undefined,fuzzer-no-link"
+	@BUILD=$(BUILD)/fuzz SECONDS_EACH=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZERS)
+
+.PHONY: fuzzers
+fuzzers: $(FUZZERS:%=$(BUILD)/%)
+$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libck.a
+	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+# ---- Speed and other tools ----
+
+.PHONY: bench interop demo
+bench: all $(BUILD)/tests/test_kernels $(BUILD)/make_layout
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/bench/run.sh
+
+$(BUILD)/make_layout: tests/bench/make_layout.c $(BUILD)/flags
+	$(CC) $(ALL_CFLAGS) -o $@ $< -lm
+
+# Against the Python libraries, where $(PYTHON) has them.
+interop: all
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/interop/run.sh
+
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tests/demo.sh
+
+# ---- Installation ----
+
+.PHONY: install uninstall
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d \
+	    $(DESTDIR)$(PREFIX)/share/ckmerge/recipes
+	for p in $(PROGRAMS); do \
+	    install -m 755 $(BUILD)/$$p $(DESTDIR)$(PREFIX)/bin/$$p && \
+	    $(BUILD)/$$p --man > $(DESTDIR)$(PREFIX)/share/man/man1/$$p.1 && \
+	    $(BUILD)/$$p --completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$p && \
+	    $(BUILD)/$$p --completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$p && \
+	    $(BUILD)/$$p --completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$p.fish \
+	    || exit 1; done
+	install -m 644 recipes/*.json recipes/README.md $(DESTDIR)$(PREFIX)/share/ckmerge/recipes
+
+uninstall:
+	for p in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/$$p \
+	    $(DESTDIR)$(PREFIX)/share/man/man1/$$p.1 \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$p \
+	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$p \
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$p.fish; done
+	rm -rf $(DESTDIR)$(PREFIX)/share/ckmerge
+
+.PHONY: format clean help
+format:
+	clang-format -i $(shell git ls-files '*.c' '*.h')
+
+clean:
+	rm -rf $(BUILD)
+
+help:
+	@echo "make            the programs, in $(BUILD)/"
+	@echo "make deps       install the packages that are missing (Debian)"
+	@echo "make test       deps, build and run every test"
+	@echo "make check      the same without installing anything"
+	@echo "make demo       merge real, tiny models and show what happened"
+	@echo "make bench      measure against cp, torch and others (needs 15 GB of disk)"
+	@echo "make asan tsan valgrind   the tests under sanitizers and valgrind"
+	@echo "make fuzz       fuzz every parser for FUZZ_SECONDS ($(FUZZ_SECONDS)) each"
+	@echo "make interop    against the Python libraries (PYTHON=...)"
+	@echo "make install    programs, manual pages, completion; PREFIX=$(PREFIX) DESTDIR="
 
 .SECONDARY:
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(LIB_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(PROGRAMS:%=$(BUILD)/merge/%.d) \
+         $(TESTS:%=$(BUILD)/tests/%.d)
