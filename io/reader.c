@@ -10,8 +10,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* One row per container; the first whose probe says yes opens the file. */
+/* One row per container; the first whose probe says yes opens the file. Those with a signature come
+ * before safetensors, which is known only by what it looks like: a GGUF file of 32 tensors does. */
 static const ck_format *const formats[] = {
+    &ck_format_gguf,
     &ck_format_safetensors,
 };
 
@@ -32,7 +34,6 @@ static const char *resemblance(const unsigned char *head, size_t n) {
     if (starts(head, n, "PK\3\4") || starts(head, n, "\x80\2"))
         return "this looks like a PyTorch checkpoint, which this version does not read: convert it "
                "to safetensors";
-    if (starts(head, n, "GGUF")) return "this is a GGUF file, which this version does not read";
     if (starts(head, n, "\x89HDF")) return "this is an HDF5 file, which this version does not read";
     return "this is not a checkpoint of a known format";
 }

@@ -54,5 +54,6 @@ ck_status ck_reader__pread(const ck_reader *r, const ck_tensor *t, uint64_t begi
                            size_t n, ck_error *err);
 
 extern const ck_format ck_format_safetensors;
+extern const ck_format ck_format_gguf;
 
 #endif
