@@ -7,8 +7,8 @@
  * from every model, and strips of a block, small enough for the L1 cache, go through decode, the
  * steps of the expression, and encode, which leaves them in the chunk: memory is touched once.
  * The header is just the first bytes of the first chunk. Chunks are written with direct I/O where
- * possible (see writer.h); as a thread sleeps while its write is under way, there are twice as many
- * as processors.
+ * possible (see writer.h); as a thread sleeps while its write is under way, there are a few more
+ * than processors.
  *
  * Hashes. Models are hashed by threads of their own that read the file from start to end while the
  * workers read it too: the tensors of a model seldom lie in the order in which the output needs
@@ -33,7 +33,8 @@ enum {
     MAX_BLOCK = 64 << 10, /* elements */
     MIN_BLOCK = CK_STRIP,
     MAX_THREADS = 64,
-    MAX_ELEMENT = 8, /* bytes of the largest float type */
+    MAX_ELEMENT = 8,      /* bytes of the largest float type */
+    WRITES_UNDER_WAY = 4, /* keep the disk busy; more brought nothing */
 };
 
 /* What all workers share. */
@@ -323,7 +324,7 @@ static void choose_sizes(run *r, unsigned threads) {
 }
 
 static unsigned choose_threads(unsigned wanted) {
-    unsigned threads = wanted ? wanted : 2 * (unsigned)omp_get_max_threads();
+    unsigned threads = wanted ? wanted : (unsigned)omp_get_max_threads() + WRITES_UNDER_WAY;
     return threads > MAX_THREADS ? MAX_THREADS : threads;
 }
 

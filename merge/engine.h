@@ -16,11 +16,11 @@
 #include "merge/plan.h"
 
 typedef struct ck_run_options {
-    unsigned threads;           /* 0: as many as there are processors, twice */
-    bool replace;               /* an existing output */
-    bool hash_models;           /* compute the models' SHA-256 while they are being read */
-    bool hash_output;           /* and the output's */
-    size_t chunk_bytes;         /* 0: chosen; else for tests, rounded up to CK_PAGE */
+    unsigned threads;   /* 0: as many as there are processors, and a few that wait for the disk */
+    bool replace;       /* an existing output */
+    bool hash_models;   /* compute the models' SHA-256 while they are being read */
+    bool hash_output;   /* and the output's */
+    size_t chunk_bytes; /* 0: chosen; else for tests, rounded up to CK_PAGE */
     ck_progress *progress;      /* is told of every byte written; NULL: nobody */
     const volatile int *cancel; /* not 0: stop with CK_CANCELLED; NULL: never */
 } ck_run_options;
