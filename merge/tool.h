@@ -1,0 +1,38 @@
+/* The commands of cktool: one file and one row in cktool.c each.
+ *
+ * A command has its table for the command line and a function that does the work with the operands
+ * that are left; options have been stored where the table says. The function prints its report to
+ * standard output; an error comes back as a status and is printed by main.
+ */
+#ifndef CK_TOOL_H
+#define CK_TOOL_H
+
+#include "io/cli.h"
+#include "io/reader.h"
+
+#include <cjson/cJSON.h>
+
+typedef struct ck_tool {
+    const ck_command *command;
+    size_t min_operands, max_operands; /* max_operands 0: any number */
+    /* A report may end badly without an error (NaN in a file): *finding then makes the exit 1. */
+    ck_status (*run)(const char *const *operands, size_t count, bool *finding, ck_error *err);
+} ck_tool;
+
+extern const ck_tool ck_tool_ls, ck_tool_hash, ck_tool_verify, ck_tool_diff;
+
+/* Prints a JSON document and releases it; NULL, or a document that could not be built (ok false),
+ * is CK_MEMORY. */
+ck_status ck_tool_print_json(cJSON *json, bool ok, ck_error *err);
+
+/* Appends an empty object to a list; NULL when out of memory. */
+cJSON *ck_tool_add_object(cJSON *list);
+
+/* "[2,3]" to buf. Returns buf. */
+const char *ck_tool_shape(const ck_tensor *t, char *buf, size_t size);
+
+/* A name for the part of a model that a tensor belongs to, by its prefix: "unet", "vae", "text
+ * encoder", "ema", or else the name up to its first dot, to buf. Returns it. */
+const char *ck_tool_group(const char *tensor, char *buf, size_t size);
+
+#endif

@@ -1,0 +1,300 @@
+/* cktool diff: how far two models are apart, tensor by tensor and part by part. */
+#include "io/os.h"
+#include "io/progress.h"
+#include "kernels/kernels.h"
+#include "merge/tool.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool json, quiet, tensors;
+
+static const ck_option options[] = {
+    {.name = "tensors",
+     .letter = 't',
+     .type = CK_OPT_FLAG,
+     .value = &tensors,
+     .help = "also list every tensor that differs"},
+    {.name = "json",
+     .type = CK_OPT_FLAG,
+     .value = &json,
+     .help = "as one JSON document, with tensors"},
+    {.name = "quiet", .letter = 'q', .type = CK_OPT_FLAG, .value = &quiet, .help = "no progress"},
+    {0},
+};
+
+static const ck_command command = {
+    .name = "cktool diff",
+    .summary = "compare two models: max |d|, relative L2 distance, cosine",
+    .synopsis = "[--tensors] [--json] A B",
+    .details =
+        "For every part of the model (unet, vae, text encoder, ...) and for all of it: how many "
+        "tensors are equal, the largest difference of two values, the length of the "
+        "difference over the length of A, and the cosine of the angle between A and B. Values "
+        "are compared as f32, so the types may differ. The exit status is 0 also when the "
+        "models differ.",
+    .options = options,
+    .examples = "$ cktool diff base.safetensors tuned.safetensors\n"
+                "  which parts were trained?",
+    .files = true,
+};
+
+/* Sums over compared values. */
+typedef struct distance {
+    double max, dd, aa, bb, ab;
+} distance;
+
+/* One line of the report: a tensor, a part or the whole. */
+typedef struct row {
+    char name[64];
+    uint64_t tensors, equal, unlike; /* unlike: shape differs or not float, not compared */
+    distance d;
+} row;
+
+enum { BLOCK = 1 << 16, MAX_GROUPS = 64 };
+
+static void add(distance *to, distance d) {
+    if (d.max > to->max || isnan(d.max)) to->max = d.max;
+    to->dd += d.dd;
+    to->aa += d.aa;
+    to->bb += d.bb;
+    to->ab += d.ab;
+}
+
+/* Strips are summed in f64 in the order of the elements, so the result is always the same. */
+static distance strip_distance(const float *a, const float *b, size_t n) {
+    distance r = {0};
+    for (size_t i = 0; i < n; i++) {
+        double x = (double)a[i], y = (double)b[i], d = fabs(x - y);
+        if (d > r.max || isnan(d)) r.max = d;
+        r.dd += d * d;
+        r.aa += x * x;
+        r.bb += y * y;
+        r.ab += x * y;
+    }
+    return r;
+}
+
+typedef struct buffers {
+    unsigned char *a, *b;
+} buffers;
+
+static ck_status tensor_distance(const ck_reader *ra, const ck_tensor *a, const ck_reader *rb,
+                                 const ck_tensor *b, buffers buf, ck_progress *p, distance *d,
+                                 ck_error *err) {
+    const ck_kernels *k = ck_kernels_best();
+    if (!k) return ck_fail(err, CK_USAGE, "CK_ISA names no instruction set of this processor");
+    size_t size_a = ck_dtype_bits(a->dtype) / 8, size_b = ck_dtype_bits(b->dtype) / 8;
+    for (uint64_t at = 0; at < a->elements;) {
+        size_t n = a->elements - at < BLOCK ? (size_t)(a->elements - at) : BLOCK;
+        CK_TRY(ck_reader_read(ra, a, at * size_a, buf.a, n * size_a, err));
+        CK_TRY(ck_reader_read(rb, b, at * size_b, buf.b, n * size_b, err));
+        for (size_t i = 0; i < n; i += CK_STRIP) {
+            float x[CK_STRIP], y[CK_STRIP];
+            size_t strip = n - i < CK_STRIP ? n - i : CK_STRIP;
+            k->decode[a->dtype](x, buf.a + i * size_a, strip);
+            k->decode[b->dtype](y, buf.b + i * size_b, strip);
+            add(d, strip_distance(x, y, strip));
+        }
+        at += n;
+        ck_progress_add(p, n * size_a);
+    }
+    return CK_OK;
+}
+
+/* Whether tensors that are not floats have the same bytes. */
+static ck_status same_bytes(const ck_reader *ra, const ck_tensor *a, const ck_reader *rb,
+                            const ck_tensor *b, buffers buf, ck_progress *p, bool *same,
+                            ck_error *err) {
+    *same = true;
+    for (uint64_t at = 0; at < a->nbytes && *same;) {
+        size_t n = a->nbytes - at < BLOCK ? (size_t)(a->nbytes - at) : BLOCK;
+        CK_TRY(ck_reader_read(ra, a, at, buf.a, n, err));
+        CK_TRY(ck_reader_read(rb, b, at, buf.b, n, err));
+        *same = memcmp(buf.a, buf.b, n) == 0;
+        at += n;
+        ck_progress_add(p, n);
+    }
+    return CK_OK;
+}
+
+typedef struct report {
+    row groups[MAX_GROUPS + 1]; /* the last one takes the rest when there are too many */
+    size_t group_count;
+    row whole;
+    uint64_t only_a, only_b;
+    cJSON *list; /* of tensors, for --json */
+} report;
+
+static row *group_of(report *r, const char *tensor) {
+    char buf[64];
+    const char *name = ck_tool_group(tensor, buf, sizeof buf);
+    for (size_t i = 0; i < r->group_count; i++)
+        if (strcmp(r->groups[i].name, name) == 0) return &r->groups[i];
+    if (r->group_count <= MAX_GROUPS) {
+        row *g = &r->groups[r->group_count++];
+        snprintf(g->name, sizeof g->name, "%s", r->group_count > MAX_GROUPS ? "others" : name);
+        return g;
+    }
+    return &r->groups[MAX_GROUPS];
+}
+
+static double relative(distance d) {
+    return d.aa > 0 ? sqrt(d.dd / d.aa) : d.dd > 0 ? INFINITY : 0;
+}
+
+static double cosine(distance d) {
+    return d.aa > 0 && d.bb > 0 ? d.ab / sqrt(d.aa) / sqrt(d.bb) : d.dd > 0 ? 0 : 1;
+}
+
+static bool add_distance(cJSON *object, distance d) {
+    /* JSON has no infinity or NaN: null. */
+    const double values[] = {d.max, relative(d), cosine(d)};
+    const char *const names[] = {"max", "relative_l2", "cosine"};
+    bool ok = true;
+    for (int i = 0; i < 3 && ok; i++)
+        ok = isfinite(values[i]) ? cJSON_AddNumberToObject(object, names[i], values[i]) != NULL
+                                 : cJSON_AddNullToObject(object, names[i]) != NULL;
+    return ok;
+}
+
+static bool print_tensor(report *r, const ck_tensor *t, const char *state, const distance *d) {
+    if (r->list) {
+        cJSON *object = ck_tool_add_object(r->list);
+        return cJSON_AddStringToObject(object, "name", t->name) &&
+               cJSON_AddStringToObject(object, "state", state) && (!d || add_distance(object, *d));
+    }
+    if (!tensors || strcmp(state, "equal") == 0) return true;
+    if (d)
+        printf("%-10s max %.4g  relative %.4g  cosine %.8f  %s\n", state, d->max, relative(*d),
+               cosine(*d), t->name);
+    else
+        printf("%-10s %s\n", state, t->name);
+    return true;
+}
+
+static ck_status compare(report *r, const ck_reader *ra, const ck_tensor *a, const ck_reader *rb,
+                         const ck_tensor *b, buffers buf, ck_progress *p, ck_error *err) {
+    row *g = group_of(r, a->name);
+    bool shapes = a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
+    bool floats = ck_dtype_is_float(a->dtype) && ck_dtype_is_float(b->dtype);
+    distance d = {0};
+    bool equal = false, compared = shapes && floats;
+    const char *state = "differs";
+    if (compared) {
+        CK_TRY(tensor_distance(ra, a, rb, b, buf, p, &d, err));
+        equal = d.max == 0;
+    } else if (shapes && a->dtype == b->dtype) {
+        CK_TRY(same_bytes(ra, a, rb, b, buf, p, &equal, err));
+    } else {
+        state = shapes ? "type" : "shape";
+    }
+    if (equal) state = "equal";
+    g->tensors++, r->whole.tensors++;
+    g->equal += equal, r->whole.equal += equal;
+    g->unlike += !compared && !equal, r->whole.unlike += !compared && !equal;
+    add(&g->d, d);
+    add(&r->whole.d, d);
+    return print_tensor(r, a, state, compared ? &d : NULL) ? CK_OK : ck_fail_memory(err, "report");
+}
+
+/* Tensors of one file that the other lacks. */
+static ck_status list_only(report *r, const ck_reader *in, const ck_reader *other,
+                           const char *state, uint64_t *count, ck_error *err) {
+    for (size_t i = 0; i < ck_reader_count(in); i++) {
+        const ck_tensor *t = ck_reader_tensor(in, i);
+        if (ck_reader_find(other, t->name)) continue;
+        ++*count;
+        if (!print_tensor(r, t, state, NULL)) return ck_fail_memory(err, "report");
+    }
+    return CK_OK;
+}
+
+static void print_row(const row *g) {
+    printf("%-14s %6" PRIu64 " tensors, %6" PRIu64 " equal", g->name, g->tensors, g->equal);
+    if (g->unlike) printf(", %" PRIu64 " not comparable", g->unlike);
+    if (g->equal + g->unlike < g->tensors)
+        printf("; max |d| %.4g, relative L2 %.4g, cosine %.8f", g->d.max, relative(g->d),
+               cosine(g->d));
+    putchar('\n');
+}
+
+static void print_text(const report *r) {
+    for (size_t i = 0; i < r->group_count; i++) print_row(&r->groups[i]);
+    if (r->group_count > 1) print_row(&r->whole);
+    if (r->only_a) printf("%" PRIu64 " tensors are only in A\n", r->only_a);
+    if (r->only_b) printf("%" PRIu64 " tensors are only in B\n", r->only_b);
+    if (!r->only_a && !r->only_b && r->whole.equal == r->whole.tensors)
+        puts("identical: every tensor has the same values");
+}
+
+static bool add_row(cJSON *list, const row *g) {
+    cJSON *object = ck_tool_add_object(list);
+    return cJSON_AddStringToObject(object, "name", g->name) &&
+           cJSON_AddNumberToObject(object, "tensors", (double)g->tensors) &&
+           cJSON_AddNumberToObject(object, "equal", (double)g->equal) &&
+           cJSON_AddNumberToObject(object, "not_comparable", (double)g->unlike) &&
+           add_distance(object, g->d);
+}
+
+static bool finish_json(cJSON *root, const report *r) {
+    cJSON *groups = cJSON_AddArrayToObject(root, "groups");
+    bool ok = groups && cJSON_AddNumberToObject(root, "only_a", (double)r->only_a) &&
+              cJSON_AddNumberToObject(root, "only_b", (double)r->only_b) &&
+              cJSON_AddBoolToObject(root, "identical",
+                                    !r->only_a && !r->only_b && r->whole.equal == r->whole.tensors);
+    for (size_t i = 0; i < r->group_count && ok; i++) ok = add_row(groups, &r->groups[i]);
+    return ok && add_row(groups, &r->whole);
+}
+
+static ck_status compare_all(report *r, const ck_reader *ra, const ck_reader *rb, buffers buf,
+                             ck_error *err) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < ck_reader_count(ra); i++) bytes += ck_reader_tensor(ra, i)->nbytes;
+    ck_progress p;
+    ck_progress_start(&p, "comparing", bytes, quiet);
+    ck_status status = CK_OK;
+    for (size_t i = 0; i < ck_reader_count(ra) && status == CK_OK; i++) {
+        const ck_tensor *a = ck_reader_tensor(ra, i), *b = ck_reader_find(rb, a->name);
+        if (b) status = compare(r, ra, a, rb, b, buf, &p, err);
+    }
+    ck_progress_end(&p);
+    CK_TRY(status);
+    CK_TRY(list_only(r, ra, rb, "only in A", &r->only_a, err));
+    return list_only(r, rb, ra, "only in B", &r->only_b, err);
+}
+
+static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
+    (void)count, (void)finding;
+    enum { ELEMENT = 8 };
+    ck_reader *ra = NULL, *rb = NULL;
+    cJSON *root = json ? cJSON_CreateObject() : NULL;
+    report *r = ck_alloc(sizeof *r);
+    buffers buf = {ck_alloc(BLOCK * ELEMENT), ck_alloc(BLOCK * ELEMENT)};
+    ck_status status = r && buf.a && buf.b ? CK_OK : ck_fail_memory(err, "diff");
+    if (status == CK_OK) {
+        snprintf(r->whole.name, sizeof r->whole.name, "all");
+        if (json) r->list = cJSON_AddArrayToObject(root, "tensors");
+        status = ck_reader_open(operands[0], &ra, err);
+    }
+    if (status == CK_OK) status = ck_reader_open(operands[1], &rb, err);
+    if (status == CK_OK) status = compare_all(r, ra, rb, buf, err);
+    if (status == CK_OK && json) {
+        status = ck_tool_print_json(root, finish_json(root, r), err);
+        root = NULL;
+    } else if (status == CK_OK) {
+        print_text(r);
+    }
+    cJSON_Delete(root);
+    ck_reader_close(ra);
+    ck_reader_close(rb);
+    free(buf.a);
+    free(buf.b);
+    free(r);
+    return status;
+}
+
+const ck_tool ck_tool_diff = {
+    .command = &command, .min_operands = 2, .max_operands = 2, .run = run};
