@@ -63,7 +63,7 @@ static void print_option(FILE *out, char letter, const char *name, const char *a
              letter ? ", " : "  ", name, argument ? " " : "", argument ? argument : "");
     fputs(left, out);
     int at = (int)strlen(left);
-    if (at >= COLUMN) {
+    if (at > COLUMN - 2) {
         fputc('\n', out);
         at = 0;
     }
@@ -103,8 +103,7 @@ static void print_standard_options(FILE *out, int width) {
 
 void ck_cli_help(const ck_command *c, const ck_program *program, FILE *out) {
     int width = text_width(out);
-    fprintf(out, "%s: ", c->name);
-    wrap(out, c->summary, (int)strlen(c->name) + 2, 0, width);
+    fprintf(out, "%s: %s\n", c->name, c->summary);
     fputc('\n', out);
     print_usage(c, out);
     if (c->details) {

@@ -63,60 +63,96 @@ static void add(distance *to, distance d) {
     to->ab += d.ab;
 }
 
-/* Strips are summed in f64 in the order of the elements, so the result is always the same. */
+/* Sums in f64 in eight lanes, so that the compiler can use vectors; always in the same order, so
+ * that the result is always the same. */
 static distance strip_distance(const float *a, const float *b, size_t n) {
+    enum { LANES = 8 };
+    double dd[LANES] = {0}, aa[LANES] = {0}, bb[LANES] = {0}, ab[LANES] = {0}, max[LANES] = {0};
+    for (size_t i = 0; i < n; i += LANES)
+        for (size_t l = 0; l < LANES; l++) {
+            double x = (double)a[i + l], y = (double)b[i + l], d = fabs(x - y);
+            max[l] = d <= max[l] ? max[l] : d; /* also takes a NaN, and keeps it: see below */
+            dd[l] += d * d;
+            aa[l] += x * x;
+            bb[l] += y * y;
+            ab[l] += x * y;
+        }
     distance r = {0};
-    for (size_t i = 0; i < n; i++) {
-        double x = (double)a[i], y = (double)b[i], d = fabs(x - y);
-        if (d > r.max || isnan(d)) r.max = d;
-        r.dd += d * d;
-        r.aa += x * x;
-        r.bb += y * y;
-        r.ab += x * y;
-    }
+    for (size_t l = 0; l < LANES; l++) add(&r, (distance){max[l], dd[l], aa[l], bb[l], ab[l]});
+    if (isnan(r.dd)) r.max = r.dd; /* a NaN among the values that a later one overwrote in max */
     return r;
 }
+
+/* What comparing one tensor of A with its namesake in B found. */
+typedef struct comparison {
+    const ck_tensor *a, *b; /* b NULL: only in A */
+    bool values;            /* compared as numbers; else byte by byte, or not at all */
+    bool equal;
+    const char *state;
+    distance d;
+} comparison;
 
 typedef struct buffers {
     unsigned char *a, *b;
 } buffers;
 
-static ck_status tensor_distance(const ck_reader *ra, const ck_tensor *a, const ck_reader *rb,
-                                 const ck_tensor *b, buffers buf, ck_progress *p, distance *d,
-                                 ck_error *err) {
+/* Room behind a strip for whole lanes; the padding is zero in both, which adds nothing. */
+enum { PADDED_STRIP = CK_STRIP + 8 };
+
+static ck_status compare_values(const ck_reader *ra, const ck_reader *rb, comparison *c,
+                                buffers buf, ck_progress *p, ck_error *err) {
     const ck_kernels *k = ck_kernels_best();
     if (!k) return ck_fail(err, CK_USAGE, "CK_ISA names no instruction set of this processor");
+    const ck_tensor *a = c->a, *b = c->b;
     size_t size_a = ck_dtype_bits(a->dtype) / 8, size_b = ck_dtype_bits(b->dtype) / 8;
     for (uint64_t at = 0; at < a->elements;) {
         size_t n = a->elements - at < BLOCK ? (size_t)(a->elements - at) : BLOCK;
         CK_TRY(ck_reader_read(ra, a, at * size_a, buf.a, n * size_a, err));
         CK_TRY(ck_reader_read(rb, b, at * size_b, buf.b, n * size_b, err));
         for (size_t i = 0; i < n; i += CK_STRIP) {
-            float x[CK_STRIP], y[CK_STRIP];
+            float x[PADDED_STRIP], y[PADDED_STRIP];
             size_t strip = n - i < CK_STRIP ? n - i : CK_STRIP;
             k->decode[a->dtype](x, buf.a + i * size_a, strip);
             k->decode[b->dtype](y, buf.b + i * size_b, strip);
-            add(d, strip_distance(x, y, strip));
+            memset(x + strip, 0, 8 * sizeof *x);
+            memset(y + strip, 0, 8 * sizeof *y);
+            add(&c->d, strip_distance(x, y, strip));
         }
         at += n;
         ck_progress_add(p, n * size_a);
     }
+    c->equal = c->d.max == 0;
     return CK_OK;
 }
 
-/* Whether tensors that are not floats have the same bytes. */
-static ck_status same_bytes(const ck_reader *ra, const ck_tensor *a, const ck_reader *rb,
-                            const ck_tensor *b, buffers buf, ck_progress *p, bool *same,
-                            ck_error *err) {
-    *same = true;
-    for (uint64_t at = 0; at < a->nbytes && *same;) {
-        size_t n = a->nbytes - at < BLOCK ? (size_t)(a->nbytes - at) : BLOCK;
-        CK_TRY(ck_reader_read(ra, a, at, buf.a, n, err));
-        CK_TRY(ck_reader_read(rb, b, at, buf.b, n, err));
-        *same = memcmp(buf.a, buf.b, n) == 0;
+/* Tensors that are not floats are compared by their bytes. */
+static ck_status compare_bytes(const ck_reader *ra, const ck_reader *rb, comparison *c, buffers buf,
+                               ck_progress *p, ck_error *err) {
+    c->equal = true;
+    for (uint64_t at = 0; at < c->a->nbytes && c->equal;) {
+        size_t n = c->a->nbytes - at < BLOCK ? (size_t)(c->a->nbytes - at) : BLOCK;
+        CK_TRY(ck_reader_read(ra, c->a, at, buf.a, n, err));
+        CK_TRY(ck_reader_read(rb, c->b, at, buf.b, n, err));
+        c->equal = memcmp(buf.a, buf.b, n) == 0;
         at += n;
         ck_progress_add(p, n);
     }
+    return CK_OK;
+}
+
+static ck_status compare_tensor(const ck_reader *ra, const ck_reader *rb, comparison *c,
+                                buffers buf, ck_progress *p, ck_error *err) {
+    const ck_tensor *a = c->a, *b = c->b;
+    bool shapes = a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
+    c->values = shapes && ck_dtype_is_float(a->dtype) && ck_dtype_is_float(b->dtype);
+    c->state = "differs";
+    if (c->values)
+        CK_TRY(compare_values(ra, rb, c, buf, p, err));
+    else if (shapes && a->dtype == b->dtype)
+        CK_TRY(compare_bytes(ra, rb, c, buf, p, err));
+    else
+        c->state = shapes ? "type" : "shape";
+    if (c->equal) c->state = "equal";
     return CK_OK;
 }
 
@@ -175,29 +211,16 @@ static bool print_tensor(report *r, const ck_tensor *t, const char *state, const
     return true;
 }
 
-static ck_status compare(report *r, const ck_reader *ra, const ck_tensor *a, const ck_reader *rb,
-                         const ck_tensor *b, buffers buf, ck_progress *p, ck_error *err) {
-    row *g = group_of(r, a->name);
-    bool shapes = a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
-    bool floats = ck_dtype_is_float(a->dtype) && ck_dtype_is_float(b->dtype);
-    distance d = {0};
-    bool equal = false, compared = shapes && floats;
-    const char *state = "differs";
-    if (compared) {
-        CK_TRY(tensor_distance(ra, a, rb, b, buf, p, &d, err));
-        equal = d.max == 0;
-    } else if (shapes && a->dtype == b->dtype) {
-        CK_TRY(same_bytes(ra, a, rb, b, buf, p, &equal, err));
-    } else {
-        state = shapes ? "type" : "shape";
+static ck_status note(report *r, const comparison *c, ck_error *err) {
+    row *rows[] = {group_of(r, c->a->name), &r->whole};
+    for (int i = 0; i < 2; i++) {
+        rows[i]->tensors++;
+        rows[i]->equal += c->equal;
+        rows[i]->unlike += !c->values && !c->equal;
+        add(&rows[i]->d, c->d);
     }
-    if (equal) state = "equal";
-    g->tensors++, r->whole.tensors++;
-    g->equal += equal, r->whole.equal += equal;
-    g->unlike += !compared && !equal, r->whole.unlike += !compared && !equal;
-    add(&g->d, d);
-    add(&r->whole.d, d);
-    return print_tensor(r, a, state, compared ? &d : NULL) ? CK_OK : ck_fail_memory(err, "report");
+    bool ok = print_tensor(r, c->a, c->state, c->values ? &c->d : NULL);
+    return ok ? CK_OK : ck_fail_memory(err, "report");
 }
 
 /* Tensors of one file that the other lacks. */
@@ -249,18 +272,50 @@ static bool finish_json(cJSON *root, const report *r) {
     return ok && add_row(groups, &r->whole);
 }
 
-static ck_status compare_all(report *r, const ck_reader *ra, const ck_reader *rb, buffers buf,
-                             ck_error *err) {
+/* Fills in all comparisons, several tensors at a time. */
+static ck_status compare_tensors(const ck_reader *ra, const ck_reader *rb, comparison *list,
+                                 size_t n, ck_progress *p, ck_error *err) {
+    enum { ELEMENT = 8 };
+    ck_status status = CK_OK;
+#pragma omp parallel
+    {
+        buffers buf = {ck_alloc(BLOCK * ELEMENT), ck_alloc(BLOCK * ELEMENT)};
+        ck_error mine;
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = 0; i < n; i++) {
+            ck_status s = !list[i].b       ? CK_OK
+                          : buf.a && buf.b ? compare_tensor(ra, rb, &list[i], buf, p, &mine)
+                                           : ck_fail_memory(&mine, "diff");
+            if (s == CK_OK) continue;
+#pragma omp critical
+            {
+                status = s;
+                *err = mine;
+            }
+        }
+        free(buf.a);
+        free(buf.b);
+    }
+    return status;
+}
+
+static ck_status compare_all(report *r, const ck_reader *ra, const ck_reader *rb, ck_error *err) {
     uint64_t bytes = 0;
-    for (size_t i = 0; i < ck_reader_count(ra); i++) bytes += ck_reader_tensor(ra, i)->nbytes;
+    size_t n = ck_reader_count(ra);
+    comparison *list = ck_alloc_array(n, sizeof *list);
+    if (!list) return ck_fail_memory(err, "diff");
+    for (size_t i = 0; i < n; i++) {
+        list[i].a = ck_reader_tensor(ra, i);
+        list[i].b = ck_reader_find(rb, list[i].a->name);
+        bytes += list[i].b ? list[i].a->nbytes : 0;
+    }
     ck_progress p;
     ck_progress_start(&p, "comparing", bytes, quiet);
-    ck_status status = CK_OK;
-    for (size_t i = 0; i < ck_reader_count(ra) && status == CK_OK; i++) {
-        const ck_tensor *a = ck_reader_tensor(ra, i), *b = ck_reader_find(rb, a->name);
-        if (b) status = compare(r, ra, a, rb, b, buf, &p, err);
-    }
+    ck_status status = compare_tensors(ra, rb, list, n, &p, err);
     ck_progress_end(&p);
+    for (size_t i = 0; i < n && status == CK_OK; i++)
+        if (list[i].b) status = note(r, &list[i], err);
+    free(list);
     CK_TRY(status);
     CK_TRY(list_only(r, ra, rb, "only in A", &r->only_a, err));
     return list_only(r, rb, ra, "only in B", &r->only_b, err);
@@ -268,19 +323,17 @@ static ck_status compare_all(report *r, const ck_reader *ra, const ck_reader *rb
 
 static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
     (void)count, (void)finding;
-    enum { ELEMENT = 8 };
     ck_reader *ra = NULL, *rb = NULL;
     cJSON *root = json ? cJSON_CreateObject() : NULL;
     report *r = ck_alloc(sizeof *r);
-    buffers buf = {ck_alloc(BLOCK * ELEMENT), ck_alloc(BLOCK * ELEMENT)};
-    ck_status status = r && buf.a && buf.b ? CK_OK : ck_fail_memory(err, "diff");
+    ck_status status = r ? CK_OK : ck_fail_memory(err, "diff");
     if (status == CK_OK) {
         snprintf(r->whole.name, sizeof r->whole.name, "all");
         if (json) r->list = cJSON_AddArrayToObject(root, "tensors");
         status = ck_reader_open(operands[0], &ra, err);
     }
     if (status == CK_OK) status = ck_reader_open(operands[1], &rb, err);
-    if (status == CK_OK) status = compare_all(r, ra, rb, buf, err);
+    if (status == CK_OK) status = compare_all(r, ra, rb, err);
     if (status == CK_OK && json) {
         status = ck_tool_print_json(root, finish_json(root, r), err);
         root = NULL;
@@ -290,8 +343,6 @@ static ck_status run(const char *const *operands, size_t count, bool *finding, c
     cJSON_Delete(root);
     ck_reader_close(ra);
     ck_reader_close(rb);
-    free(buf.a);
-    free(buf.b);
     free(r);
     return status;
 }
