@@ -14,6 +14,7 @@
  * before safetensors, which is known only by what it looks like: a GGUF file of 32 tensors does. */
 static const ck_format *const formats[] = {
     &ck_format_gguf,
+    &ck_format_hdf5,
     &ck_format_safetensors,
 };
 
@@ -34,7 +35,6 @@ static const char *resemblance(const unsigned char *head, size_t n) {
     if (starts(head, n, "PK\3\4") || starts(head, n, "\x80\2"))
         return "this looks like a PyTorch checkpoint, which this version does not read: convert it "
                "to safetensors";
-    if (starts(head, n, "\x89HDF")) return "this is an HDF5 file, which this version does not read";
     return "this is not a checkpoint of a known format";
 }
 
@@ -202,6 +202,10 @@ static size_t find_slot(const ck_reader *r, const char *name) {
 
 ck_status ck_reader__finish(ck_reader *r, ck_error *err) {
     if (r->count) qsort(r->tensors, r->count, sizeof *r->tensors, by_offset);
+    return ck_reader__index(r, err);
+}
+
+ck_status ck_reader__index(ck_reader *r, ck_error *err) {
     size_t slots = 4;
     while (slots < r->count * 2) slots *= 2;
     r->slots = ck_alloc_array(slots, sizeof *r->slots);

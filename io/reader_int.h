@@ -49,11 +49,15 @@ ck_status ck_reader__add_meta(ck_reader *r, const char *key, size_t key_len, con
 /* Sorts by offset (then name), builds the index, refuses duplicate names. */
 ck_status ck_reader__finish(ck_reader *r, ck_error *err);
 
+/* The same without sorting: for formats where the order of the tensors means something. */
+ck_status ck_reader__index(ck_reader *r, ck_error *err);
+
 /* The read() of formats whose data lie packed at t->offset of r->fd. */
 ck_status ck_reader__pread(const ck_reader *r, const ck_tensor *t, uint64_t begin, void *dst,
                            size_t n, ck_error *err);
 
 extern const ck_format ck_format_safetensors;
 extern const ck_format ck_format_gguf;
+extern const ck_format ck_format_hdf5;
 
 #endif
