@@ -64,8 +64,9 @@ void ck_report_result(const ck_report *report, FILE *out) {
     const ck_run_result *result = report->result;
     print_summary(report, out);
     if (report->seconds > 0)
-        fprintf(out, "%8.2f s, %.2f GB/s written, %u threads\n", report->seconds,
-                (double)report->plan->file_size / report->seconds / 1e9, result->threads);
+        fprintf(out, "%8.2f s, %.2f GB/s written, %u thread%s\n", report->seconds,
+                (double)report->plan->file_size / report->seconds / 1e9, result->threads,
+                result->threads == 1 ? "" : "s");
     if (*result->output_sha256) fprintf(out, "sha256  %s\n", result->output_sha256);
     if (report->recipe_written) fprintf(out, "recipe  %s\n", report->recipe_written);
 }
