@@ -13,8 +13,10 @@
 /* One row per container; the first whose probe says yes opens the file. Those with a signature come
  * before safetensors, which is known only by what it looks like: a GGUF file of 32 tensors does. */
 static const ck_format *const formats[] = {
+    &ck_format_diffusers,
     &ck_format_gguf,
     &ck_format_hdf5,
+    &ck_format_sharded,
     &ck_format_safetensors,
 };
 
@@ -57,9 +59,6 @@ static ck_status find_format(ck_reader *r, ck_error *err) {
             r->format = formats[i];
             return CK_OK;
         }
-    if (directory)
-        return ck_fail(err, CK_INPUT, "%s: a folder that is not a model of a known layout",
-                       r->path);
     return ck_fail(err, CK_INPUT, "%s: %s", r->path, resemblance(head, n));
 }
 

@@ -1,0 +1,219 @@
+/* Folders as diffusers writes them: model_index.json names the components, each in a folder of its
+ * own.
+ *
+ *   {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
+ *    "safety_checker": [null, null], ...}
+ *   unet/diffusion_pytorch_model.safetensors      or an index and shards, or a variant (.fp16.)
+ *   text_encoder/model.safetensors
+ *   scheduler/scheduler_config.json               no weights; says what the model predicts
+ *
+ * Tensors are called by component and name: "unet.conv_in.weight". A folder without
+ * model_index.json is one component; its tensors keep their names.
+ */
+#include "io/json.h"
+#include "io/os.h"
+#include "io/view_int.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Files with weights, by preference. */
+static const char *const weight_files[] = {
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+};
+static const char *const old_weight_files[] = {
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+};
+enum { WEIGHT_FILES = sizeof weight_files / sizeof *weight_files };
+
+/* Words in the class names of components that have no weights. */
+static const char *const weightless[] = {"Scheduler", "Tokenizer", "Processor", "FeatureExtractor"};
+
+static bool probe(const char *path, const unsigned char *head, size_t n, bool is_directory) {
+    (void)path, (void)head, (void)n;
+    return is_directory;
+}
+
+static bool is_file(const char *folder, const char *name) {
+    char *path = ck_sprintf("%s/%s", folder, name);
+    struct stat st;
+    bool found = path && stat(path, &st) == 0 && S_ISREG(st.st_mode);
+    free(path);
+    return found;
+}
+
+static bool starts_with(const char *s, const char *start) {
+    return strncmp(s, start, strlen(start)) == 0;
+}
+
+static bool ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* "model.fp16.safetensors", "model.safetensors.index.fp16.json" */
+static bool is_variant(const char *name) {
+    if (!starts_with(name, "diffusion_pytorch_model.") && !starts_with(name, "model."))
+        return false;
+    if (strstr(name, ".safetensors.index.")) return ends_with(name, ".json");
+    return ends_with(name, ".safetensors") && !strstr(name, "-of-");
+}
+
+/* The only variant in a folder; "" where there is none. */
+static ck_status find_variant(const char *folder, char **name, ck_error *err) {
+    DIR *dir = opendir(folder);
+    if (!dir) return ck_fail_errno(err, "%s", folder);
+    ck_status status = CK_OK;
+    *name = NULL;
+    for (struct dirent *entry; status == CK_OK && (entry = readdir(dir));) {
+        if (!is_variant(entry->d_name)) continue;
+        if (*name)
+            status = ck_fail(err, CK_INPUT,
+                             "%s: both '%s' and '%s' could be the weights: leave only one there",
+                             folder, *name, entry->d_name);
+        else if (!(*name = ck_strdup(entry->d_name)))
+            status = ck_fail_memory(err, folder);
+    }
+    closedir(dir);
+    if (status != CK_OK) free(*name);
+    return status;
+}
+
+/* The path of a folder's weights, released with free(); NULL where there are none. */
+static ck_status find_weights(const char *folder, char **path, ck_error *err) {
+    const char *name = NULL;
+    char *variant = NULL;
+    *path = NULL;
+    for (size_t i = 0; i < WEIGHT_FILES && !name; i++)
+        if (is_file(folder, weight_files[i])) name = weight_files[i];
+    if (!name) {
+        CK_TRY(find_variant(folder, &variant, err));
+        name = variant;
+    }
+    for (size_t i = 0; i < WEIGHT_FILES && !name; i++)
+        if (is_file(folder, old_weight_files[i])) name = old_weight_files[i];
+    ck_status status = CK_OK;
+    if (name && !(*path = ck_sprintf("%s/%s", folder, name))) status = ck_fail_memory(err, folder);
+    free(variant);
+    return status;
+}
+
+/* Adds the tensors of a component's folder, their names after the prefix. *found: it has weights.
+ */
+static ck_status add_folder(ck_reader *r, const char *folder, const char *prefix, bool *found,
+                            ck_error *err) {
+    char *path;
+    CK_TRY(find_weights(folder, &path, err));
+    *found = path;
+    if (!path) return CK_OK;
+    ck_reader *source;
+    ck_status status = ck_reader_open(path, &source, err);
+    free(path);
+    CK_TRY(status);
+    CK_TRY(ck_view_own(r, source, err));
+    for (size_t i = 0; i < ck_reader_count(source); i++) {
+        const ck_tensor *t = ck_reader_tensor(source, i);
+        char *name = ck_sprintf("%s%s", prefix, t->name);
+        if (!name) return ck_fail_memory(err, r->path);
+        status = ck_view_rename(r, name, source, t, err);
+        free(name);
+        CK_TRY(status);
+    }
+    return ck_view_copy_metadata(r, source, err);
+}
+
+static bool has_weights(const char *class_name) {
+    for (size_t i = 0; i < sizeof weightless / sizeof *weightless; i++)
+        if (strstr(class_name, weightless[i])) return false;
+    return true;
+}
+
+static ck_status add_component(ck_reader *r, const ck_json *doc, const cJSON *node, ck_error *err) {
+    const cJSON *class_name = cJSON_GetArrayItem(node, 1);
+    /* Entries that are no pair of names are settings of the pipeline, or absent components. */
+    if (*node->string == '_' || !cJSON_IsArray(node) || !cJSON_IsString(class_name)) return CK_OK;
+    if (!has_weights(class_name->valuestring)) return CK_OK;
+    if (!*node->string || strchr(node->string, '/') || *node->string == '.')
+        return ck_json_fail(doc, node, err, "'%s' cannot be the name of a component", node->string);
+    char *folder = ck_sprintf("%s/%s", r->path, node->string);
+    char *prefix = ck_sprintf("%s.", node->string);
+    bool found = false;
+    ck_status status = folder && prefix ? add_folder(r, folder, prefix, &found, err)
+                                        : ck_fail_memory(err, r->path);
+    if (status == CK_OK && !found)
+        status = ck_fail(err, CK_INPUT,
+                         "%s: no weights of '%s' in it; where the model does without them, "
+                         "model_index.json must have [null, null] for it",
+                         folder, class_name->valuestring);
+    free(folder);
+    free(prefix);
+    return status;
+}
+
+/* What the scheduler says about the prediction is kept in ModelSpec's words. */
+static ck_status add_prediction(ck_reader *r, ck_error *err) {
+    char *path = ck_sprintf("%s/scheduler/scheduler_config.json", r->path);
+    if (!path) return ck_fail_memory(err, r->path);
+    ck_json doc = {0};
+    const char *type = NULL;
+    ck_status status = CK_OK;
+    if (access(path, F_OK) == 0) {
+        status = ck_json_load(path, &doc, err);
+        if (status == CK_OK) status = ck_json_text(&doc, doc.root, "prediction_type", &type, err);
+    }
+    free(path);
+    if (status == CK_OK && type) {
+        if (strcmp(type, "v_prediction") == 0)
+            status = ck_view_set_metadata(r, "modelspec.prediction_type", "v", err);
+        else if (strcmp(type, "epsilon") == 0)
+            status = ck_view_set_metadata(r, "modelspec.prediction_type", "epsilon", err);
+    }
+    ck_json_free(&doc);
+    return status;
+}
+
+static ck_status add_pipeline(ck_reader *r, const char *index, ck_error *err) {
+    ck_json doc;
+    CK_TRY(ck_json_load(index, &doc, err));
+    ck_status status = CK_OK;
+    if (!cJSON_IsObject(doc.root)) status = ck_json_fail(&doc, doc.root, err, "an object expected");
+    for (const cJSON *node = doc.root->child; node && status == CK_OK; node = node->next)
+        status = add_component(r, &doc, node, err);
+    ck_json_free(&doc);
+    CK_TRY(status);
+    return add_prediction(r, err);
+}
+
+static ck_status open_folder(ck_reader *r, ck_error *err) {
+    CK_TRY(ck_view__attach(r, err));
+    if (is_file(r->path, "model_index.json")) {
+        char *index = ck_sprintf("%s/model_index.json", r->path);
+        ck_status status = index ? add_pipeline(r, index, err) : ck_fail_memory(err, r->path);
+        free(index);
+        CK_TRY(status);
+    } else {
+        bool found;
+        CK_TRY(add_folder(r, r->path, "", &found, err));
+        if (!found)
+            return ck_fail(err, CK_INPUT,
+                           "%s: a folder with neither model_index.json nor weights in it", r->path);
+    }
+    return ck_view_finish(r, err);
+}
+
+const ck_format ck_format_diffusers = {
+    .name = "diffusers",
+    .probe = probe,
+    .open = open_folder,
+    .read = ck_view__read,
+    .close = ck_view__close,
+};
