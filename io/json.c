@@ -51,6 +51,7 @@ static bool scan_string(scan *s) {
             return true;
         }
     }
+    s->at = s->n; /* an escape may have stepped over the end */
     return fail_scan(s, "the text ends within a string");
 }
 
@@ -172,12 +173,18 @@ static const cJSON *duplicate_field(const cJSON *node) {
 ck_status ck_json_parse(const char *name, const char *text, size_t n, ck_json *doc, ck_error *err) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, set_hooks);
-    CK_TRY(check_text(name, text, n, err));
     *doc = (ck_json){.name = ck_strdup(name), .text = ck_strndup(text, n)};
-    if (doc->name && doc->text) doc->root = cJSON_ParseWithLength(doc->text, n + 1);
+    /* The copy ends with a NUL, which strtod needs. */
+    ck_status checked =
+        doc->name && doc->text ? check_text(name, doc->text, n, err) : ck_fail_memory(err, name);
+    if (checked != CK_OK) {
+        ck_json_free(doc);
+        return checked;
+    }
+    doc->root = cJSON_ParseWithLength(doc->text, n + 1);
     if (!doc->root) {
         /* The text is known to be good, but for escapes that only cJSON looks into. */
-        bool escapes = doc->text && strstr(doc->text, "\\");
+        bool escapes = strchr(doc->text, '\\') != NULL;
         ck_json_free(doc);
         return escapes ? ck_fail(err, CK_INPUT, "%s: a bad escape in a string", name)
                        : ck_fail_memory(err, name);

@@ -33,6 +33,7 @@ static const struct {
     {"[\"\\x\"]", "bad escape"},
     {"[\"\\ud800\"]", "bad escape"},
     {"\"abc", "ends within a string"},
+    {"\"abc\\", "ends within a string"},
     {"[", "ends too early"},
     {"{} {}", "something follows"},
     {"\xff", "not UTF-8"},
