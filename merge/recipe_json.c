@@ -25,6 +25,7 @@ typedef struct reading {
 static ck_status resolve(const reading *in, const cJSON **node, const char **text, ck_error *err) {
     *text = NULL;
     if (!cJSON_IsString(*node) || (*node)->valuestring[0] != '$') return CK_OK;
+    if ((*node)->valuestring[1] == '$') return CK_OK; /* a path that begins with '$' */
     const char *name = (*node)->valuestring + 1;
     const cJSON *variable = cJSON_GetObjectItemCaseSensitive(in->variables, name);
     if (!variable)
@@ -155,6 +156,8 @@ static ck_status read_hash(const reading *in, const cJSON *object, const char *f
 static ck_status read_model(const reading *in, const cJSON *json, ck_error *err) {
     const cJSON *path = json;
     const char *sha256 = NULL;
+    if (json->string[0] == '$')
+        return ck_json_fail(in->doc, json, err, "a model's name must not begin with '$'");
     if (cJSON_IsObject(json)) {
         CK_TRY(ck_json_only(in->doc, json, "path sha256", err));
         CK_TRY(read_hash(in, json, "sha256", &sha256, err));
@@ -168,7 +171,7 @@ static ck_status read_model(const reading *in, const cJSON *json, ck_error *err)
     if (!text) {
         if (!cJSON_IsString(path) || !*path->valuestring)
             return ck_json_fail(in->doc, place, err, "must be a path or {\"path\": ...}");
-        text = path->valuestring;
+        text = path->valuestring + (path->valuestring[0] == '$');
     }
     /* A path on the command line means what it means there; one in the recipe, beside the recipe.
      */
@@ -478,9 +481,9 @@ static const char *dtype_word(ck_dtype dtype) {
     }
 }
 
-/* How a path is written: only its name; or relative to folder when it lies in or below it; or
- * absolute. NULL when out of memory. */
-static char *written_path(const char *path, ck_path_style style, const char *folder) {
+/* Where a path goes: only its name; or relative to folder when it lies in or below it; or absolute.
+ * NULL when out of memory. */
+static char *styled_path(const char *path, ck_path_style style, const char *folder) {
     if (style == CK_PATH_NAME) {
         size_t n = strlen(path);
         while (n > 1 && path[n - 1] == '/') n--; /* a folder may be given as "model/" */
@@ -495,6 +498,15 @@ static char *written_path(const char *path, ck_path_style style, const char *fol
     if (strncmp(real_path, real_folder, n) == 0 && real_path[n] == '/')
         return ck_strdup(real_path + n + 1);
     return ck_strdup(real_path);
+}
+
+/* A path that begins with '$' gets a second one, or else it would be read as a variable. */
+static char *written_path(const char *path, ck_path_style style, const char *folder) {
+    char *styled = styled_path(path, style, folder);
+    if (!styled || styled[0] != '$') return styled;
+    char *doubled = ck_sprintf("$%s", styled);
+    free(styled);
+    return doubled;
 }
 
 static void models_json(const ck_recipe *r, ck_path_style style, const char *folder, cJSON *models,

@@ -84,6 +84,7 @@ static const struct {
      "must be an object of parameters"},
     {"{" MODELS MERGE ",\"lock\":{\"models\":{\"z\":\"x\"}}}", "there is no such model"},
     {"{" MODELS MERGE ",\"lock\":{\"models\":{\"a\":\"x\"}}}", "64 lower-case hex digits"},
+    {"{\"ckmerge_recipe\":1,\"models\":{\"$a\":\"x\"}}", "must not begin with '$'"},
     {"{" MODELS MERGE ",\"variables\":[]}", "$.variables: must be an object"},
 };
 
@@ -176,8 +177,9 @@ static void test_paths(void **state) {
     (void)state;
     fixture f;
     fixture_make(&f);
-    const char *json = "{\"ckmerge_recipe\":1,\"variables\":{\"p\":\"other.st\"},\"models\":{\"a\":"
-                       "\"sub/a.st\",\"b\":\"/abs/b.st\",\"c\":\"$p\"},\"merge\":\"a\"}";
+    const char *json =
+        "{\"ckmerge_recipe\":1,\"variables\":{\"p\":\"other.st\"},\"models\":{\"a\":"
+        "\"sub/a.st\",\"b\":\"/abs/b.st\",\"c\":\"$p\",\"d\":\"$$d.st\"},\"merge\":\"a\"}";
     const char *path = fixture_file(&f, "r.json", json, strlen(json));
     ck_recipe r;
     ck_error err;
@@ -186,9 +188,11 @@ static void test_paths(void **state) {
     assert_string_equal(r.models[0].path, fixture_path(&f, "sub/a.st"));
     assert_string_equal(r.models[1].path, "/abs/b.st");
     assert_string_equal(r.models[2].path, "here.st");
+    assert_string_equal(r.models[3].path, fixture_path(&f, "$d.st"));
     char *text;
     assert_int_equal(ck_recipe_text(&r, CK_PATH_NAME, NULL, &text, &err), CK_OK);
     assert_non_null(strstr(text, "{\"path\":\"a.st\"}"));
+    assert_non_null(strstr(text, "{\"path\":\"$$d.st\"}"));
     assert_null(strchr(text, '/'));
     free(text);
     ck_recipe_free(&r);
