@@ -165,281 +165,59 @@ const ck_global *ck_global_find(const char *name) {
 
 /* Top-level modules of Python's standard library, of version 2 too. Those whose name starts with an
  * underscore are known by that. */
-static const char *const standard_library[] = {"BaseHTTPServer",
-                                               "Bastion",
-                                               "CGIHTTPServer",
-                                               "SimpleHTTPServer",
-                                               "SocketServer",
-                                               "abc",
-                                               "aifc",
-                                               "annotationlib",
-                                               "antigravity",
-                                               "argparse",
-                                               "array",
-                                               "ast",
-                                               "asynchat",
-                                               "asyncio",
-                                               "asyncore",
-                                               "atexit",
-                                               "audioop",
-                                               "base64",
-                                               "bdb",
-                                               "binascii",
-                                               "bisect",
-                                               "builtins",
-                                               "bz2",
-                                               "cPickle",
-                                               "cProfile",
-                                               "calendar",
-                                               "cgi",
-                                               "cgitb",
-                                               "chunk",
-                                               "cmath",
-                                               "cmd",
-                                               "code",
-                                               "codecs",
-                                               "codeop",
-                                               "collections",
-                                               "colorsys",
-                                               "commands",
-                                               "compileall",
-                                               "compiler",
-                                               "compression",
-                                               "concurrent",
-                                               "configparser",
-                                               "contextlib",
-                                               "contextvars",
-                                               "copy",
-                                               "copyreg",
-                                               "crypt",
-                                               "csv",
-                                               "ctypes",
-                                               "curses",
-                                               "dataclasses",
-                                               "datetime",
-                                               "dbm",
-                                               "decimal",
-                                               "difflib",
-                                               "dis",
-                                               "distutils",
-                                               "doctest",
-                                               "dummy_thread",
-                                               "email",
-                                               "encodings",
-                                               "ensurepip",
-                                               "enum",
-                                               "errno",
-                                               "exceptions",
-                                               "faulthandler",
-                                               "fcntl",
-                                               "filecmp",
-                                               "fileinput",
-                                               "fnmatch",
-                                               "fractions",
-                                               "ftplib",
-                                               "functools",
-                                               "gc",
-                                               "genericpath",
-                                               "getopt",
-                                               "getpass",
-                                               "gettext",
-                                               "glob",
-                                               "graphlib",
-                                               "grp",
-                                               "gzip",
-                                               "hashlib",
-                                               "heapq",
-                                               "hmac",
-                                               "html",
-                                               "http",
-                                               "httplib",
-                                               "idlelib",
-                                               "ihooks",
-                                               "imaplib",
-                                               "imghdr",
-                                               "imp",
-                                               "importlib",
-                                               "imputil",
-                                               "inspect",
-                                               "io",
-                                               "ipaddress",
-                                               "itertools",
-                                               "json",
-                                               "keyword",
-                                               "lib2to3",
-                                               "linecache",
-                                               "locale",
-                                               "logging",
-                                               "lzma",
-                                               "mailbox",
-                                               "mailcap",
-                                               "marshal",
-                                               "math",
-                                               "mimetypes",
-                                               "mmap",
-                                               "modulefinder",
-                                               "msilib",
-                                               "msvcrt",
-                                               "multiprocessing",
-                                               "netrc",
-                                               "new",
-                                               "nis",
-                                               "nntplib",
-                                               "nt",
-                                               "ntpath",
-                                               "nturl2path",
-                                               "numbers",
-                                               "opcode",
-                                               "operator",
-                                               "optparse",
-                                               "os",
-                                               "ossaudiodev",
-                                               "pathlib",
-                                               "pdb",
-                                               "pickle",
-                                               "pickletools",
-                                               "pipes",
-                                               "pkgutil",
-                                               "platform",
-                                               "plistlib",
-                                               "popen2",
-                                               "poplib",
-                                               "posix",
-                                               "posixfile",
-                                               "posixpath",
-                                               "pprint",
-                                               "profile",
-                                               "pstats",
-                                               "pty",
-                                               "pwd",
-                                               "py_compile",
-                                               "pyclbr",
-                                               "pydoc",
-                                               "pydoc_data",
-                                               "pyexpat",
-                                               "queue",
-                                               "quopri",
-                                               "random",
-                                               "re",
-                                               "readline",
-                                               "reprlib",
-                                               "resource",
-                                               "rexec",
-                                               "rlcompleter",
-                                               "runpy",
-                                               "sched",
-                                               "secrets",
-                                               "select",
-                                               "selectors",
-                                               "shelve",
-                                               "shlex",
-                                               "shutil",
-                                               "signal",
-                                               "site",
-                                               "smtpd",
-                                               "smtplib",
-                                               "sndhdr",
-                                               "socket",
-                                               "socketserver",
-                                               "spwd",
-                                               "sqlite3",
-                                               "sre_compile",
-                                               "sre_constants",
-                                               "sre_parse",
-                                               "ssl",
-                                               "stat",
-                                               "statistics",
-                                               "string",
-                                               "stringprep",
-                                               "struct",
-                                               "subprocess",
-                                               "sunau",
-                                               "symtable",
-                                               "sys",
-                                               "sysconfig",
-                                               "syslog",
-                                               "tabnanny",
-                                               "tarfile",
-                                               "telnetlib",
-                                               "tempfile",
-                                               "termios",
-                                               "test",
-                                               "textwrap",
-                                               "this",
-                                               "thread",
-                                               "threading",
-                                               "time",
-                                               "timeit",
-                                               "tkinter",
-                                               "token",
-                                               "tokenize",
-                                               "tomllib",
-                                               "trace",
-                                               "traceback",
-                                               "tracemalloc",
-                                               "tty",
-                                               "turtle",
-                                               "turtledemo",
-                                               "types",
-                                               "typing",
-                                               "unicodedata",
-                                               "unittest",
-                                               "urllib",
-                                               "urllib2",
-                                               "user",
-                                               "uu",
-                                               "uuid",
-                                               "venv",
-                                               "warnings",
-                                               "wave",
-                                               "weakref",
-                                               "webbrowser",
-                                               "winreg",
-                                               "winsound",
-                                               "wsgiref",
-                                               "xdrlib",
-                                               "xml",
-                                               "xmlrpc",
-                                               "xmlrpclib",
-                                               "zipapp",
-                                               "zipfile",
-                                               "zipimport",
-                                               "zlib",
-                                               "zoneinfo"};
+static const char standard_library[] =
+    "BaseHTTPServer Bastion CGIHTTPServer SimpleHTTPServer SocketServer abc aifc "
+    "annotationlib antigravity argparse array ast asynchat asyncio asyncore atexit audioop "
+    "base64 bdb binascii bisect builtins bz2 cPickle cProfile calendar cgi cgitb chunk cmath "
+    "cmd code codecs codeop collections colorsys commands compileall compiler compression "
+    "concurrent configparser contextlib contextvars copy copyreg crypt csv ctypes curses "
+    "dataclasses datetime dbm decimal difflib dis distutils doctest dummy_thread email "
+    "encodings ensurepip enum errno exceptions faulthandler fcntl filecmp fileinput fnmatch "
+    "fractions ftplib functools gc genericpath getopt getpass gettext glob graphlib grp gzip "
+    "hashlib heapq hmac html http httplib idlelib ihooks imaplib imghdr imp importlib imputil "
+    "inspect io ipaddress itertools json keyword lib2to3 linecache locale logging lzma "
+    "mailbox mailcap marshal math mimetypes mmap modulefinder msilib msvcrt multiprocessing "
+    "netrc new nis nntplib nt ntpath nturl2path numbers opcode operator optparse os "
+    "ossaudiodev pathlib pdb pickle pickletools pipes pkgutil platform plistlib popen2 poplib "
+    "posix posixfile posixpath pprint profile pstats pty pwd py_compile pyclbr pydoc "
+    "pydoc_data pyexpat queue quopri random re readline reprlib resource rexec rlcompleter "
+    "runpy sched secrets select selectors shelve shlex shutil signal site smtpd smtplib "
+    "sndhdr socket socketserver spwd sqlite3 sre_compile sre_constants sre_parse ssl stat "
+    "statistics string stringprep struct subprocess sunau symtable sys sysconfig syslog "
+    "tabnanny tarfile telnetlib tempfile termios test textwrap this thread threading time "
+    "timeit tkinter token tokenize tomllib trace traceback tracemalloc tty turtle turtledemo "
+    "types typing unicodedata unittest urllib urllib2 user uu uuid venv warnings wave weakref "
+    "webbrowser winreg winsound wsgiref xdrlib xml xmlrpc xmlrpclib zipapp zipfile zipimport "
+    "zlib zoneinfo";
 
 /* Packages and modules beside it that run, load or fetch what they are told to. */
-static const char *const dangerous_prefixes[] = {
-    "IPython.",         "aiohttp.",     "cloudpickle.",  "dill.",
-    "fabric.",          "fsspec.",      "invoke.",       "jinja2.",
-    "joblib.",          "keras.",       "mako.",         "numpy.ctypeslib.",
-    "numpy.distutils.", "numpy.f2py.",  "numpy.lib.",    "numpy.load",
-    "numpy.testing.",   "pandas.",      "paramiko.",     "pip.",
-    "pkg_resources.",   "plumbum.",     "psutil.",       "requests.",
-    "setuptools.",      "sh.",          "sympy.",        "tensorflow.",
-    "torch.",           "torchvision.", "transformers.", "urllib3.",
-    "wheel.",           "yaml."};
+static const char dangerous_prefixes[] =
+    "IPython. aiohttp. cloudpickle. dill. fabric. fsspec. invoke. jinja2. joblib. keras. "
+    "mako. numpy.ctypeslib. numpy.distutils. numpy.f2py. numpy.lib. numpy.load numpy.testing. "
+    "pandas. paramiko. pip. pkg_resources. plumbum. psutil. requests. setuptools. sh. sympy. "
+    "tensorflow. torch. torchvision. transformers. urllib3. wheel. yaml.";
 
 /* Exceptions to them: classes that models saved whole consist of. */
-static const char *const unknown_prefixes[] = {
-    "torch.nn.",           "torch.optim.",         "torch.torch_version.", "torch._C._nn.",
-    "torchvision.models.", "transformers.models.", "keras.layers."};
+static const char unknown_prefixes[] =
+    "torch.nn. torch.optim. torch.torch_version. torch._C._nn. torchvision.models. "
+    "transformers.models. keras.layers.";
 
-static bool listed(const char *word, size_t n, const char *const *list, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        if (strncmp(word, list[i], n) == 0 && list[i][n] == 0) return true;
+/* Whether a list of words has this one of n characters. */
+static bool listed(const char *word, size_t n, const char *list) {
+    for (size_t length; *list; list += length + (list[length] == ' ')) {
+        length = strcspn(list, " ");
+        if (length == n && strncmp(word, list, n) == 0) return true;
+    }
     return false;
 }
 
-static bool begins(const char *name, const char *const *list, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        if (strncmp(name, list[i], strlen(list[i])) == 0) return true;
+/* Whether a name begins with one of the words of a list. */
+static bool begins(const char *name, const char *list) {
+    for (size_t length; *list; list += length + (list[length] == ' ')) {
+        length = strcspn(list, " ");
+        if (strncmp(name, list, length) == 0) return true;
+    }
     return false;
-}
-
-#define COUNT(list) (sizeof(list) / sizeof *(list))
-
-static bool is_standard(const char *word, size_t n) {
-    return listed(word, n, standard_library, COUNT(standard_library));
 }
 
 /* A name with dots walks from member to member, so that any module leads to any other: to os, say,
@@ -447,7 +225,7 @@ static bool is_standard(const char *word, size_t n) {
 static bool walks_away(const char *name) {
     for (;;) {
         size_t n = strcspn(name, ".");
-        if (is_standard(name, n) || strncmp(name, "__", 2) == 0) return true;
+        if (listed(name, n, standard_library) || strncmp(name, "__", 2) == 0) return true;
         if (!name[n]) return false;
         name += n + 1;
     }
@@ -460,12 +238,10 @@ ck_verdict ck_global_verdict(const char *module, const char *name) {
     const ck_global *g = ck_global_find(full);
     if (g && strcmp(g->name + strlen(g->name) - 1, ".") != 0) return CK_HARMLESS;
     size_t top = strcspn(module, ".");
-    bool own = listed(module, top, (const char *const[]){"__main__", "__torch__"}, 2);
-    if (is_standard(module, top) || (module[0] == '_' && !own) || walks_away(name))
+    bool own = listed(module, top, "__main__ __torch__");
+    if (listed(module, top, standard_library) || (module[0] == '_' && !own) || walks_away(name))
         return CK_DANGEROUS;
-    if (begins(full, dangerous_prefixes, COUNT(dangerous_prefixes)) &&
-        !begins(full, unknown_prefixes, COUNT(unknown_prefixes)))
-        return CK_DANGEROUS;
+    if (begins(full, dangerous_prefixes) && !begins(full, unknown_prefixes)) return CK_DANGEROUS;
     return CK_UNKNOWN;
 }
 
