@@ -114,11 +114,12 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libck.a
 # ---- Speed and other tools ----
 
 .PHONY: bench interop demo
-bench: all $(BUILD)/tests/test_kernels $(BUILD)/make_layout
+bench: all $(BUILD)/tests/test_kernels $(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/bench/run.sh
 
-$(BUILD)/make_layout: tests/bench/make_layout.c $(BUILD)/flags
-	$(CC) $(ALL_CFLAGS) -o $@ $< -lm
+$(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure: $(BUILD)/%: $(BUILD)/tests/bench/%.o \
+    $(TEST_OBJ) $(BUILD)/libck.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
 # Against the Python libraries, where $(PYTHON) has them.
 interop: all
