@@ -100,7 +100,7 @@ static ck_status fail_lost(const ck_reader *r, helped *h, ck_error *err) {
         h->helper = 0;
     }
     end_helper(h);
-    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU)
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF)
         return ck_fail(err, CK_INPUT,
                        "%s: libhdf5 was at it for %d s without an end: a damaged or hostile file",
                        r->path, CK_HDF5_CPU_SECONDS);

@@ -225,33 +225,38 @@ static void test_missing_chunks(void **state) {
 }
 
 typedef struct job {
-    const ck_reader *r;
+    const ck_reader *r; /* NULL: the thread opens one of its own */
     const char *name;
     bool ok;
 } job;
 
 static void *read_often(void *argument) {
     job *j = argument;
-    const ck_tensor *t = ck_reader_find(j->r, j->name);
+    ck_reader *own = NULL;
     ck_error err;
+    if (!j->r && ck_reader_open(FOLDER "chunked.h5", &own, &err) != CK_OK) return NULL;
+    const ck_reader *r = j->r ? j->r : own;
+    const ck_tensor *t = ck_reader_find(r, j->name);
     j->ok = true;
     for (int repeat = 0; repeat < 20; repeat++) {
         float values[210];
-        if (ck_reader_read(j->r, t, 0, values, sizeof values, &err) != CK_OK) j->ok = false;
+        if (ck_reader_read(r, t, 0, values, sizeof values, &err) != CK_OK) j->ok = false;
         for (size_t i = 0; i < 210; i++) j->ok &= (double)values[i] == expected(i);
     }
+    ck_reader_close(own);
     return NULL;
 }
 
 static void test_threads(void **state) {
     (void)state;
     ck_reader *r = open_whole(FOLDER "chunked.h5");
-    job jobs[] = {{r, "plain", false}, {r, "gzip", false}, {r, "big", false}};
-    pthread_t threads[3];
-    for (int i = 0; i < 3; i++)
+    job jobs[] = {
+        {r, "plain", false}, {r, "gzip", false}, {r, "big", false}, {NULL, "gzip", false}};
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, read_often, &jobs[i]), 0);
-    for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
-    for (int i = 0; i < 3; i++) assert_true(jobs[i].ok);
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < 4; i++) assert_true(jobs[i].ok);
     ck_reader_close(r);
 }
 
@@ -268,7 +273,7 @@ static void test_refused(void **state) {
         {"missing_weight.h5", "not in the file"},
         {"lzf.h5", "filter 32000"},
         {"bomb.h5", "bomb"},
-        {"big_chunk.h5", "more than 256 MiB"},
+        {"big_chunk.h5", "more than 64 MiB"},
         {"same_name.h5", "'a.b' is there twice"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -345,6 +350,16 @@ static void test_damaged(void **state) {
     fixture_remove(&f);
 }
 
+/* Found by mutating the files above: in libhdf5 1.10.8 the first divides by zero, the second loops.
+ * Other versions may find out what is wrong with them. */
+static void test_hostile(void **state) {
+    (void)state;
+    ck_reader *r;
+    ck_error err;
+    assert_int_equal(ck_reader_open(FOLDER "hostile_crash.h5", &r, &err), CK_INPUT);
+    assert_int_equal(ck_reader_open(FOLDER "hostile_endless.h5", &r, &err), CK_INPUT);
+}
+
 /* ---- Failures of the system ---- */
 
 static ck_status open_and_read(ck_error *err) {
@@ -373,12 +388,13 @@ static void test_every_call_fails(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_keras2_weights), cmocka_unit_test(test_keras2_model),
-        cmocka_unit_test(test_keras3_weights), cmocka_unit_test(test_types),
-        cmocka_unit_test(test_types_v110),     cmocka_unit_test(test_chunked_ranges),
-        cmocka_unit_test(test_missing_chunks), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_refused),        cmocka_unit_test(test_not_hdf5),
-        cmocka_unit_test(test_damaged),        cmocka_unit_test(test_every_call_fails),
+        cmocka_unit_test(test_keras2_weights),   cmocka_unit_test(test_keras2_model),
+        cmocka_unit_test(test_keras3_weights),   cmocka_unit_test(test_types),
+        cmocka_unit_test(test_types_v110),       cmocka_unit_test(test_chunked_ranges),
+        cmocka_unit_test(test_missing_chunks),   cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refused),          cmocka_unit_test(test_not_hdf5),
+        cmocka_unit_test(test_damaged),          cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_every_call_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
