@@ -3,20 +3,15 @@
 #include "merge/provenance.h"
 #include "io/json.h"
 #include "io/os.h"
+#include "merge/save.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 /* Keys of the first model that would be wrong in the result, or that are written anew. */
-static const char *const stale[] = {
-    "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash",
-    "ckmerge_recipe",        "sd_merge_recipe", "sd_merge_models",
-};
-
 static bool is_stale(const char *key) {
-    for (size_t i = 0; i < sizeof stale / sizeof *stale; i++)
-        if (strcmp(stale[i], key) == 0) return true;
-    return false;
+    return ck_save_is_hash_key(key) || strcmp(key, "ckmerge_recipe") == 0 ||
+           strcmp(key, "sd_merge_recipe") == 0 || strcmp(key, "sd_merge_models") == 0;
 }
 
 static const char *file_name(const char *path) {

@@ -1,0 +1,39 @@
+/* Writes any reader to safetensors: a checkpoint of another format, a view, a part. The same engine
+ * as merging, with the same promises: whole or absent, constant memory, the same bytes every time.
+ *
+ *   ck_save_options o = {.dtype = CK_DTYPE_COUNT, .replace = force};
+ *   CK_TRY(ck_save(reader, "out.safetensors", &o, &result, err));
+ */
+#ifndef CK_SAVE_H
+#define CK_SAVE_H
+
+#include "io/reader.h"
+
+#include <stdbool.h>
+
+typedef struct ck_save_options {
+    ck_dtype dtype;     /* of float tensors; CK_DTYPE_COUNT: as they are */
+    bool replace;       /* existing files */
+    bool quiet;         /* no progress */
+    uint64_t max_shard; /* bytes of tensor data in one file; 0: all in one. More than one file is
+                         * needed: "out-00001-of-00003.safetensors", ... and the index
+                         * "out.safetensors.index.json", which is written last */
+    const volatile int *cancel; /* see engine.h */
+} ck_save_options;
+
+typedef struct ck_save_result {
+    uint64_t bytes; /* of all files */
+    size_t tensors;
+    size_t files;     /* with tensors, without the index */
+    uint64_t clipped; /* values that overflowed the dtype */
+} ck_save_result;
+
+/* path: the file, "*.safetensors". The reader's metadata go along, except for hashes that are no
+ * longer true. */
+ck_status ck_save(ck_reader *r, const char *path, const ck_save_options *options,
+                  ck_save_result *result, ck_error *err);
+
+/* Whether a metadata key holds a hash of the data, which no other file may carry on. */
+bool ck_save_is_hash_key(const char *key);
+
+#endif
