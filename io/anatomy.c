@@ -246,6 +246,7 @@ static ck_status find_sd2_prediction(const ck_reader *r, const ck_names *denoise
     if (!t || a->unusual || !ck_dtype_is_float(t->dtype) || t->elements != 320) return CK_OK;
     double spread;
     CK_TRY(deviation(r, t, &spread, err));
+    if (isnan(spread)) return CK_OK;
     a->prediction = spread > sd2_v_deviation ? CK_PREDICTION_V : CK_PREDICTION_EPSILON;
     a->prediction_reason = "the spread of a bias in the UNet";
     return CK_OK;

@@ -15,6 +15,7 @@
 #include "io/view_int.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -43,12 +44,9 @@ static bool probe(const char *path, const unsigned char *head, size_t n, bool is
     return is_directory;
 }
 
-static bool is_file(const char *folder, const char *name) {
-    char *path = ck_sprintf("%s/%s", folder, name);
+static bool is_file(int folder, const char *name) {
     struct stat st;
-    bool found = path && stat(path, &st) == 0 && S_ISREG(st.st_mode);
-    free(path);
-    return found;
+    return fstatat(folder, name, &st, 0) == 0 && S_ISREG(st.st_mode);
 }
 
 static bool starts_with(const char *s, const char *start) {
@@ -68,7 +66,7 @@ static bool is_variant(const char *name) {
     return ends_with(name, ".safetensors") && !strstr(name, "-of-");
 }
 
-/* The only variant in a folder; "" where there is none. */
+/* The only variant in a folder, released with free(); NULL where there is none. */
 static ck_status find_variant(const char *folder, char **name, ck_error *err) {
     DIR *dir = opendir(folder);
     if (!dir) return ck_fail_errno(err, "%s", folder);
@@ -84,25 +82,32 @@ static ck_status find_variant(const char *folder, char **name, ck_error *err) {
             status = ck_fail_memory(err, folder);
     }
     closedir(dir);
-    if (status != CK_OK) free(*name);
+    if (status != CK_OK) {
+        free(*name);
+        *name = NULL;
+    }
     return status;
+}
+
+/* The first of the names that is there, or NULL. */
+static const char *first_file(int folder, const char *const *names) {
+    for (size_t i = 0; i < WEIGHT_FILES; i++)
+        if (is_file(folder, names[i])) return names[i];
+    return NULL;
 }
 
 /* The path of a folder's weights, released with free(); NULL where there are none. */
 static ck_status find_weights(const char *folder, char **path, ck_error *err) {
-    const char *name = NULL;
-    char *variant = NULL;
     *path = NULL;
-    for (size_t i = 0; i < WEIGHT_FILES && !name; i++)
-        if (is_file(folder, weight_files[i])) name = weight_files[i];
-    if (!name) {
-        CK_TRY(find_variant(folder, &variant, err));
-        name = variant;
-    }
-    for (size_t i = 0; i < WEIGHT_FILES && !name; i++)
-        if (is_file(folder, old_weight_files[i])) name = old_weight_files[i];
-    ck_status status = CK_OK;
-    if (name && !(*path = ck_sprintf("%s/%s", folder, name))) status = ck_fail_memory(err, folder);
+    int fd = ck_os.open(folder, O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0) return ck_fail_errno(err, "%s", folder);
+    char *variant = NULL;
+    const char *name = first_file(fd, weight_files);
+    ck_status status = name ? CK_OK : find_variant(folder, &variant, err);
+    if (!name) name = variant ? variant : first_file(fd, old_weight_files);
+    close(fd);
+    if (status == CK_OK && name && !(*path = ck_sprintf("%s/%s", folder, name)))
+        status = ck_fail_memory(err, folder);
     free(variant);
     return status;
 }
@@ -195,18 +200,16 @@ static ck_status add_pipeline(ck_reader *r, const char *index, ck_error *err) {
 
 static ck_status open_folder(ck_reader *r, ck_error *err) {
     CK_TRY(ck_view__attach(r, err));
-    if (is_file(r->path, "model_index.json")) {
-        char *index = ck_sprintf("%s/model_index.json", r->path);
-        ck_status status = index ? add_pipeline(r, index, err) : ck_fail_memory(err, r->path);
-        free(index);
-        CK_TRY(status);
-    } else {
-        bool found;
-        CK_TRY(add_folder(r, r->path, "", &found, err));
-        if (!found)
-            return ck_fail(err, CK_INPUT,
-                           "%s: a folder with neither model_index.json nor weights in it", r->path);
-    }
+    char *index = ck_sprintf("%s/model_index.json", r->path);
+    if (!index) return ck_fail_memory(err, r->path);
+    bool found = access(index, F_OK) == 0;
+    ck_status status =
+        found ? add_pipeline(r, index, err) : add_folder(r, r->path, "", &found, err);
+    free(index);
+    CK_TRY(status);
+    if (!found)
+        return ck_fail(err, CK_INPUT,
+                       "%s: a folder with neither model_index.json nor weights in it", r->path);
     return ck_view_finish(r, err);
 }
 

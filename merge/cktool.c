@@ -7,6 +7,7 @@
 
 static const ck_tool *const tools[] = {
     &ck_tool_ls,
+    &ck_tool_inspect,
     &ck_tool_hash,
     &ck_tool_verify,
     &ck_tool_diff,

@@ -19,7 +19,7 @@ typedef struct ck_tool {
     ck_status (*run)(const char *const *operands, size_t count, bool *finding, ck_error *err);
 } ck_tool;
 
-extern const ck_tool ck_tool_ls, ck_tool_hash, ck_tool_verify, ck_tool_diff;
+extern const ck_tool ck_tool_ls, ck_tool_inspect, ck_tool_hash, ck_tool_verify, ck_tool_diff;
 
 /* Prints a JSON document and releases it; NULL, or a document that could not be built (ok false),
  * is CK_MEMORY. */
