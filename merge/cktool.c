@@ -11,6 +11,11 @@ static const ck_tool *const tools[] = {
     &ck_tool_hash,
     &ck_tool_verify,
     &ck_tool_diff,
+    &ck_tool_split,
+    &ck_tool_join,
+    &ck_tool_swap_vae,
+    &ck_tool_prune,
+    &ck_tool_convert,
 };
 enum { TOOLS = sizeof tools / sizeof *tools };
 
@@ -52,7 +57,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < TOOLS; i++) commands[i] = tools[i]->command;
     const ck_program program = {
         .name = "cktool",
-        .summary = "look at, check and compare checkpoints",
+        .summary = "look at, check, compare, take apart, join and convert checkpoints",
         .version = CK_VERSION,
         .commands = commands,
         .command_count = TOOLS,

@@ -39,8 +39,8 @@ static ck_status save_planned(ck_recipe *recipe, ck_reader *r, const char *path,
     ck_plan *plan;
     ck_reader *readers[] = {r};
     CK_TRY(ck_plan_make(recipe, readers, &plan, err));
-    ck_meta *meta;
-    size_t count;
+    ck_meta *meta = NULL;
+    size_t count = 0;
     ck_status status = carried_metadata(r, &recipe->arena, &meta, &count, err);
     if (status == CK_OK) status = ck_plan_layout(plan, meta, count, err);
     if (status == CK_OK) {

@@ -20,6 +20,7 @@ typedef struct ck_tool {
 } ck_tool;
 
 extern const ck_tool ck_tool_ls, ck_tool_inspect, ck_tool_hash, ck_tool_verify, ck_tool_diff;
+extern const ck_tool ck_tool_split, ck_tool_join, ck_tool_swap_vae, ck_tool_prune, ck_tool_convert;
 
 /* Prints a JSON document and releases it; NULL, or a document that could not be built (ok false),
  * is CK_MEMORY. */
