@@ -2,6 +2,7 @@
 #include "io/pickle.h"
 #include "io/os.h"
 #include "io/utf8.h"
+#include "io/zip.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -49,6 +50,19 @@ static ck_status no_memory(machine *m) {
 }
 
 /* ---- Input ---- */
+
+ck_status ck_pickle_read_range(void *context, void *dst, size_t n, size_t *got, ck_error *err) {
+    ck_pickle_range *range = context;
+    if (n > range->end - range->at) n = (size_t)(range->end - range->at);
+    CK_TRY(ck_pread_all(range->fd, dst, n, range->at, range->path, err));
+    range->at += n;
+    *got = n;
+    return CK_OK;
+}
+
+ck_status ck_pickle_read_zip(void *context, void *dst, size_t n, size_t *got, ck_error *err) {
+    return ck_zip_stream_read(context, dst, n, got, err);
+}
 
 static ck_status fill(ck_pickle_input *in, ck_error *err) {
     if (in->at < in->filled) return CK_OK;

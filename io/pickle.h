@@ -68,6 +68,17 @@ typedef struct ck_pickle_input {
     unsigned char buffer[4096];
 } ck_pickle_input;
 
+/* read() functions: of a part of a file (context: ck_pickle_range), and of an entry of a zip
+ * archive (context: ck_zip_stream). */
+typedef struct ck_pickle_range {
+    int fd;
+    const char *path;
+    uint64_t at, end; /* offsets in the file */
+} ck_pickle_range;
+
+ck_status ck_pickle_read_range(void *context, void *dst, size_t n, size_t *got, ck_error *err);
+ck_status ck_pickle_read_zip(void *context, void *dst, size_t n, size_t *got, ck_error *err);
+
 /* Whether there is another byte. */
 ck_status ck_pickle_input_more(ck_pickle_input *in, bool *more, ck_error *err);
 

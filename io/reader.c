@@ -13,11 +13,8 @@
 /* One row per container; the first whose probe says yes opens the file. Those with a signature come
  * before safetensors, which is known only by what it looks like: a GGUF file of 32 tensors does. */
 static const ck_format *const formats[] = {
-    &ck_format_diffusers,
-    &ck_format_gguf,
-    &ck_format_hdf5,
-    &ck_format_sharded,
-    &ck_format_safetensors,
+    &ck_format_diffusers, &ck_format_gguf,    &ck_format_hdf5,
+    &ck_format_ckpt,      &ck_format_sharded, &ck_format_safetensors,
 };
 
 enum { HEAD_SIZE = 512 };
@@ -34,9 +31,14 @@ static const char *resemblance(const unsigned char *head, size_t n) {
         return "this is a git-lfs pointer, not the model: fetch it with `git lfs pull`";
     if (starts(head, n, "<!DOCTYPE") || starts(head, n, "<!doctype") || starts(head, n, "<html"))
         return "this is a web page, not a model: the download went wrong";
-    if (starts(head, n, "PK\3\4") || starts(head, n, "\x80\2"))
-        return "this looks like a PyTorch checkpoint, which this version does not read: convert it "
-               "to safetensors";
+    if (starts(head, n, "PK\3\4"))
+        return "this is a zip archive, but not one that PyTorch has written";
+    if (starts(head, n, "\x80\2"))
+        return "this is a pickle, but not of PyTorch's form; `cktool scan` says what loading it "
+               "would import";
+    if (n > 262 && memcmp(head + 257, "ustar", 5) == 0)
+        return "this is a tar archive; PyTorch's checkpoints of before 2017 were such, and are not "
+               "read: they cannot be told from attacks";
     return "this is not a checkpoint of a known format";
 }
 

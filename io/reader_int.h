@@ -58,6 +58,7 @@ ck_status ck_reader__pread(const ck_reader *r, const ck_tensor *t, uint64_t begi
 
 extern const ck_format ck_format_safetensors;
 extern const ck_format ck_format_gguf;
+extern const ck_format ck_format_ckpt;
 extern const ck_format ck_format_hdf5;
 extern const ck_format ck_format_sharded;
 extern const ck_format ck_format_diffusers;
