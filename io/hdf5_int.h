@@ -1,7 +1,9 @@
 /* HDF5 files are read through libhdf5, which was not made for hostile files: damaged ones make it
- * crash, loop and allocate without bound. So it runs in a helper, a forked process with limits on
- * memory, time and files, and a crash becomes an error. Reader (hdf5.c) and helper
- * (hdf5_helper.c) talk over a pair of sockets:
+ * crash, loop, write beyond its memory and allocate without bound. So it runs in a helper, a forked
+ * process that can do little but read the file, with limits on memory and time, and a crash becomes
+ * an error. (Under sanitizers the limits on memory and system calls are off.) What such a file can
+ * still do is lie about its own tensors. Reader (hdf5.c) and helper (hdf5_helper.c) talk over a
+ * pair of sockets:
  *
  *   1. the helper lists the file: items up to CK_HDF5_END or CK_HDF5_ERROR;
  *   2. it ends, unless there is a tensor that only libhdf5 can read (chunked, compressed,

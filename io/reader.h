@@ -47,7 +47,8 @@ void ck_reader_close(ck_reader *r); /* NULL is allowed */
 const char *ck_reader_path(const ck_reader *r);
 const char *ck_reader_format(const ck_reader *r); /* "safetensors", ... */
 
-/* Tensors in the order of their data in the file. */
+/* Tensors in the order of their data in the file; HDF5: in the order that the file gives its weights
+ * or, without one, by name. */
 size_t ck_reader_count(const ck_reader *r);
 const ck_tensor *ck_reader_tensor(const ck_reader *r, size_t i);
 
