@@ -56,7 +56,7 @@ typedef struct row {
 enum { BLOCK = 1 << 16, MAX_GROUPS = 64 };
 
 static void add(distance *to, distance d) {
-    if (d.max > to->max || isnan(d.max)) to->max = d.max;
+    if (d.max > to->max || isnan(d.max)) to->max = d.max; /* a NaN stays */
     to->dd += d.dd;
     to->aa += d.aa;
     to->bb += d.bb;
@@ -68,18 +68,25 @@ static void add(distance *to, distance d) {
 static distance strip_distance(const float *a, const float *b, size_t n) {
     enum { LANES = 8 };
     double dd[LANES] = {0}, aa[LANES] = {0}, bb[LANES] = {0}, ab[LANES] = {0}, max[LANES] = {0};
+    double nan[LANES] = {0};
     for (size_t i = 0; i < n; i += LANES)
         for (size_t l = 0; l < LANES; l++) {
-            double x = (double)a[i + l], y = (double)b[i + l], d = fabs(x - y);
-            max[l] = d <= max[l] ? max[l] : d; /* also takes a NaN, and keeps it: see below */
+            double x = (double)a[i + l], y = (double)b[i + l];
+            /* The same infinity or NaN in both is no difference. */
+            bool same = (x == y) | ((x != x) & (y != y)), finite = x - x + (y - y) == 0;
+            double d = same ? 0 : fabs(x - y);
+            max[l] = d > max[l] ? d : max[l];
+            nan[l] = d == d ? nan[l] : 1;
+            x = finite ? x : 0;
+            y = finite ? y : 0;
             dd[l] += d * d;
             aa[l] += x * x;
             bb[l] += y * y;
             ab[l] += x * y;
         }
     distance r = {0};
-    for (size_t l = 0; l < LANES; l++) add(&r, (distance){max[l], dd[l], aa[l], bb[l], ab[l]});
-    if (isnan(r.dd)) r.max = r.dd; /* a NaN among the values that a later one overwrote in max */
+    for (size_t l = 0; l < LANES; l++)
+        add(&r, (distance){nan[l] != 0 ? (double)NAN : max[l], dd[l], aa[l], bb[l], ab[l]});
     return r;
 }
 
