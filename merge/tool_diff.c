@@ -69,7 +69,8 @@ static distance strip_distance(const float *a, const float *b, size_t n) {
     enum { LANES = 8 };
     double dd[LANES] = {0}, aa[LANES] = {0}, bb[LANES] = {0}, ab[LANES] = {0}, max[LANES] = {0};
     double nan[LANES] = {0};
-    for (size_t i = 0; i < n; i += LANES)
+    for (size_t i = 0; i < n; i += LANES) {
+#pragma omp simd
         for (size_t l = 0; l < LANES; l++) {
             double x = (double)a[i + l], y = (double)b[i + l];
             /* The same infinity or NaN in both is no difference. */
@@ -84,6 +85,7 @@ static distance strip_distance(const float *a, const float *b, size_t n) {
             bb[l] += y * y;
             ab[l] += x * y;
         }
+    }
     distance r = {0};
     for (size_t l = 0; l < LANES; l++)
         add(&r, (distance){nan[l] != 0 ? (double)NAN : max[l], dd[l], aa[l], bb[l], ab[l]});
