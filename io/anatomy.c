@@ -319,6 +319,7 @@ ck_status ck_anatomy_of(const ck_reader *r, ck_anatomy *a, ck_error *err) {
             c->part = clip_part(&clip, a);
         }
         if (!c->needed) c->needed = needed_tensors(c);
+        if (a->unusual) c->needed = 0;
     }
     assign_tensors(r, a);
     a->layout = overall_layout(a);

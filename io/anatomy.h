@@ -62,7 +62,8 @@ typedef struct ck_component {
     size_t tensors;
     uint64_t elements, nbytes;
     size_t by_dtype[CK_DTYPE_COUNT]; /* tensors */
-    size_t needed;                   /* tensors that a complete one has at least; 0: not known */
+    size_t needed; /* tensors that a complete one has at least; 0: not known, as in
+                    * models of unusual size */
 } ck_component;
 
 enum { CK_MAX_COMPONENTS = 16, CK_MAX_MARKS = 16 };

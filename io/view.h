@@ -12,7 +12,8 @@
  *
  * Sources are borrowed: they must stay open as long as the view, unless they are handed over with
  * ck_view_own(). A source may itself be a view. Reading is thread-safe and needs no memory.
- * Tensors come in the order in which they were added; their `offset` is their number.
+ * Tensors come in the order in which they were added; their `offset` is their number. A view whose
+ * making failed can only be closed.
  */
 #ifndef CK_VIEW_H
 #define CK_VIEW_H

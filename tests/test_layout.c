@@ -423,6 +423,27 @@ static void test_like_with_more(void **state) {
     ck_reader_close(r);
 }
 
+/* A really trained UNet of another structure: one residual block less in every level, three levels.
+ */
+static void test_real_model(void **state) {
+    (void)state;
+    ck_error err;
+    ck_reader *r;
+    assert_int_equal(ck_reader_open("tests/data/base.safetensors", &r, &err), CK_OK);
+    ck_reader *there = converted(r, CK_LAYOUT_ORIGINAL, CK_UNUSED_DROP, NULL);
+    check_bytes(r, "up_blocks.0.upsamplers.0.conv.weight", 0, there,
+                "output_blocks.1.1.conv.weight");
+    check_bytes(r, "up_blocks.1.upsamplers.0.conv.weight", 0, there,
+                "output_blocks.3.2.conv.weight");
+    check_bytes(r, "down_blocks.2.resnets.0.conv1.weight", 0, there,
+                "input_blocks.5.0.in_layers.2.weight");
+    ck_reader *back = converted(there, CK_LAYOUT_DIFFUSERS, CK_UNUSED_DROP, NULL);
+    check_same(r, back);
+    ck_reader_close(back);
+    ck_reader_close(there);
+    ck_reader_close(r);
+}
+
 static void test_out_of_memory(void **state) {
     (void)state;
     static const char *const names[] = {
@@ -463,6 +484,7 @@ int main(void) {
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_like),
         cmocka_unit_test(test_like_with_more),
+        cmocka_unit_test(test_real_model),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
