@@ -477,7 +477,7 @@ static ck_status read_byte_order(loader *l) {
     if (!e) return CK_OK;
     ck_zip_stream *stream;
     size_t got = 0;
-    CK_TRY(ck_zip_stream_open(l->state->zip, e, &stream, l->err));
+    CK_TRY(ck_zip_stream_open(l->r->fd, l->r->path, e, &stream, l->err));
     ck_status status = ck_zip_stream_read(stream, word, sizeof word - 1, &got, l->err);
     ck_zip_stream_close(stream);
     CK_TRY(status);
@@ -496,7 +496,7 @@ static ck_status read_zip_pickle(loader *l, const ck_zip_entry *e) {
                        l->r->path, e->name, e->packed, e->size);
     ck_zip_stream *stream = NULL;
     char *name = ck_sprintf("%s: %s", l->r->path, e->name);
-    ck_status status = name ? ck_zip_stream_open(l->state->zip, e, &stream, l->err)
+    ck_status status = name ? ck_zip_stream_open(l->r->fd, l->r->path, e, &stream, l->err)
                             : ck_fail_memory(l->err, l->r->path);
     ck_pickle pickle = {.root = NULL};
     ck_pickle_input in = {.read = ck_pickle_read_zip, .context = stream, .name = name};
@@ -648,18 +648,19 @@ static bool probe(const char *path, const unsigned char *head, size_t n, bool is
 
 /* The offset of an entry's content in the temporary file, inflating it first when it is not there.
  */
-static ck_status inflate_entry(checkpoint *c, const ck_zip_entry *e, const char *path,
-                               uint64_t *offset, ck_error *err) {
+static ck_status inflate_entry(const ck_reader *r, const ck_zip_entry *e, uint64_t *offset,
+                               ck_error *err) {
+    checkpoint *c = r->state;
     for (size_t i = 0; i < c->inflated_count; i++)
         if (c->inflated[i].entry == e) {
             *offset = c->inflated[i].offset;
             return CK_OK;
         }
     inflated *all = ck_grow(c->inflated, c->inflated_count, &c->inflated_capacity, sizeof *all);
-    if (!all) return ck_fail_memory(err, path);
+    if (!all) return ck_fail_memory(err, r->path);
     c->inflated = all;
-    if (c->temporary < 0) CK_TRY(ck_zip_temporary(path, &c->temporary, err));
-    CK_TRY(ck_zip_extract(c->zip, e, c->temporary, c->temporary_size, err));
+    if (c->temporary < 0) CK_TRY(ck_zip_temporary(r->path, &c->temporary, err));
+    CK_TRY(ck_zip_extract(r->fd, r->path, e, c->temporary, c->temporary_size, err));
     *offset = c->temporary_size;
     all[c->inflated_count++] = (inflated){e, c->temporary_size};
     c->temporary_size += e->size;
@@ -685,7 +686,7 @@ static ck_status read_checkpoint(const ck_reader *r, const ck_tensor *t, uint64_
     if (p->deflated) {
         uint64_t base = 0;
         pthread_mutex_lock(&c->lock);
-        status = inflate_entry(c, p->deflated, r->path, &base, err);
+        status = inflate_entry(r, p->deflated, &base, err);
         fd = c->temporary;
         pthread_mutex_unlock(&c->lock);
         offset += base;

@@ -359,7 +359,8 @@ const ck_zip_entry *ck_zip_find(const ck_zip *zip, const char *name) {
 /* ---- Content ---- */
 
 struct ck_zip_stream {
-    const ck_zip *zip;
+    int fd;
+    const char *path;
     const ck_zip_entry *entry;
     uint64_t packed_at, at; /* how much has been read from the file, and handed out */
     bool ended;             /* deflate has said so */
@@ -377,17 +378,18 @@ static void release(void *context, void *p) {
     free(p);
 }
 
-ck_status ck_zip_stream_open(const ck_zip *zip, const ck_zip_entry *entry, ck_zip_stream **out,
-                             ck_error *err) {
+ck_status ck_zip_stream_open(int fd, const char *path, const ck_zip_entry *entry,
+                             ck_zip_stream **out, ck_error *err) {
     ck_zip_stream *s = ck_alloc(sizeof *s);
-    if (!s) return ck_fail_memory(err, zip->path);
-    s->zip = zip;
+    if (!s) return ck_fail_memory(err, path);
+    s->fd = fd;
+    s->path = path;
     s->entry = entry;
     s->z.zalloc = allocate;
     s->z.zfree = release;
     if (entry->deflated && inflateInit2(&s->z, -MAX_WBITS) != Z_OK) {
         free(s);
-        return ck_fail_memory(err, zip->path);
+        return ck_fail_memory(err, path);
     }
     *out = s;
     return CK_OK;
@@ -401,8 +403,7 @@ void ck_zip_stream_close(ck_zip_stream *s) {
 
 static ck_status bad_content(const ck_zip_stream *s, const char *what, ck_error *err) {
     return ck_fail(err, CK_INPUT, "%s: zip entry '%s': compressed data at offset %" PRIu64 ": %s",
-                   s->zip->path, s->entry->name, s->entry->offset + s->packed_at - s->z.avail_in,
-                   what);
+                   s->path, s->entry->name, s->entry->offset + s->packed_at - s->z.avail_in, what);
 }
 
 /* Gives inflate its next input and n bytes of room; *got says how much of that it filled. */
@@ -413,15 +414,14 @@ static ck_status inflate_some(ck_zip_stream *s, void *dst, size_t n, size_t *got
     if (s->z.avail_in == 0) {
         uint64_t left = s->entry->packed - s->packed_at;
         size_t more = left < sizeof s->buffer ? (size_t)left : sizeof s->buffer;
-        CK_TRY(ck_pread_all(s->zip->fd, s->buffer, more, s->entry->offset + s->packed_at,
-                            s->zip->path, err));
+        CK_TRY(ck_pread_all(s->fd, s->buffer, more, s->entry->offset + s->packed_at, s->path, err));
         s->packed_at += more;
         s->z.next_in = s->buffer;
         s->z.avail_in = (uInt)more;
     }
     int result = inflate(&s->z, Z_NO_FLUSH);
     *got = room - s->z.avail_out;
-    if (result == Z_MEM_ERROR) return ck_fail_memory(err, s->zip->path);
+    if (result == Z_MEM_ERROR) return ck_fail_memory(err, s->path);
     if (result == Z_BUF_ERROR) return bad_content(s, "ends too early", err);
     if (result != Z_OK && result != Z_STREAM_END) return bad_content(s, "damaged", err);
     s->ended = result == Z_STREAM_END;
@@ -443,7 +443,7 @@ ck_status ck_zip_stream_read(ck_zip_stream *s, void *dst, size_t n, size_t *got,
     if (n > e->size - s->at) n = (size_t)(e->size - s->at);
     *got = n;
     if (!e->deflated) {
-        CK_TRY(ck_pread_all(s->zip->fd, dst, n, e->offset + s->at, s->zip->path, err));
+        CK_TRY(ck_pread_all(s->fd, dst, n, e->offset + s->at, s->path, err));
         s->at += n;
         return CK_OK;
     }
@@ -454,16 +454,16 @@ ck_status ck_zip_stream_read(ck_zip_stream *s, void *dst, size_t n, size_t *got,
     return s->at == e->size ? check_end(s, err) : CK_OK;
 }
 
-ck_status ck_zip_extract(const ck_zip *zip, const ck_zip_entry *entry, int fd, uint64_t offset,
-                         ck_error *err) {
+ck_status ck_zip_extract(int fd, const char *path, const ck_zip_entry *entry, int to,
+                         uint64_t offset, ck_error *err) {
     enum { BLOCK = 64 * 1024 };
     ck_zip_stream *s = NULL;
     char *block = ck_alloc(BLOCK);
     ck_status status =
-        block ? ck_zip_stream_open(zip, entry, &s, err) : ck_fail_memory(err, zip->path);
+        block ? ck_zip_stream_open(fd, path, entry, &s, err) : ck_fail_memory(err, path);
     for (size_t got = 1; status == CK_OK && got > 0; offset += got) {
         status = ck_zip_stream_read(s, block, BLOCK, &got, err);
-        if (status == CK_OK) status = ck_pwrite_all(fd, block, got, offset, zip->path, err);
+        if (status == CK_OK) status = ck_pwrite_all(to, block, got, offset, path, err);
     }
     ck_zip_stream_close(s);
     free(block);

@@ -5,8 +5,8 @@
  *   CK_TRY(ck_zip_open(fd, path, &zip, err));
  *   const ck_zip_entry *e = ck_zip_find(zip, "archive/data.pkl");
  *   if (!e->deflated) ... the bytes lie at e->offset of the file ...
- *   CK_TRY(ck_zip_extract(zip, e, other_fd, 0, err));          or, piece by piece, ck_zip_stream
- *   ck_zip_close(zip);
+ *   CK_TRY(ck_zip_extract(fd, path, e, other_fd, 0, err));          or, piece by piece,
+ * ck_zip_stream ck_zip_close(zip);
  *
  * Sizes come from the central directory alone; local headers (and the data's place behind them) are
  * checked against it. Refused: names that differ between the two, occur twice, are absolute or
@@ -46,20 +46,21 @@ const ck_zip_entry *ck_zip_at(const ck_zip *zip, size_t i);
 /* NULL if there is none. */
 const ck_zip_entry *ck_zip_find(const ck_zip *zip, const char *name);
 
-/* An entry's content from its first byte to its last, in constant memory. Each stream belongs to
- * one thread; several may be open at once. */
+/* An entry's content from its first byte to its last, in constant memory. Of the archive only its
+ * file is needed; fd, path and entry are borrowed. Each stream belongs to one thread; several may
+ * be open at once. */
 typedef struct ck_zip_stream ck_zip_stream;
-ck_status ck_zip_stream_open(const ck_zip *zip, const ck_zip_entry *entry, ck_zip_stream **stream,
-                             ck_error *err);
+ck_status ck_zip_stream_open(int fd, const char *path, const ck_zip_entry *entry,
+                             ck_zip_stream **stream, ck_error *err);
 /* Up to n bytes; *got is less than n only at the end. Content that is shorter or longer than the
  * directory says is CK_INPUT. */
 ck_status ck_zip_stream_read(ck_zip_stream *stream, void *dst, size_t n, size_t *got,
                              ck_error *err);
 void ck_zip_stream_close(ck_zip_stream *stream); /* NULL is allowed */
 
-/* Writes an entry's content to a file, from offset on. */
-ck_status ck_zip_extract(const ck_zip *zip, const ck_zip_entry *entry, int fd, uint64_t offset,
-                         ck_error *err);
+/* Writes an entry's content to another file, from offset on. */
+ck_status ck_zip_extract(int fd, const char *path, const ck_zip_entry *entry, int to,
+                         uint64_t offset, ck_error *err);
 
 /* A file without a name in $TMPDIR (or /tmp), for content that must be inflated before it can be
  * read at any place. It is gone when fd is closed. The error names path, whose content it is for.
