@@ -1,5 +1,6 @@
 /* ckmerge: merges checkpoints, from flags or from a recipe. */
 #include "io/cli.h"
+#include "io/layout.h"
 #include "io/os.h"
 #include "io/reader.h"
 #include "io/writer.h"
@@ -169,7 +170,9 @@ static const ck_command command = {
         "--dtype "
         "says otherwise, their types. Models are read and the result is written block by block: "
         "memory stays below 64 MiB whatever their size. The result is written whole or not at all, "
-        "and may replace one of the models (--force). The same recipe gives the same bytes with "
+        "and may replace one of the models (--force). Models may be of any format that can be "
+        "read, and of "
+        "different layouts: names are mapped to A's. The same recipe gives the same bytes with "
         "any "
         "number of threads on any processor.\n"
         "Arithmetic is f32 with one rounding to the type of the result. Integer tensors are A's, "
@@ -348,12 +351,6 @@ static char *default_output(const ck_recipe *r) {
                       numbers);
 }
 
-static ck_status open_models(const ck_recipe *r, ck_reader **readers, ck_error *err) {
-    for (size_t i = 0; i < r->model_count; i++)
-        CK_TRY(ck_reader_open(r->models[i].path, &readers[i], err));
-    return CK_OK;
-}
-
 static volatile int cancelled;
 
 static void cancel(int signal) {
@@ -419,7 +416,8 @@ static ck_status write_recipe(ck_recipe *r, const ck_run_result *result, ck_erro
 
 typedef struct merge {
     ck_recipe recipe;
-    ck_reader *readers[CK_MAX_MODELS];
+    ck_reader *files[CK_MAX_MODELS];   /* as they were opened */
+    ck_reader *readers[CK_MAX_MODELS]; /* the same, or views in the first model's layout */
     ck_plan *plan;
     ck_arena arena;
     ck_run_result result;
@@ -453,6 +451,48 @@ static void warn_after(merge *m) {
     free(text);
 }
 
+static size_t names_in_common(const ck_reader *a, const ck_reader *b) {
+    size_t n = 0;
+    for (size_t i = 0; i < ck_reader_count(b); i++)
+        n += ck_reader_find(a, ck_reader_tensor(b, i)->name) != NULL;
+    return n;
+}
+
+/* A model whose tensors are named otherwise than A's is read in A's layout, if that brings names
+ * together. */
+static ck_status align(merge *m, size_t i, const ck_reader *a, ck_error *err) {
+    ck_reader *b = m->files[i], *view;
+    size_t before = names_in_common(a, b);
+    if (before == ck_reader_count(b) || before == ck_reader_count(a)) return CK_OK;
+    ck_layout_report report;
+    CK_TRY(ck_layout_like(b, a, &view, &report, err));
+    size_t after = names_in_common(a, view);
+    if (after <= before) {
+        ck_reader_close(view);
+        return CK_OK;
+    }
+    m->readers[i] = view;
+    char *text =
+        ck_sprintf("%s names its tensors otherwise than %s and is read in its layout: %zu "
+                   "names in common instead of %zu, %zu tensors cut or joined",
+                   m->recipe.models[i].path, ck_reader_path(a), after, before, report.converted);
+    if (text) warn(m, ck_arena_strdup(&m->arena, text));
+    free(text);
+    return CK_OK;
+}
+
+static ck_status open_models(merge *m, ck_error *err) {
+    const ck_recipe *r = &m->recipe;
+    for (size_t i = 0; i < r->model_count; i++) {
+        CK_TRY(ck_reader_open(r->models[i].path, &m->files[i], err));
+        m->readers[i] = m->files[i];
+    }
+    size_t primary = ck_recipe_primary(r);
+    for (size_t i = 0; i < r->model_count; i++)
+        if (i != primary) CK_TRY(align(m, i, m->files[primary], err));
+    return CK_OK;
+}
+
 /* What must fail before hours of work, not after. */
 static ck_status check_targets(const merge *m, ck_error *err) {
     if (flags.lock && !flags.write_recipe)
@@ -469,7 +509,7 @@ static ck_status prepare(merge *m, const char *const *paths, size_t count, ck_er
     m->output = flags.output ? ck_strdup(flags.output) : default_output(&m->recipe);
     if (!m->output) return ck_fail_memory(err, "output");
     CK_TRY(check_targets(m, err));
-    CK_TRY(open_models(&m->recipe, m->readers, err));
+    CK_TRY(open_models(m, err));
     if (flags.hash_models) CK_TRY(hash_models(&m->recipe, err));
     CK_TRY(ck_plan_make(&m->recipe, m->readers, &m->plan, err));
     ck_meta *meta;
@@ -519,7 +559,10 @@ static ck_status execute(merge *m, ck_error *err) {
 
 static void release(merge *m) {
     ck_plan_free(m->plan);
-    for (size_t i = 0; i < m->recipe.model_count; i++) ck_reader_close(m->readers[i]);
+    for (size_t i = 0; i < m->recipe.model_count; i++) {
+        if (m->readers[i] != m->files[i]) ck_reader_close(m->readers[i]);
+        ck_reader_close(m->files[i]);
+    }
     ck_recipe_free(&m->recipe);
     ck_arena_free(&m->arena);
     free(m->result.model_sha256);

@@ -97,6 +97,23 @@ static void test_convert_round_trip(void **state) {
     }
 }
 
+/* Merging a model with one in the other layout is the same as merging after converting. */
+static void test_merge_across_layouts(void **state) {
+    (void)state;
+    static const char *const cases[] = {"sd1 file", "sd2 file", "sdxl file", "sd3.5-medium file",
+                                        "flux-dev"};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_model(cases[i], "a");
+        /* Half of a in f32, then rounded: another model, and no NaN turns up in a wrong place. */
+        outcome *o = program_run(
+            f.folder, "ckmerge a a -m linear --weight 0.25,0.25 --normalize off -fqo b && "
+                      "cktool convert b d -fq --layout diffusers && "
+                      "ckmerge a b -fqo one && ckmerge a d -fo two && "
+                      "cktool diff one two");
+        program_expect(o, 0, "identical", "is read in its layout");
+    }
+}
+
 static void test_convert_dtype_and_shards(void **state) {
     (void)state;
     write_model("sd1 unet", "model");
@@ -210,6 +227,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_split_and_join, setup, teardown),
         cmocka_unit_test_setup_teardown(test_convert_round_trip, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_merge_across_layouts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_convert_dtype_and_shards, setup, teardown),
         cmocka_unit_test_setup_teardown(test_swap_vae, setup, teardown),
         cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
