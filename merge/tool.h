@@ -21,6 +21,7 @@ typedef struct ck_tool {
 
 extern const ck_tool ck_tool_ls, ck_tool_inspect, ck_tool_hash, ck_tool_verify, ck_tool_diff;
 extern const ck_tool ck_tool_split, ck_tool_join, ck_tool_swap_vae, ck_tool_prune, ck_tool_convert;
+extern const ck_tool ck_tool_scan;
 
 /* Prints a JSON document and releases it; NULL, or a document that could not be built (ok false),
  * is CK_MEMORY. */
@@ -28,9 +29,6 @@ ck_status ck_tool_print_json(cJSON *json, bool ok, ck_error *err);
 
 /* Appends an empty object to a list; NULL when out of memory. */
 cJSON *ck_tool_add_object(cJSON *list);
-
-/* "[2,3]" to buf. Returns buf. */
-const char *ck_tool_shape(const ck_tensor *t, char *buf, size_t size);
 
 /* A name for the part of a model that a tensor belongs to, by its prefix: "unet", "vae", "text
  * encoder", "ema", or else the name up to its first dot, to buf. Returns it. */

@@ -1,0 +1,89 @@
+/* cktool scan: what would a file import if PyTorch or Python loaded it? */
+#include "io/scan.h"
+#include "merge/tool.h"
+
+#include <inttypes.h>
+
+static bool json;
+
+static const ck_option options[] = {
+    {.name = "json", .type = CK_OPT_FLAG, .value = &json, .help = "as one JSON document"},
+    {0},
+};
+
+static const ck_command command = {
+    .name = "cktool scan",
+    .summary = "list what the pickles of a file would import, and whether that is dangerous",
+    .synopsis = "[--json] FILE...",
+    .details =
+        "A .ckpt, .pt, .pth or .bin file holds a pickle, and loading a pickle can run anything. "
+        "This looks through all pickles of a file without running them, and judges every name they "
+        "import: harmless (known, makes a value and no more), unknown (code that you would have to "
+        "trust), dangerous (can run commands). The exit status is 1 when something is dangerous, "
+        "or when a part of the file could not be looked through.\n"
+        "ckmerge and cktool themselves never run anything that a file says, and refuse files with "
+        "imports that weights do not need.",
+    .options = options,
+    .examples = "$ cktool scan downloaded.ckpt && echo fine",
+    .files = true,
+};
+
+static void print_text(const char *path, const ck_scan *s) {
+    for (size_t i = 0; i < s->import_count; i++) {
+        const ck_scan_import *import = &s->imports[i];
+        printf("%-10s %-48s %s%spickle %" PRIu64 ", offset %" PRIu64 ", %s\n",
+               ck_verdict_name(import->verdict), import->name, import->place,
+               *import->place ? ", " : "", import->pickle, import->offset, import->opcode);
+    }
+    for (size_t i = 0; i < s->problem_count; i++) printf("problem    %s\n", s->problems[i]);
+    const char *judgement = s->worst == CK_DANGEROUS ? "DANGEROUS, do not load it with Python"
+                            : s->problem_count       ? "not to be trusted: not all was understood"
+                            : s->worst == CK_UNKNOWN ? "imports code that you would have to trust"
+                            : s->pickles             ? "harmless"
+                                                     : "no pickles in it";
+    printf("%s: %s (%" PRIu64 " pickles, %zu imports)\n", path, judgement, s->pickles,
+           s->import_count);
+}
+
+static bool add_json(cJSON *files, const char *path, const ck_scan *s) {
+    cJSON *object = ck_tool_add_object(files);
+    bool ok = cJSON_AddStringToObject(object, "path", path) &&
+              cJSON_AddStringToObject(object, "verdict", ck_verdict_name(s->worst)) &&
+              cJSON_AddNumberToObject(object, "pickles", (double)s->pickles);
+    cJSON *imports = cJSON_AddArrayToObject(object, "imports");
+    for (size_t i = 0; ok && i < s->import_count; i++) {
+        const ck_scan_import *import = &s->imports[i];
+        cJSON *row = ck_tool_add_object(imports);
+        ok = cJSON_AddStringToObject(row, "name", import->name) &&
+             cJSON_AddStringToObject(row, "verdict", ck_verdict_name(import->verdict)) &&
+             cJSON_AddStringToObject(row, "place", import->place) &&
+             cJSON_AddNumberToObject(row, "pickle", (double)import->pickle) &&
+             cJSON_AddNumberToObject(row, "offset", (double)import->offset) &&
+             cJSON_AddStringToObject(row, "opcode", import->opcode);
+    }
+    cJSON *problems = cJSON_AddArrayToObject(object, "problems");
+    for (size_t i = 0; ok && i < s->problem_count; i++)
+        ok = cJSON_AddItemToArray(problems, cJSON_CreateString(s->problems[i]));
+    return ok && imports && problems;
+}
+
+static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
+    cJSON *files = json ? cJSON_CreateArray() : NULL;
+    ck_status status = json && !files ? ck_fail_memory(err, "scan") : CK_OK;
+    for (size_t i = 0; i < count && status == CK_OK; i++) {
+        ck_scan s;
+        status = ck_scan_file(operands[i], &s, err);
+        if (status != CK_OK) break;
+        *finding |= s.worst == CK_DANGEROUS || s.problem_count;
+        if (!json)
+            print_text(operands[i], &s);
+        else if (!add_json(files, operands[i], &s))
+            status = ck_fail_memory(err, operands[i]);
+        ck_scan_free(&s);
+    }
+    if (status == CK_OK && json) return ck_tool_print_json(files, true, err);
+    cJSON_Delete(files);
+    return status;
+}
+
+const ck_tool ck_tool_scan = {.command = &command, .min_operands = 1, .run = run};
