@@ -31,7 +31,7 @@ LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c) \
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 # What tests share: fixtures, fault injection, reference implementations.
-TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(TESTS:%=tests/%.c),$(wildcard tests/*.c)))
+TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c,$(wildcard tests/*.c)))
 FUZZERS  := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all

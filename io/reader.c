@@ -107,6 +107,15 @@ const ck_tensor *ck_reader_tensor(const ck_reader *r, size_t i) {
     return &r->tensors[i];
 }
 
+const char *ck_tensor_shape_text(const ck_tensor *t, char *buf, size_t size) {
+    size_t used = (size_t)snprintf(buf, size, "[");
+    for (size_t i = 0; i < t->rank && used < size; i++)
+        used += (size_t)snprintf(buf + used, size - used, "%s%llu", i ? "," : "",
+                                 (unsigned long long)t->shape[i]);
+    if (used < size) snprintf(buf + used, size - used, "]");
+    return buf;
+}
+
 const ck_meta *ck_reader_metadata(const ck_reader *r, size_t *count) {
     *count = r->meta_count;
     return r->meta;

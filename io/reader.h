@@ -47,10 +47,13 @@ void ck_reader_close(ck_reader *r); /* NULL is allowed */
 const char *ck_reader_path(const ck_reader *r);
 const char *ck_reader_format(const ck_reader *r); /* "safetensors", ... */
 
-/* Tensors in the order of their data in the file; HDF5: in the order that the file gives its weights
- * or, without one, by name. */
+/* Tensors in the order of their data in the file; HDF5: in the order that the file gives its
+ * weights or, without one, by name. */
 size_t ck_reader_count(const ck_reader *r);
 const ck_tensor *ck_reader_tensor(const ck_reader *r, size_t i);
+
+/* "[2,3]" to buf (cut off if too small). Returns buf. */
+const char *ck_tensor_shape_text(const ck_tensor *t, char *buf, size_t size);
 
 /* By name, in constant time; NULL if there is none. */
 const ck_tensor *ck_reader_find(const ck_reader *r, const char *name);

@@ -5,6 +5,7 @@
 #include "io/reader.h"
 #include "io/writer.h"
 #include "merge/engine.h"
+#include "merge/model_hash.h"
 #include "merge/provenance.h"
 #include "merge/recipe.h"
 #include "merge/report.h"
@@ -377,7 +378,7 @@ static ck_status hash_models(ck_recipe *r, ck_error *err) {
     for (size_t i = 0; i < r->model_count; i++) {
         char sha256[CK_SHA256_HEX];
         if (r->models[i].sha256) continue;
-        CK_TRY(ck_hash_sha256(r->models[i].path, sha256, keep_hashing, NULL, err));
+        CK_TRY(ck_model_hash(r->models[i].path, sha256, keep_hashing, NULL, err));
         if (!(r->models[i].sha256 = ck_arena_strdup(&r->arena, sha256)))
             return ck_fail_memory(err, r->models[i].path);
     }

@@ -19,6 +19,7 @@
 #include "merge/engine.h"
 #include "io/os.h"
 #include "io/writer.h"
+#include "merge/model_hash.h"
 
 #include <omp.h>
 #include <pthread.h>
@@ -285,7 +286,7 @@ static void hash_model(run *r, size_t model) {
     const char *expected = expected_hash(r->plan->recipe, model);
     char sha256[CK_SHA256_HEX];
     ck_error error;
-    if (ck_hash_sha256(path, sha256, keep_hashing, r, &error) != CK_OK) {
+    if (ck_model_hash(path, sha256, keep_hashing, r, &error) != CK_OK) {
         fail(r, &error);
     } else if (expected && strcmp(expected, sha256) != 0) {
         ck_fail(&error, CK_INPUT,

@@ -55,15 +55,6 @@ static bool inpaint_pair(const ck_tensor *a, const ck_tensor *b) {
            (a->shape[1] == 9 || a->shape[1] == 8) && b->shape[1] == 4;
 }
 
-static const char *shape_text(const ck_tensor *t, char *buf, size_t size) {
-    size_t used = (size_t)snprintf(buf, size, "[");
-    for (size_t i = 0; i < t->rank && used < size; i++)
-        used += (size_t)snprintf(buf + used, size - used, "%s%llu", i ? ", " : "",
-                                 (unsigned long long)t->shape[i]);
-    if (used < size) snprintf(buf + used, size - used, "]");
-    return buf;
-}
-
 static ck_status check_leaf(builder *b, size_t model, const ck_tensor *t, ck_error *err) {
     const ck_tensor *a = b->a;
     const char *path = ck_reader_path(b->plan->readers[model]);
@@ -82,7 +73,8 @@ static ck_status check_leaf(builder *b, size_t model, const ck_tensor *t, ck_err
         err, CK_INPUT,
         "%s: tensor '%s' has shape %s, but %s in the first model; %s, or exclude it with "
         "--rule '%s=exclude'",
-        path, t->name, shape_text(t, theirs, sizeof theirs), shape_text(a, mine, sizeof mine),
+        path, t->name, ck_tensor_shape_text(t, theirs, sizeof theirs),
+        ck_tensor_shape_text(a, mine, sizeof mine),
         inpaint_pair(a, t) || inpaint_pair(t, a)
             ? "to mix a plain model into an inpainting one, give the inpainting one first "
               "and --shape inpaint"

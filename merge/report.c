@@ -14,12 +14,6 @@ static const char *const words[CK_COUNT_COUNT] = {
     [CK_DROPPED] = "dropped",
 };
 
-static void print_shape(const ck_tensor *t, FILE *out) {
-    fputc('[', out);
-    for (size_t i = 0; i < t->rank; i++) fprintf(out, "%s%" PRIu64, i ? "," : "", t->shape[i]);
-    fputc(']', out);
-}
-
 /* "alpha=0.3" of the expression's root where it was applied to this tensor. */
 static void print_values(const ck_plan *plan, const ck_task *task, FILE *out) {
     const ck_node *root = plan->recipe->root;
@@ -48,9 +42,9 @@ void ck_report_plan(const ck_report *report, FILE *out) {
     const ck_plan *plan = report->plan;
     for (size_t i = 0; i < plan->task_count; i++) {
         const ck_task *task = &plan->tasks[i];
-        fprintf(out, "%-12s %-7s ", words[task->outcome], ck_dtype_name(task->out.dtype));
-        print_shape(&task->out, out);
-        fprintf(out, " %s", task->out.name);
+        char shape[128];
+        fprintf(out, "%-12s %-7s %s %s", words[task->outcome], ck_dtype_name(task->out.dtype),
+                ck_tensor_shape_text(&task->out, shape, sizeof shape), task->out.name);
         print_values(plan, task, out);
         if (task->channels) fprintf(out, " first %u input channels", task->channels);
         if (task->rule) fprintf(out, " (rule %s)", task->rule->pattern);

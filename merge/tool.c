@@ -20,15 +20,6 @@ cJSON *ck_tool_add_object(cJSON *list) {
     return NULL;
 }
 
-const char *ck_tool_shape(const ck_tensor *t, char *buf, size_t size) {
-    size_t used = (size_t)snprintf(buf, size, "[");
-    for (size_t i = 0; i < t->rank && used < size; i++)
-        used += (size_t)snprintf(buf + used, size - used, "%s%llu", i ? "," : "",
-                                 (unsigned long long)t->shape[i]);
-    if (used < size) snprintf(buf + used, size - used, "]");
-    return buf;
-}
-
 const char *ck_tool_group(const char *tensor, char *buf, size_t size) {
     static const struct {
         const char *prefix, *group;

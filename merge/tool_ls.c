@@ -28,7 +28,7 @@ static void print_text(const ck_reader *r) {
     uint64_t bytes = 0, elements = 0, by_type[CK_DTYPE_COUNT] = {0};
     for (size_t i = 0; i < ck_reader_count(r); i++) {
         const ck_tensor *t = ck_reader_tensor(r, i);
-        printf("%-8s %-20s %s\n", ck_dtype_name(t->dtype), ck_tool_shape(t, buf, sizeof buf),
+        printf("%-8s %-20s %s\n", ck_dtype_name(t->dtype), ck_tensor_shape_text(t, buf, sizeof buf),
                t->name);
         bytes += t->nbytes;
         elements += t->elements;

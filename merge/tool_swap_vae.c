@@ -67,8 +67,8 @@ static ck_status check(const ck_reader *old, const ck_anatomy *a, size_t vae,
         if (x->rank != y->rank || memcmp(x->shape, y->shape, x->rank * sizeof *x->shape) != 0)
             return ck_fail(err, CK_INPUT,
                            "%s: '%s' has shape %s, in %s it is %s: not a VAE for this model",
-                           vae_path, x->name, ck_tool_shape(y, other, sizeof other),
-                           ck_reader_path(old), ck_tool_shape(x, shape, sizeof shape));
+                           vae_path, x->name, ck_tensor_shape_text(y, other, sizeof other),
+                           ck_reader_path(old), ck_tensor_shape_text(x, shape, sizeof shape));
     }
     return CK_OK;
 }
