@@ -8,10 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Keys of the first model that would be wrong in the result, or that are written anew. */
+/* Keys of the first model that would be wrong in the result, or that are written anew. There is no
+ * new date: the same recipe is to give the same bytes tomorrow. */
 static bool is_stale(const char *key) {
-    return ck_save_is_hash_key(key) || strcmp(key, "ckmerge_recipe") == 0 ||
-           strcmp(key, "sd_merge_recipe") == 0 || strcmp(key, "sd_merge_models") == 0;
+    static const char *const keys[] = {"ckmerge_recipe",  "sd_merge_recipe",
+                                       "sd_merge_models", "modelspec.title",
+                                       "modelspec.date",  "modelspec.merged_from"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (strcmp(keys[i], key) == 0) return true;
+    return ck_save_is_hash_key(key);
 }
 
 static const char *file_name(const char *path) {
@@ -129,6 +134,23 @@ static const char *models_line(const ck_recipe *r, ck_reader *const *readers, co
     return line_of(models, arena);
 }
 
+/* The models' ModelSpec titles, or else their files' names, with this between them; in the arena.
+ * NULL when out of memory. */
+static const char *titles(const ck_recipe *r, ck_reader *const *readers, const char *between,
+                          ck_arena *arena) {
+    char *all = ck_strdup("");
+    for (size_t i = 0; i < r->model_count && all; i++) {
+        const char *title = ck_reader_meta(readers[i], "modelspec.title");
+        char *longer = ck_sprintf("%s%s%s", all, i ? between : "",
+                                  title ? title : file_name(r->models[i].path));
+        free(all);
+        all = longer;
+    }
+    const char *copy = all ? ck_arena_strdup(arena, all) : NULL;
+    free(all);
+    return copy;
+}
+
 ck_status ck_provenance(const ck_recipe *r, ck_reader *const *readers, ck_arena *arena,
                         ck_meta **meta, size_t *count, ck_error *err) {
     identity ids[CK_MAX_MODELS];
@@ -136,14 +158,16 @@ ck_status ck_provenance(const ck_recipe *r, ck_reader *const *readers, ck_arena 
 
     size_t old_count;
     const ck_meta *old = ck_reader_metadata(readers[ck_recipe_primary(r)], &old_count);
-    ck_meta *all = ck_arena_alloc(arena, (old_count + 4) * sizeof *all);
+    ck_meta *all = ck_arena_alloc(arena, (old_count + 6) * sizeof *all);
     char *recipe_text;
     CK_TRY(ck_recipe_text(r, CK_PATH_NAME, NULL, &recipe_text, err));
     const char *recipe = ck_arena_strdup(arena, recipe_text);
     free(recipe_text);
     const char *webui = line_of(webui_recipe(r, ids), arena);
     const char *models = models_line(r, readers, ids, arena);
-    if (!all || !recipe || !webui || !models) return ck_fail_memory(err, "metadata");
+    const char *title = titles(r, readers, " + ", arena), *from = titles(r, readers, ", ", arena);
+    if (!all || !recipe || !webui || !models || !title || !from)
+        return ck_fail_memory(err, "metadata");
 
     size_t n = 0;
     bool format = false;
@@ -154,6 +178,11 @@ ck_status ck_provenance(const ck_recipe *r, ck_reader *const *readers, ck_arena 
     }
     /* Some loaders refuse files that do not name a framework. */
     if (!format) all[n++] = (ck_meta){"format", "pt"};
+    /* ModelSpec is carried on where the first model has it, not made up. */
+    if (ck_reader_meta(readers[ck_recipe_primary(r)], "modelspec.sai_model_spec")) {
+        all[n++] = (ck_meta){"modelspec.title", title};
+        all[n++] = (ck_meta){"modelspec.merged_from", from};
+    }
     all[n++] = (ck_meta){"ckmerge_recipe", recipe};
     all[n++] = (ck_meta){"sd_merge_recipe", webui};
     all[n++] = (ck_meta){"sd_merge_models", models};

@@ -3,7 +3,9 @@
  *   sd_merge_recipe    as the web UIs write it: hashes of the models, method, multiplier
  *   sd_merge_models    for every model and, flattened in, every model those were merged from: name,
  *                      legacy hash, its own sd_merge_recipe
- * The first model's other metadata is carried over, except hashes that are no longer true. A model
+ * The first model's other metadata is carried over (what it predicts, its licence, ...), except
+ * hashes that are no longer true. Where it has ModelSpec keys, title and merged_from are written
+ * anew and the date is left out, as it would make every result differ. A model
  * is named by its SHA-256 where the recipe states it, else by its legacy hash, which is cheap.
  *
  *   ck_meta *meta; size_t count;

@@ -193,6 +193,14 @@ static void test_metadata(void **state) {
     assert_string_equal(author, "me");
     assert_string_equal(format, "pt");
     assert_null(metadata("abc", "modelspec.hash_sha256"));
+    assert_null(metadata("abc", "modelspec.date"));
+    char *title = metadata("abc", "modelspec.title"),
+         *from = metadata("abc", "modelspec.merged_from"),
+         *prediction = metadata("abc", "modelspec.prediction_type");
+    assert_string_equal(title, "Ay + b.safetensors + c.safetensors");
+    assert_string_equal(from, "Ay + b.safetensors, c.safetensors");
+    assert_string_equal(prediction, "v");
+    free(title), free(from), free(prediction);
     cJSON *r = cJSON_Parse(recipe), *m = cJSON_Parse(models);
     assert_string_equal(cJSON_GetObjectItem(r, "interp_method")->valuestring, "Weighted sum");
     assert_true(cJSON_GetObjectItem(r, "multiplier")->valuedouble == 0.5);
