@@ -13,8 +13,8 @@
  * with fused multiply-add, encoding rounds to nearest even, and every NaN that is encoded becomes
  * the one canonical positive quiet NaN of its type.
  *
- * Pointers may have any alignment. Out may equal an input (same start), but must not partly overlap
- * one.
+ * Raw elements may have any alignment. Out may equal an input (same start) whose elements are not
+ * smaller than its own, but must not partly overlap one.
  */
 #ifndef CK_KERNELS_H
 #define CK_KERNELS_H

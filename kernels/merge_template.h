@@ -36,14 +36,18 @@ INLINE vf splat(float x) {
     return x - (vf){0};
 }
 
+INLINE vu all(uint32_t bits) {
+    return (vu){0} + bits;
+}
+
 /* mask ? a : b, mask being all ones or all zeros in each lane. */
 INLINE vu pick(vi mask, vu a, vu b) {
     return (a & (vu)mask) | (b & ~(vu)mask);
 }
 
-#define CANONICAL_NAN 0x7FC00000u
-#define MAGNITUDE     0x7FFFFFFFu
-#define INFINITE      0x7F800000u
+#define CANONICAL_NAN 0x7FC00000
+#define MAGNITUDE     0x7FFFFFFF
+#define INFINITE      0x7F800000
 
 /* ---- From stored types to f32: all exact ---- */
 
@@ -59,14 +63,18 @@ INLINE vf load_f16(const void *p) {
 #ifdef F16_DECODE
     return F16_DECODE(h);
 #else
-    /* Exponent and mantissa move into f32's places; 2^112 corrects the bias, subnormals included.
-     */
+    /* Exponent and mantissa move into f32's places and the bias is corrected. A subnormal counts
+     * units of 2^-24: put under the exponent of 2^-14 it is 2^-14 too large. No float here is
+     * subnormal, so that the result does not depend on a processor mode that flushes those. */
     vu wide = __builtin_convertvector(h, vu);
     vu magnitude = (wide & 0x7FFF) << 13;
-    vf scaled = as_f(magnitude) * 0x1p112f;
-    vi special = magnitude >= (0x7C00u << 13);
-    vu quiet = (vu)(magnitude > (0x7C00u << 13)) & 0x00400000u;
-    return as_f(pick(special, magnitude | INFINITE | quiet, as_u(scaled)) | (wide & 0x8000) << 16);
+    vi above = (vi)magnitude;
+    vu normal = magnitude + (112u << 23);
+    vu tiny = as_u(as_f(magnitude + (113u << 23)) - 0x1p-14f);
+    vu special = magnitude | INFINITE | ((vu)(above > (0x7C00 << 13)) & 0x00400000u);
+    vu bits = pick(above < (0x0400 << 13), tiny, normal);
+    bits = pick(above >= (0x7C00 << 13), special, bits);
+    return as_f(bits | (wide & 0x8000) << 16);
 #endif
 }
 
@@ -91,85 +99,121 @@ INLINE vf load_f8_e4m3(const void *p) {
     vu16 wide = __builtin_convertvector(b, vu16);
     vu16 h = (wide & 0x7F) << 7 | (wide & 0x80) << 8;
     vf x = load_f16(&h) * 256.0f;
-    vi nan = (vi)((as_u(x) & MAGNITUDE) == 0x43F00000u); /* 480, the encoding of NaN */
-    return as_f(pick(nan, (vu){0} + CANONICAL_NAN, as_u(x)));
+    vi nan = (vi)((as_u(x) & MAGNITUDE) == 0x43F00000); /* 480, the encoding of NaN */
+    return as_f(pick(nan, all(CANONICAL_NAN), as_u(x)));
 }
 
 /* ---- From f32 to stored types ---- */
 
 /* Each store counts in *clipped, lane by lane, the finite values that did not fit. */
 
+/* The bits without the sign; as signed numbers, which x86 compares faster than unsigned ones. */
+INLINE vi magnitude_of(vf x) {
+    return (vi)(as_u(x) & MAGNITUDE);
+}
+
+INLINE void count(vu *clipped, vi lost) {
+    *clipped -= (vu)lost; /* all ones is -1 */
+}
+
+/* The low half, or quarter, of each lane. In two steps, because gcc makes scalar code of one. */
+INLINE vu16 narrow16(vu x) {
+    return __builtin_convertvector(x, vu16);
+}
+
+INLINE vu8 narrow8(vu x) {
+    return __builtin_convertvector(narrow16(x), vu8);
+}
+
 INLINE void store_f32(void *p, vf x, vu *clipped) {
     (void)clipped;
-    vu bits = pick(x != x, (vu){0} + CANONICAL_NAN, as_u(x));
+    vu bits = pick(x != x, all(CANONICAL_NAN), as_u(x));
     memcpy(p, &bits, sizeof bits);
 }
 
-/* Adds to *clipped the lanes where a finite x became an infinity. */
-INLINE void count(vu *clipped, vi finite, vi lost) {
-    *clipped += (vu)(finite & lost) & 1u;
-}
-
 INLINE void store_f16(void *p, vf x, vu *clipped) {
-    vu magnitude = as_u(x) & MAGNITUDE;
+    vi magnitude = magnitude_of(x);
     /* 65520 is halfway between the largest f16 and what would follow it; it rounds up. */
-    count(clipped, (vi)(magnitude < INFINITE), (vi)(magnitude >= 0x477FF000u));
-    vi nan = (vi)(magnitude > INFINITE);
+    vi infinite = magnitude >= 0x477FF000;
+    count(clipped, infinite & (magnitude < INFINITE));
+    vi nan = magnitude > INFINITE;
 #ifdef F16_ENCODE
-    vu16 hard = F16_ENCODE(as_f(pick(nan, (vu){0} + CANONICAL_NAN, as_u(x))));
-    memcpy(p, &hard, sizeof hard);
+    vu16 out = F16_ENCODE(as_f(pick(nan, all(CANONICAL_NAN), as_u(x))));
 #else
-    vu sign = as_u(x) >> 16 & 0x8000;
+    vu m = (vu)magnitude;
     /* Normal: rebias, round to nearest even at bit 13. */
-    vu normal = (magnitude + 0xFFF + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
+    vu normal = (m + 0xFFF + (m >> 13 & 1) - (112u << 23)) >> 13;
     /* Below 2^-14: adding 1/2 leaves the mantissa in units of 2^-24, rounded by the adder. */
-    vu tiny = as_u(as_f(magnitude) + 0.5f) - 0x3F000000u;
-    vu h = pick((vi)(magnitude < 0x38800000u), tiny, normal);
-    h = pick((vi)(magnitude >= 0x477FF000u), (vu){0} + 0x7C00u, h);
-    h = pick(nan, (vu){0} + 0x7E00u, h | sign);
-    vu16 out = __builtin_convertvector(h, vu16);
-    memcpy(p, &out, sizeof out);
+    vu tiny = as_u(as_f(m) + 0.5f) - 0x3F000000u;
+    vu code = pick(magnitude < 0x38800000, tiny, normal);
+    code = pick(infinite, all(0x7C00), code);
+    code = pick(nan, all(0x7E00), code | (as_u(x) >> 16 & 0x8000));
+    vu16 out = narrow16(code);
 #endif
+    memcpy(p, &out, sizeof out);
 }
 
 INLINE void store_bf16(void *p, vf x, vu *clipped) {
-    vu bits = as_u(x), magnitude = bits & MAGNITUDE;
-    vu h = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-    count(clipped, (vi)(magnitude < INFINITE), (vi)((h & 0x7FFF) >= 0x7F80u));
-    h = pick((vi)(magnitude > INFINITE), (vu){0} + 0x7FC0u, h);
-    vu16 out = __builtin_convertvector(h, vu16);
+    vu bits = as_u(x);
+    vi magnitude = magnitude_of(x);
+    /* From halfway between the largest bf16 and what would follow it on. */
+    count(clipped, (magnitude >= 0x7F7F8000) & (magnitude < INFINITE));
+    vu code = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    vu16 out = narrow16(pick(magnitude > INFINITE, all(0x7FC0), code));
     memcpy(p, &out, sizeof out);
 }
 
-/* Both f8 types: MANTISSA bits, exponents from MIN_EXP (of the smallest normal), saturating at the
- * code MAX. Values of LOST and above (as f32 bits) round to more than that. */
-#define STORE_F8(NAME, MANTISSA, BIAS, LOST, MAX, NAN_CODE, INF_CODE, INF_IS_LOST)                 \
-    INLINE void NAME(void *p, vf x, vu *clipped) {                                                 \
-        const unsigned shift = 23 - MANTISSA;                                                      \
-        vu magnitude = as_u(x) & MAGNITUDE, sign = as_u(x) >> 24 & 0x80;                           \
-        vu half = (vu){0} + ((1u << (shift - 1)) - 1);                                             \
-        vu normal =                                                                                \
-            (magnitude + half + (magnitude >> shift & 1) - ((127u - BIAS) << 23)) >> shift;        \
-        /* The smallest step is 2^(1-BIAS-MANTISSA); a float of exponent 23 above has that step.   \
-         */                                                                                        \
-        const float magic = (float)(1u << (24 - BIAS - MANTISSA + 15)) * 0x1p-15f;                 \
-        vu tiny = as_u(as_f(magnitude) + magic) - as_u(splat(magic));                              \
-        vu code = pick((vi)(magnitude < ((128u - BIAS) << 23)), tiny, normal);                     \
-        vi infinite = (vi)(magnitude == INFINITE), lost = (vi)(magnitude >= LOST);                 \
-        count(clipped, INF_IS_LOST ? (vi)(magnitude <= INFINITE) : (vi)(magnitude < INFINITE),     \
-              lost);                                                                               \
-        code = pick(lost, (vu){0} + MAX, code);                                                    \
-        code = pick(infinite, (vu){0} + INF_CODE, code);                                           \
-        code = pick((vi)(magnitude > INFINITE), (vu){0} + NAN_CODE, code | sign);                  \
-        vu8 out = __builtin_convertvector(code, vu8);                                              \
-        memcpy(p, &out, sizeof out);                                                               \
-    }
+typedef struct f8_format {
+    int mantissa, bias;
+    int lost; /* bits of the smallest f32 that rounds to more than the largest code */
+    unsigned largest, infinity, nan;
+} f8_format;
 
-/* e4m3 (fn): largest 448 = 0x7E, no infinity; 464, halfway to the 480 that would follow, ties to
- * 448. */
-STORE_F8(store_f8_e4m3, 3, 7, 0x43E80001u, 0x7Eu, 0x7Fu, 0x7Eu, 1)
-/* e5m2: largest 57344 = 0x7B, infinity 0x7C; 61440 is halfway to 65536, and ties to it. */
-STORE_F8(store_f8_e5m2, 2, 15, 0x47700000u, 0x7Bu, 0x7Eu, 0x7Cu, 0)
+INLINE vu8 to_f8(f8_format f, vf x) {
+    vi magnitude = magnitude_of(x);
+    vu m = (vu)magnitude;
+    /* Normal: rebias, round to nearest even at the bit that becomes the lowest. */
+    int shift = 23 - f.mantissa;
+    unsigned half = (1u << (shift - 1)) - 1, rebias = (unsigned)(127 - f.bias) << 23;
+    vu normal = (m + (half - rebias) + (m >> shift & 1)) >> shift;
+    /* Subnormal: the adder rounds to the last place of this power of two, which is the smallest
+     * code's value, 2^(1 - bias - mantissa). */
+    vu power = all((unsigned)(24 - f.bias - f.mantissa + 127) << 23);
+    vu tiny = as_u(as_f(m) + as_f(power)) - power;
+    vu code = pick(magnitude < (128 - f.bias) << 23, tiny, normal);
+    code = pick(magnitude >= f.lost, all(f.largest), code);
+    if (f.infinity != f.largest) code = pick(magnitude == INFINITE, all(f.infinity), code);
+    return narrow8(pick(magnitude > INFINITE, all(f.nan), code | (as_u(x) >> 24 & 0x80)));
+}
+
+/* The largest is 448, there is no infinity; 464, halfway to the 480 that would follow, ties to 448.
+ */
+INLINE void store_f8_e4m3(void *p, vf x, vu *clipped) {
+    const f8_format e4m3 = {.mantissa = 3,
+                            .bias = 7,
+                            .lost = 0x43E80001,
+                            .largest = 0x7E,
+                            .infinity = 0x7E,
+                            .nan = 0x7F};
+    vi magnitude = magnitude_of(x);
+    count(clipped, (magnitude >= e4m3.lost) & (magnitude <= INFINITE));
+    vu8 out = to_f8(e4m3, x);
+    memcpy(p, &out, sizeof out);
+}
+
+/* The largest is 57344; 61440, halfway to the 65536 that would follow, ties to that. */
+INLINE void store_f8_e5m2(void *p, vf x, vu *clipped) {
+    const f8_format e5m2 = {.mantissa = 2,
+                            .bias = 15,
+                            .lost = 0x47700000,
+                            .largest = 0x7B,
+                            .infinity = 0x7C,
+                            .nan = 0x7E};
+    vi magnitude = magnitude_of(x);
+    count(clipped, (magnitude >= e5m2.lost) & (magnitude < INFINITE));
+    vu8 out = to_f8(e5m2, x);
+    memcpy(p, &out, sizeof out);
+}
 
 /* ---- Loops ---- */
 
