@@ -22,6 +22,10 @@ static int os_link(const char *from, const char *to) {
     return linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW);
 }
 
+static int os_rename(const char *from, const char *to, unsigned flags) {
+    return renameat2(AT_FDCWD, from, AT_FDCWD, to, flags);
+}
+
 struct ck_os ck_os = {
     .calloc = calloc,
     .realloc = realloc,
@@ -32,7 +36,7 @@ struct ck_os ck_os = {
     .ftruncate = ftruncate,
     .fsync = fsync,
     .link = os_link,
-    .rename = rename,
+    .rename = os_rename,
 };
 
 void *ck_alloc(size_t n) {

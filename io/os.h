@@ -25,7 +25,7 @@ struct ck_os {
     int (*ftruncate)(int fd, off_t size);
     int (*fsync)(int fd);
     int (*link)(const char *from, const char *to); /* follows /proc/self/fd links */
-    int (*rename)(const char *from, const char *to);
+    int (*rename)(const char *from, const char *to, unsigned flags); /* RENAME_NOREPLACE or 0 */
 };
 extern struct ck_os ck_os;
 

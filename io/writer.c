@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -40,6 +41,8 @@ static ck_status resolve(ck_writer *w, ck_error *err) {
     w->target = real ? real : ck_strdup(w->path);
     if (!w->target) return ck_fail_memory(err, w->path);
     const char *slash = strrchr(w->target, '/');
+    if (!(slash ? slash[1] : *w->target))
+        return ck_fail(err, CK_USAGE, "'%s' names no file", w->path);
     w->directory = !slash               ? ck_strdup(".")
                    : slash == w->target ? ck_strdup("/")
                                         : ck_strndup(w->target, (size_t)(slash - w->target));
@@ -49,50 +52,65 @@ static ck_status resolve(ck_writer *w, ck_error *err) {
 /* Refuses what commit would refuse, before the work. */
 static ck_status check_target(const ck_writer *w, ck_error *err) {
     struct stat st;
-    if (stat(w->target, &st) != 0) return CK_OK;
+    if (lstat(w->target, &st) != 0)
+        return errno == ENOENT ? CK_OK : fail(w, err, "cannot create a file there");
     if (S_ISDIR(st.st_mode)) return ck_fail(err, CK_USAGE, "%s: is a folder", w->path);
+    if (S_ISLNK(st.st_mode))
+        return ck_fail(err, CK_USAGE, "%s: a symbolic link to a file that does not exist", w->path);
     if (!S_ISREG(st.st_mode)) return ck_fail(err, CK_USAGE, "%s: not a regular file", w->path);
     if (!w->replace) return ck_fail(err, CK_USAGE, "%s exists; --force replaces it", w->path);
     return CK_OK;
 }
 
-/* A fresh name beside the target, such as ".model.safetensors.1234-0.tmp". */
+/* A fresh name beside the target, such as ".model.safetensors.5f0c93e1.tmp". Not from the process
+ * id: in containers these repeat, and a killed process may have left its file. */
 static char *temporary_name(const ck_writer *w) {
-    static atomic_uint counter;
+    unsigned random = 0;
+    getrandom(&random, sizeof random, 0);
     const char *slash = strrchr(w->target, '/');
-    return ck_sprintf("%s/.%.200s.%ld-%u.tmp", w->directory, slash ? slash + 1 : w->target,
-                      (long)getpid(), atomic_fetch_add(&counter, 1));
+    return ck_sprintf("%s/.%.200s.%08x.tmp", w->directory, slash ? slash + 1 : w->target, random);
+}
+
+/* False when the file system has no direct I/O. */
+static bool set_direct(ck_writer *w, bool direct) {
+    int flags = fcntl(w->fd, F_GETFL);
+    if (flags < 0) return false;
+    flags = direct ? flags | O_DIRECT : flags & ~O_DIRECT;
+    if (fcntl(w->fd, F_SETFL, flags) != 0) return false;
+    w->direct = direct;
+    return true;
 }
 
 static ck_status open_temporary(ck_writer *w, ck_error *err) {
-    /* Direct I/O needs whole pages; a file of less than one is not worth it. */
-    w->direct = w->size >= CK_PAGE;
-    for (int attempt = w->direct ? 0 : 1; attempt < 2; attempt++) {
-        int direct = attempt == 0 ? O_DIRECT : 0;
-        w->direct = direct != 0;
-        w->fd = ck_os.open(w->directory, O_TMPFILE | O_RDWR | direct, 0666);
-        if (w->fd >= 0) return CK_OK;
-        /* Not every file system has unnamed files, or direct I/O. */
-        if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOENT)
-            return fail(w, err, "cannot create a file there");
-        if (!w->temporary && !(w->temporary = temporary_name(w)))
-            return ck_fail_memory(err, w->path);
-        w->fd = ck_os.open(w->temporary, O_CREAT | O_EXCL | O_RDWR | direct, 0666);
-        if (w->fd >= 0) return CK_OK;
+    w->fd = ck_os.open(w->directory, O_TMPFILE | O_RDWR, 0666);
+    /* Not every file system has unnamed files. */
+    if (w->fd < 0 &&
+        (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL || errno == ENOENT)) {
+        char *name = temporary_name(w);
+        if (!name) return ck_fail_memory(err, w->path);
+        w->fd = ck_os.open(name, O_CREAT | O_EXCL | O_RDWR, 0666);
+        if (w->fd >= 0)
+            w->temporary = name;
+        else
+            free(name);
     }
-    free(w->temporary);
-    w->temporary = NULL;
-    return fail(w, err, "cannot create a file there");
+    if (w->fd < 0) return fail(w, err, "cannot create a file there");
+    /* Direct I/O needs whole pages; a file of less than one is not worth it. */
+    if (w->size >= CK_PAGE) set_direct(w, true);
+    return CK_OK;
 }
 
 static ck_status reserve(ck_writer *w, ck_error *err) {
     struct statvfs fs;
-    if (statvfs(w->directory, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize < w->size)
+    double needed = (double)w->size / 1e9;
+    /* Some network file systems do not know their size and say 0. */
+    if (statvfs(w->directory, &fs) == 0 && fs.f_blocks > 0 &&
+        (uint64_t)fs.f_bavail * fs.f_frsize < w->size)
         return ck_fail(err, CK_IO, "%s: needs %.2f GB, but the disk has only %.2f GB free", w->path,
-                       (double)w->size / 1e9, (double)fs.f_bavail * (double)fs.f_frsize / 1e9);
+                       needed, (double)fs.f_bavail * (double)fs.f_frsize / 1e9);
     if (!w->direct || ck_os.fallocate(w->fd, (off_t)w->size) == 0) return CK_OK;
     if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL) return CK_OK;
-    return fail(w, err, "cannot reserve space for it");
+    return ck_fail_errno(err, "%s: cannot reserve the %.2f GB that it needs", w->path, needed);
 }
 
 ck_status ck_writer_create(const char *path, uint64_t size, bool replace, ck_writer **out,
@@ -113,65 +131,67 @@ ck_status ck_writer_create(const char *path, uint64_t size, bool replace, ck_wri
     return CK_OK;
 }
 
-/* Some file systems accept O_DIRECT and then refuse the write: fall back to the page cache. */
-static bool leave_direct(ck_writer *w) {
-    if (!w->direct) return false;
-    int flags = fcntl(w->fd, F_GETFL);
-    if (flags < 0 || fcntl(w->fd, F_SETFL, flags & ~O_DIRECT) != 0) return false;
-    w->direct = false;
-    return true;
-}
-
 ck_status ck_writer_write(ck_writer *w, uint64_t offset, void *data, size_t n, ck_error *err) {
+    bool direct = w->direct; /* once: another thread may leave direct I/O meanwhile */
     size_t padded = n;
-    if (w->direct && n % CK_PAGE) {
+    if (direct && n % CK_PAGE) {
         padded = (n + CK_PAGE - 1) / CK_PAGE * CK_PAGE;
         memset((char *)data + n, 0, padded - n);
     }
-    bool was_direct = w->direct;
     ck_status status = ck_pwrite_all(w->fd, data, padded, offset, w->path, err);
-    if (status != CK_OK && was_direct && errno == EINVAL && leave_direct(w))
+    /* Some file systems accept O_DIRECT and then refuse the write: fall back to the page cache. */
+    if (status != CK_OK && direct && errno == EINVAL && set_direct(w, false))
         status = ck_pwrite_all(w->fd, data, n, offset, w->path, err);
     return status;
 }
 
 ck_status ck_writer_patch(ck_writer *w, uint64_t offset, const void *data, size_t n,
                           ck_error *err) {
-    leave_direct(w);
+    if (w->direct) set_direct(w, false);
     return ck_pwrite_all(w->fd, data, n, offset, w->path, err);
 }
 
-/* Gives the file a name of its own beside the target, from which it can be renamed. */
-static ck_status name_temporary(ck_writer *w, ck_error *err) {
-    if (w->temporary) return CK_OK;
-    char link[64];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", w->fd);
-    w->temporary = temporary_name(w);
-    if (!w->temporary) return ck_fail_memory(err, w->path);
-    if (ck_os.link(link, w->temporary) == 0) return CK_OK;
+/* One more name for the file. */
+static bool link_file(const ck_writer *w, const char *name) {
+    char unnamed[64];
+    snprintf(unnamed, sizeof unnamed, "/proc/self/fd/%d", w->fd);
+    return ck_os.link(w->temporary ? w->temporary : unnamed, name) == 0;
+}
+
+static bool rename_temporary(ck_writer *w, unsigned flags) {
+    if (ck_os.rename(w->temporary, w->target, flags) != 0) return false;
     free(w->temporary);
     w->temporary = NULL;
+    return true;
+}
+
+/* The finished file appears under its name in one step, where nothing may be. */
+static ck_status publish_new(ck_writer *w, ck_error *err) {
+    bool done = link_file(w, w->target);
+    /* File systems without links, such as exFAT. Others do not know RENAME_NOREPLACE. */
+    if (!done && w->temporary && (errno == EPERM || errno == EOPNOTSUPP))
+        done = rename_temporary(w, RENAME_NOREPLACE);
+    if (done) return CK_OK;
+    if (errno == EEXIST) return ck_fail(err, CK_USAGE, "%s exists; --force replaces it", w->path);
     return fail(w, err, "cannot name the finished file");
 }
 
-/* The finished file appears under its name in one step. */
-static ck_status publish(ck_writer *w, ck_error *err) {
-    if (!w->replace) {
-        char link[64];
-        snprintf(link, sizeof link, "/proc/self/fd/%d", w->fd);
-        if (ck_os.link(w->temporary ? w->temporary : link, w->target) == 0) return CK_OK;
-        if (errno == EEXIST)
-            return ck_fail(err, CK_USAGE, "%s exists; --force replaces it", w->path);
-        return fail(w, err, "cannot name the finished file");
-    }
+/* The same where an old file may be; the new one takes over its permissions. */
+static ck_status publish_over(ck_writer *w, ck_error *err) {
     struct stat old;
     if (stat(w->target, &old) == 0) fchmod(w->fd, old.st_mode & 07777);
-    CK_TRY(name_temporary(w, err));
-    if (ck_os.rename(w->temporary, w->target) != 0)
-        return fail(w, err, "cannot put the finished file in place");
-    free(w->temporary);
-    w->temporary = NULL;
-    return CK_OK;
+    if (!w->temporary) {
+        /* Only a file with a name can be renamed. */
+        char *name = temporary_name(w);
+        if (!name) return ck_fail_memory(err, w->path);
+        if (!link_file(w, name)) {
+            free(name);
+            return fail(w, err, "cannot name the finished file");
+        }
+        w->temporary = name;
+    }
+    if (rename_temporary(w, 0)) return CK_OK;
+    return fail(w, err, "cannot put the finished file in place");
 }
 
 /* Makes the new name itself durable. */
@@ -191,7 +211,7 @@ ck_status ck_writer_commit(ck_writer *w, ck_error *err) {
     /* The last block was padded to a whole page. */
     if (ck_os.ftruncate(w->fd, (off_t)w->size) != 0) status = fail(w, err, "cannot set its size");
     if (status == CK_OK && ck_os.fsync(w->fd) != 0) status = fail(w, err, "sync to disk");
-    if (status == CK_OK) status = publish(w, err);
+    if (status == CK_OK) status = w->replace ? publish_over(w, err) : publish_new(w, err);
     if (status == CK_OK) status = sync_directory(w, err);
     ck_writer_abort(w);
     return status;

@@ -23,7 +23,9 @@
 typedef struct ck_writer ck_writer;
 
 /* Starts a file of size bytes. An existing path is refused (CK_USAGE, saying --force) unless
- * replace is set; it is not touched before commit. Not enough disk space is CK_IO. */
+ * replace is set; it is not touched before commit, and its permissions stay. Where path is a
+ * symbolic link, the file that it leads to is meant. Folders, devices and links to nothing are
+ * CK_USAGE, not enough disk space is CK_IO. */
 ck_status ck_writer_create(const char *path, uint64_t size, bool replace, ck_writer **w,
                            ck_error *err);
 
@@ -37,7 +39,8 @@ ck_status ck_writer_write(ck_writer *w, uint64_t offset, void *data, size_t n, c
 ck_status ck_writer_patch(ck_writer *w, uint64_t offset, const void *data, size_t n, ck_error *err);
 
 /* Makes the file durable, then visible under its name. Releases w in any case; on failure nothing
- * is left and a file that was to be replaced is as it was. */
+ * is left and a file that was to be replaced is as it was. One failure comes later: when the folder
+ * cannot be synced, the message says "written, but ...", and the whole file is in place. */
 ck_status ck_writer_commit(ck_writer *w, ck_error *err);
 
 /* Drops everything. Releases w; NULL is allowed. */

@@ -68,8 +68,8 @@ static int faulty_link(const char *from, const char *to) {
     return fails(FAULT_LINK) ? -1 : real.link(from, to);
 }
 
-static int faulty_rename(const char *from, const char *to) {
-    return fails(FAULT_RENAME) ? -1 : real.rename(from, to);
+static int faulty_rename(const char *from, const char *to, unsigned flags) {
+    return fails(FAULT_RENAME) ? -1 : real.rename(from, to, flags);
 }
 
 void fault_first(fault_kind k, int error) {
