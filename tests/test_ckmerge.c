@@ -11,6 +11,11 @@
 
 static fixture f;
 
+static const char metadata_of_a[] =
+    "{\"author\":\"me\",\"modelspec.hash_sha256\":\"0x1\",\"modelspec.sai_model_spec\":\"1.0.1\","
+    "\"modelspec.title\":\"Ay\",\"modelspec.date\":\"2024-01-01\",\"modelspec.prediction_type\":"
+    "\"v\"}";
+
 /* a, b, c: one float tensor of 1, 2, 4 everywhere, and one of integers; a has metadata. */
 static int setup(void **state) {
     (void)state;
@@ -24,9 +29,7 @@ static int setup(void **state) {
             {.name = "unet.w", .dtype = CK_F32, .shape = {10, 100}, .rank = 2, .data = values[m]},
             {.name = "vae.w", .dtype = CK_F32, .shape = {5}, .rank = 1, .data = values[m]},
             {.name = "ids", .dtype = CK_I32, .shape = {2}, .rank = 1, .data = ids}};
-        fixture_safetensors(&f, names[m], t, 3,
-                            m == 0 ? "{\"author\":\"me\",\"modelspec.hash_sha256\":\"0x1\"}"
-                                   : NULL);
+        fixture_safetensors(&f, names[m], t, 3, m == 0 ? metadata_of_a : NULL);
     }
     return 0;
 }
