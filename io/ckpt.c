@@ -346,7 +346,7 @@ static ck_status parse_tensor(loader *l, const tensor_call *call, const node *ke
     storage_id id;
     if (a->count < 4 || a->items[0]->kind != CK_PICKLE_PERSISTENT ||
         !parse_storage_id(a->items[0], &id))
-        return fail_tensor(l, a, "not a storage");
+        return fail_tensor(l, a, "its storage is not described as PyTorch does");
     if (a->items[1]->kind != CK_PICKLE_INT || a->items[1]->integer < 0)
         return fail_tensor(l, a, "a bad offset in the storage");
     uint64_t first = (uint64_t)a->items[1]->integer, *shape, *strides;
@@ -502,6 +502,10 @@ static ck_status read_zip_pickle(loader *l, const ck_zip_entry *e) {
     ck_pickle_input in = {.read = ck_pickle_read_zip, .context = stream, .name = name};
     if (status == CK_OK) status = load(&in, true, &pickle, l->err);
     if (status == CK_OK) status = add_tensors(l, pickle.root);
+    /* To the end, where it turns out whether the compressed data are whole. */
+    char rest[512];
+    for (size_t got = 1; status == CK_OK && got > 0;)
+        status = ck_zip_stream_read(stream, rest, sizeof rest, &got, l->err);
     ck_pickle_free(&pickle);
     ck_zip_stream_close(stream);
     free(name);

@@ -59,7 +59,7 @@ typedef struct ck_pickle_node {
 /* Where pickles come from: a sequence of bytes. Zeroed but for the first three members; may be used
  * for several pickles, one behind the other. */
 typedef struct ck_pickle_input {
-    /* Up to n bytes to dst; *got is less than n only at the end. */
+    /* Up to n bytes to dst; *got is 0 only at the end. */
     ck_status (*read)(void *context, void *dst, size_t n, size_t *got, ck_error *err);
     void *context;
     const char *name; /* for messages: the file, and what in it */

@@ -37,8 +37,8 @@ static const char *resemblance(const unsigned char *head, size_t n) {
         return "this is a pickle, but not of PyTorch's form; `cktool scan` says what loading it "
                "would import";
     if (n > 262 && memcmp(head + 257, "ustar", 5) == 0)
-        return "this is a tar archive; PyTorch's checkpoints of before 2017 were such, and are not "
-               "read: they cannot be told from attacks";
+        return "this is a tar archive; PyTorch's checkpoints of before 2017 were such, which are "
+               "not read";
     return "this is not a checkpoint of a known format";
 }
 

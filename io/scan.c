@@ -207,6 +207,18 @@ static ck_status scan_headers(scanner *s) {
     return status;
 }
 
+/* Whether there is something like a zip archive's end record at the file's end. */
+static ck_status ends_as_zip(scanner *s, bool *yes) {
+    enum { MAX_END = 22 + 65535 };
+    size_t n = s->size < MAX_END ? (size_t)s->size : MAX_END;
+    unsigned char *tail = ck_alloc(n);
+    if (!tail) return ck_fail_memory(s->err, s->path);
+    ck_status status = ck_pread_all(s->fd, tail, n, s->size - n, s->path, s->err);
+    *yes = status == CK_OK && memmem(tail, n, "PK\5\6", 4);
+    free(tail);
+    return status;
+}
+
 /* Containers of other kinds, in which pickles might lie that are not found. */
 static const char *other_archive(const unsigned char *head, size_t n) {
     static const struct {
@@ -248,18 +260,17 @@ static ck_status scan_open_file(scanner *s) {
                 archive);
         return add_problem(s, s->err->message);
     }
-    /* Also a zip archive behind something else is one to those who look at its end first. */
+    /* What ends as a zip archive is one to those who look at the end first. */
     ck_zip *zip = NULL;
-    bool starts_as_zip = n >= 4 && memcmp(head, "PK\3\4", 4) == 0;
-    ck_status status = ck_zip_open(s->fd, s->path, &zip, s->err);
-    if (status == CK_OK) {
+    bool starts_as_zip = n >= 4 && memcmp(head, "PK\3\4", 4) == 0, is_zip = starts_as_zip;
+    if (!is_zip) CK_TRY(ends_as_zip(s, &is_zip));
+    ck_status status = is_zip ? ck_zip_open(s->fd, s->path, &zip, s->err) : CK_OK;
+    if (status == CK_INPUT) {
+        status = starts_as_zip ? note(s, status) : CK_OK;
+        if (status == CK_OK) status = scan_headers(s);
+    } else if (status == CK_OK && is_zip) {
         status = scan_zip(s, zip);
         ck_zip_close(zip);
-    } else if (status == CK_INPUT && starts_as_zip) {
-        status = note(s, status);
-        if (status == CK_OK) status = scan_headers(s);
-    } else if (status == CK_INPUT) {
-        status = CK_OK;
     }
     if (status != CK_OK || starts_as_zip) return status;
     uint64_t used = 0;

@@ -52,8 +52,8 @@ const ck_zip_entry *ck_zip_find(const ck_zip *zip, const char *name);
 typedef struct ck_zip_stream ck_zip_stream;
 ck_status ck_zip_stream_open(int fd, const char *path, const ck_zip_entry *entry,
                              ck_zip_stream **stream, ck_error *err);
-/* Up to n bytes; *got is less than n only at the end. Content that is shorter or longer than the
- * directory says is CK_INPUT. */
+/* Up to n bytes; *got is 0 only at the end. Content that is damaged, or is shorter or longer than
+ * the directory says, is CK_INPUT, but only after all that came before has been handed out. */
 ck_status ck_zip_stream_read(ck_zip_stream *stream, void *dst, size_t n, size_t *got,
                              ck_error *err);
 void ck_zip_stream_close(ck_zip_stream *stream); /* NULL is allowed */

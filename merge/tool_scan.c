@@ -41,7 +41,7 @@ static void print_text(const char *path, const ck_scan *s) {
                             : s->worst == CK_UNKNOWN ? "imports code that you would have to trust"
                             : s->pickles             ? "harmless"
                                                      : "no pickles in it";
-    printf("%s: %s (%" PRIu64 " pickles, %zu imports)\n", path, judgement, s->pickles,
+    printf("%s: %s; pickles: %" PRIu64 ", imports: %zu\n", path, judgement, s->pickles,
            s->import_count);
 }
 
