@@ -56,6 +56,41 @@ static void test_data_section(void **state) {
     assert_string_equal(h.autov3, of_abc);
 }
 
+/* The data begins in the third block of reading. */
+static void test_long_header(void **state) {
+    (void)state;
+    enum { HEADER = 0x200005 };
+    static char header[HEADER + 1];
+    memset(header, ' ', HEADER);
+    header[0] = '{';
+    header[HEADER - 1] = '}';
+    ck_file_hashes h;
+    ck_error err;
+    const char *path = fixture_raw_safetensors(&folder, "long", header, "abc", 3);
+    assert_int_equal(ck_hash_file(path, &h, NULL, NULL, &err), CK_OK);
+    assert_string_equal(h.autov3, of_abc);
+}
+
+/* No header of the length that the first 8 bytes say. */
+static void test_not_safetensors(void **state) {
+    (void)state;
+    const struct {
+        const char *bytes;
+        size_t n;
+    } files[] = {{"\2\0\0\0\0\0\0\0", 8}, /* ends before the header */
+                 {"\3\0\0\0\0\0\0\0{}", 10},
+                 {"\2\0\0\0\0\0\0\0[]", 10},
+                 {"\377\377\377\377\377\377\377\377{}", 10}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        ck_file_hashes h;
+        ck_error err;
+        const char *path = fixture_file(&folder, "not", files[i].bytes, files[i].n);
+        assert_int_equal(ck_hash_file(path, &h, NULL, NULL, &err), CK_OK);
+        assert_string_equal(h.autov3, "");
+        assert_int_equal(strlen(h.sha256), 64);
+    }
+}
+
 /* The legacy hash covers [1 MiB, 1 MiB + 64 KiB), or what there is of it. */
 static void test_legacy_range(void **state) {
     (void)state;
@@ -116,6 +151,7 @@ static void test_faults(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_small_files),  cmocka_unit_test(test_data_section),
+        cmocka_unit_test(test_long_header),  cmocka_unit_test(test_not_safetensors),
         cmocka_unit_test(test_legacy_range), cmocka_unit_test(test_stopping),
         cmocka_unit_test(test_faults),
     };
