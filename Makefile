@@ -89,7 +89,7 @@ asan:
 # libgomp is not instrumented, so that ThreadSanitizer cannot see its barriers: clang's runtime
 # tells it about them (libarcher).
 tsan:
-	@TSAN_OPTIONS="ignore_noninstrumented_modules=1 suppressions=tests/tsan.supp" \
+	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
 	    $(MAKE) --no-print-directory check CC=clang \
 	    BUILD=$(BUILD)/tsan OPT=-O1 CFLAGS="-g -fno-omit-frame-pointer -fsanitize=thread" \
 	    TESTS="test_engine test_progress"
