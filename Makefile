@@ -18,8 +18,9 @@ ALL_CFLAGS := $(WARN) $(OPT) $(CFLAGS) -fopenmp -ffp-contract=off -D_GNU_SOURCE 
               -D_FILE_OFFSET_BITS=64 -I. -MMD -MP
 LIBS := -lcjson -lcrypto -lz -lm
 
-# HDF5 is optional: without it, .h5 files are refused with a word.
-HDF5 := $(shell pkg-config --exists hdf5 2>/dev/null && echo yes)
+# HDF5 is optional: without it, .h5 files are refused with a word. `make HDF5=no` leaves it out.
+HDF5 ?= $(shell pkg-config --exists hdf5 2>/dev/null && echo yes)
+HDF5 := $(HDF5)
 ifeq ($(HDF5),yes)
 ALL_CFLAGS += -DCK_HAVE_HDF5 $(shell pkg-config --cflags hdf5)
 LIBS += $(shell pkg-config --libs hdf5)
@@ -57,15 +58,27 @@ $(PROGRAMS:%=$(BUILD)/%): $(BUILD)/%: $(BUILD)/merge/%.o $(BUILD)/libck.a
 $(TESTS:%=$(BUILD)/tests/%): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
+# What the programs are made with.
+version = $(shell pkg-config --modversion $(1) 2>/dev/null)
+needed = $(or $(call version,$(1)),MISSING: `make deps` installs it)
 .PHONY: found
 found:
-	@echo "compiler $(CC); OpenMP, cJSON, OpenSSL, zlib needed; HDF5 $(if $(HDF5),found,not found: .h5 files cannot be read)"
+	@echo '  compiler   $(CC) $(shell $(CC) -dumpversion 2>/dev/null), $(OPT)'
+	@echo '  cJSON      $(call needed,libcjson)'
+	@echo '  OpenSSL    $(call needed,libcrypto)'
+	@echo '  zlib       $(call needed,zlib)'
+	@echo '  HDF5       $(if $(filter yes,$(HDF5)),$(call version,hdf5),without it: .h5 files cannot be read)'
+	@echo '  build in   $(BUILD)/'
 
 # ---- Packages ----
 
-.PHONY: deps
+.PHONY: deps deps-clang deps-valgrind
 deps:
 	@tests/deps.sh
+deps-clang:
+	@tests/deps.sh clang libclang-rt-dev libomp-dev
+deps-valgrind:
+	@tests/deps.sh valgrind
 
 # ---- Tests ----
 
@@ -80,30 +93,30 @@ check: programs-and-tests
 	@CK_BUILD=$(BUILD) tests/run.sh $(TESTS:%=$(BUILD)/tests/%)
 
 # The same tests under sanitizers and valgrind, each in a build folder of its own.
-SANITIZE := -fno-omit-frame-pointer -fno-sanitize-recover=all
+SANITIZE := -g -fno-omit-frame-pointer -fno-sanitize-recover=all
 .PHONY: asan tsan valgrind
-asan:
+asan: deps
 	@ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(MAKE) --no-print-directory check \
-	    BUILD=$(BUILD)/asan OPT=-O1 CFLAGS="-g $(SANITIZE) -fsanitize=address,undefined"
+	    BUILD=$(BUILD)/asan OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=address,undefined"
 
-# libgomp is not instrumented, so that ThreadSanitizer cannot see its barriers: clang's runtime
-# tells it about them (libarcher).
-tsan:
-	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
-	    $(MAKE) --no-print-directory check CC=clang \
-	    BUILD=$(BUILD)/tsan OPT=-O1 CFLAGS="-g -fno-omit-frame-pointer -fsanitize=thread" \
-	    TESTS="test_engine test_progress"
+# gcc's OpenMP runtime synchronises in ways that ThreadSanitizer cannot see, and every parallel
+# region would look like a race. clang's tells it (through libarcher, which loads itself) and is
+# otherwise to be ignored.
+tsan: deps deps-clang
+	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(MAKE) --no-print-directory check CC=clang \
+	    BUILD=$(BUILD)/tsan OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=thread"
 
-valgrind: programs-and-tests
-	@CK_BUILD=$(BUILD) CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full" CK_ISA=avx2 \
-	    tests/run.sh $(TESTS:%=$(BUILD)/tests/%)
+# (valgrind knows no AVX-512.)
+valgrind: deps deps-valgrind
+	@CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full" CK_ISA=avx2 \
+	    $(MAKE) --no-print-directory check
 
 # libFuzzer targets, each for a while on its corpus; a crash is a failure.
 FUZZ_SECONDS ?= 20
 .PHONY: fuzz
-fuzz:
+fuzz: deps deps-clang
 	@$(MAKE) --no-print-directory fuzzers CC=clang BUILD=$(BUILD)/fuzz OPT=-O1 \
-	    CFLAGS="-g $(SANITIZE) -fsanitize=address,undefined,fuzzer-no-link"
+	    CFLAGS="$(SANITIZE) -fsanitize=address,undefined,fuzzer-no-link"
 	@BUILD=$(BUILD)/fuzz SECONDS_EACH=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZERS)
 
 .PHONY: fuzzers
@@ -121,7 +134,7 @@ $(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure: $(BUILD)/%: $(BUILD)/test
     $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
-# Against the Python libraries, where $(PYTHON) has them.
+# Against the Python libraries, those that $(PYTHON) has.
 interop: all
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/interop/run.sh
 
@@ -145,7 +158,7 @@ install: all
 	    $(BUILD)/$$p --completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$p && \
 	    $(BUILD)/$$p --completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$p.fish \
 	    || exit 1; done
-	install -m 644 recipes/*.json recipes/README.md $(DESTDIR)$(PREFIX)/share/ckmerge/recipes
+	install -m 644 recipes/* $(DESTDIR)$(PREFIX)/share/ckmerge/recipes
 
 uninstall:
 	for p in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/$$p \
@@ -173,7 +186,9 @@ help:
 	@echo "make fuzz       fuzz every parser for FUZZ_SECONDS ($(FUZZ_SECONDS)) each"
 	@echo "make interop    against the Python libraries (PYTHON=...)"
 	@echo "make install    programs, manual pages, completion; PREFIX=$(PREFIX) DESTDIR="
+	@echo "make uninstall clean format"
+	@echo "Variables: BUILD=$(BUILD) CC=$(CC) OPT=$(OPT) CFLAGS=$(CFLAGS) HDF5=$(HDF5)"
 
 .SECONDARY:
--include $(LIB_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(PROGRAMS:%=$(BUILD)/merge/%.d) \
-         $(TESTS:%=$(BUILD)/tests/%.d)
+-include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels io merge merge/methods tests \
+                                                           tests/bench tests/fuzz)))
