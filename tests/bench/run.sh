@@ -24,7 +24,7 @@ one() {
     local name=$1; shift
     rm -f "$DIR/out"
     sync
-    warm "$A" "$B" "$C"
+    warm "$A" "$B" "$C" $([ -s "$DIR/b.ckpt" ] && echo "$DIR/b.ckpt")
     "$measure" "$@" >> "$DIR/result.$name" 2>"$DIR/log" || { echo "$name failed:"; tail -3 "$DIR/log"; return; }
     rm -f "$DIR/out"
 }
@@ -54,11 +54,13 @@ for dtype in $DTYPES; do
         [ -s "$m" ] || "$BUILD/make_layout" "sd1 file" "$dtype" $seed "$m"
         seed=$((seed + 1))
     done
+    has torch && "$PYTHON" -c "import torch, safetensors.torch as s; torch.save({'state_dict': s.load_file('$B')}, '$DIR/b.ckpt')"
     for round in $(seq "$ROUNDS"); do
         one copy sh -c "cat '$B' > /dev/null; cp '$A' '$DIR/out'"
         one copysync sh -c "cat '$B' > /dev/null; cp '$A' '$DIR/out'; sync '$DIR/out'"
         one ckmerge "$BUILD/ckmerge" "$A" "$B" --alpha 0.3 -o "$DIR/out" -q
         one adddiff "$BUILD/ckmerge" "$A" "$B" "$C" -m add-difference -o "$DIR/out" -q
+        [ -s "$DIR/b.ckpt" ] && one ckpt "$BUILD/ckmerge" "$A" "$DIR/b.ckpt" --alpha 0.3 -o "$DIR/out" -q
         one lock "$BUILD/ckmerge" "$A" "$B" --alpha 0.3 -o "$DIR/out" -q -f --write-recipe "$DIR/r.json" --lock
         if [ $((round % 3)) = 1 ]; then
             has torch && one torch "$PYTHON" tests/bench/torch_lazy.py "$A" "$B" 0.3 "$DIR/out"
@@ -71,11 +73,12 @@ for dtype in $DTYPES; do
     report copysync "the same, and wait for the disk (sync)"
     report ckmerge "ckmerge A B --alpha 0.3"
     report adddiff "ckmerge A B C -m add-difference"
+    report ckpt "ckmerge A B.ckpt (the same B, by torch.save)"
     report lock "ckmerge A B --lock (three sha256)"
     report torch "torch + safetensors, lazy, one tensor a time"
     report mecha "sd-mecha"
     read -r reading writing < <("$BUILD/limits" "$A" "$B" "$DIR/out" "$threads")
-    rm -f "$DIR/out" "$DIR/r.json"
+    rm -f "$DIR/out" "$DIR/r.json" "$DIR/b.ckpt"
     echo "limits here: $reading s to read both models from the page cache with $threads threads,"
     echo "             $writing s to write one with direct I/O. ckmerge does both at once, and its"
     echo "             arithmetic beside them; cp writes into the page cache, and a disk that is slower"
