@@ -1,15 +1,16 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Runs test programs one after the other; all run even if one fails. CK_RUNNER may put a program
 # such as valgrind in front.
-set -u
-failed=""
+set -uo pipefail
+failed="" log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 for t in "$@"; do
     echo "== ${t##*/}"
     # shellcheck disable=SC2086
-    ${CK_RUNNER:-} "$t" 2>&1 || failed="$failed ${t##*/}"
+    ${CK_RUNNER:-} "$t" 2>&1 | tee -a "$log" || failed="$failed ${t##*/}"
 done
-if [ -n "$failed" ]; then
-    echo "FAILED:$failed"
-    exit 1
-fi
-echo "all $# test programs passed"
+awk -v programs=$# '$2 == "PASSED" {passed += $4} $2 == "SKIPPED" && $5 ~ /^test/ {skipped += $4}
+    END {printf "%d tests in %d programs passed, %d skipped\n", passed, programs, skipped}' "$log"
+[ -z "$failed" ] && exit 0
+echo "FAILED:$failed"
+exit 1
