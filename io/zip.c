@@ -460,8 +460,8 @@ ck_status ck_zip_stream_read(ck_zip_stream *s, void *dst, size_t n, size_t *got,
         s->at += some;
     }
     *got = done;
-    /* The next call meets the same error. */
-    return done > 0 ? CK_OK : status;
+    /* The next call meets the same damage. */
+    return done > 0 && status == CK_INPUT ? CK_OK : status;
 }
 
 ck_status ck_zip_extract(int fd, const char *path, const ck_zip_entry *entry, int to,
