@@ -165,7 +165,7 @@ static node *top(const machine *m) {
 static ck_status pop_mark(machine *m, node ***values, size_t *count) {
     if (m->mark_count == 0) return fail(m, "no mark on the stack");
     size_t base = m->marks[--m->mark_count];
-    *values = m->stack + base;
+    *values = m->stack ? m->stack + base : NULL;
     *count = m->depth - base;
     m->depth = base;
     return CK_OK;

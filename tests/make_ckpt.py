@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the checkpoints in tests/data/ckpt/: small ones made by hand, most of them hostile.
+"""Writes the checkpoints in tests/data/ckpt/: small ones made by hand, most of them hostile. Some go
+to tests/fuzz/corpus/ as well, as seeds.
 
     python3 tests/make_ckpt.py          from the root of the tree; needs nothing but Python
 
@@ -13,12 +14,21 @@ import struct
 import zlib
 
 FOLDER = "tests/data/ckpt/"
+ZIP_SEEDS = "tests/fuzz/corpus/zip/"
+PICKLE_SEEDS = "tests/fuzz/corpus/pickle/"
 VALUES = struct.pack("<4f", 1, 2, 3, 4)  # of every storage '0'
 
 
-def write(name, data):
-    with open(FOLDER + name + ".ckpt", "wb") as f:
+def save(path, data):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as f:
         f.write(data)
+
+
+def write(name, data):
+    save(FOLDER + name + ".ckpt", data)
+    if len(data) < 1000 and name.startswith(("good", "old_good", "old_view", "zip_inflate")):
+        save(ZIP_SEEDS + name, data)
 
 
 # ---- Pickles ----
@@ -136,6 +146,8 @@ def archive(pickle=MODEL, values=VALUES, **options):
 
 def model(name, body, **options):
     """A file whose pickle has this body."""
+    if name.startswith(("good", "run", "tensor_v3")) and len(body) < 1000:
+        save(PICKLE_SEEDS + name, pickled(body))
     write(name, archive(pickled(body), **options).end())
 
 

@@ -264,6 +264,7 @@ static const struct refusal {
     BAD("N\x86.", "opcode TUPLE2 at offset 1: not enough values"),
     BAD("NN(\x85.", "opcode TUPLE1 at offset 3: not enough values"),
     BAD("t.", "opcode TUPLE at offset 0: no mark"),
+    BAD("(t\x86.", "opcode TUPLE2 at offset 2: not enough values"),
     BAD("1.", "opcode POP_MARK at offset 0: no mark"),
     BAD("0.", "opcode POP at offset 0: not enough values"),
     BAD("2.", "opcode DUP at offset 0: not enough values"),
