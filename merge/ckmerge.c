@@ -23,7 +23,7 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 static struct {
     const char *output, *recipe, *method, *weight, *normalize, *write_recipe, *dtype;
-    const char *missing, *extra, *shape;
+    const char *missing, *extra, *shape, *base;
     double alpha;
     uint64_t threads, seed;
     bool alpha_given, seed_given;
@@ -53,6 +53,11 @@ static const ck_option options[] = {
      .type = CK_OPT_TEXT,
      .value = &flags.weight,
      .help = "one weight for each model (linear)"},
+    {.name = "base",
+     .argument = "MODEL",
+     .type = CK_OPT_TEXT,
+     .value = &flags.base,
+     .help = "the model that the others were trained from (task-arithmetic): counts as the first"},
     {.name = "normalize",
      .argument = "on|off",
      .type = CK_OPT_CHOICE,
@@ -255,8 +260,9 @@ static ck_status choose_method(size_t models, const ck_method **method, ck_error
                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 }
 
-/* Models are called a, b, c, ... as in formulas; after z: m27, m28, ... */
+/* Models are called a, b, c, ... as in formulas; after z: m27, m28, ... A base comes first. */
 static ck_status add_models(ck_recipe *r, const char *const *paths, size_t count, ck_error *err) {
+    if (flags.base) CK_TRY(ck_recipe_add_model(r, "base", flags.base, NULL, err));
     for (size_t i = 0; i < count; i++) {
         char name[8];
         snprintf(name, sizeof name, i < 26 ? "%c" : "m%d", i < 26 ? 'a' + (int)i : (int)i + 1);
@@ -267,16 +273,21 @@ static ck_status add_models(ck_recipe *r, const char *const *paths, size_t count
 
 static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_t count,
                                    ck_error *err) {
-    if (count < 2)
+    size_t total = count + (flags.base != NULL);
+    if (total < 2)
         return ck_fail(err, CK_USAGE,
                        "give at least two models, or --recipe FILE; `ckmerge --help` has examples");
     const ck_method *method = NULL;
-    CK_TRY(choose_method(count, &method, err));
+    CK_TRY(choose_method(total, &method, err));
+    if (flags.base && !method->has_base)
+        return ck_fail(err, CK_USAGE,
+                       "method %s has no base; give it all models in the order of its formula: %s",
+                       method->name, method->formula);
     CK_TRY(add_models(r, paths, count, err));
     ck_node *inputs[CK_MAX_MODELS];
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < total; i++)
         if (!(inputs[i] = ck_recipe_model_node(r, i))) return ck_fail_memory(err, "recipe");
-    CK_TRY(ck_recipe_apply(r, method, inputs, count, &r->root, err));
+    CK_TRY(ck_recipe_apply(r, method, inputs, total, &r->root, err));
     if (flags.alpha_given) CK_TRY(ck_recipe_set(r, r->root, "alpha", &flags.alpha, 1, err));
     if (flags.weight) {
         double items[CK_MAX_MODELS];
@@ -302,10 +313,11 @@ static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t coun
             return ck_fail(err, CK_USAGE, "--recipe names its models itself: '%s' is too much",
                            paths[0]);
         if (flags.method || flags.weight || flags.normalize || flags.alpha_given ||
-            flags.rules.count)
-            return ck_fail(err, CK_USAGE,
-                           "--method, --alpha, --weight, --normalize and --rule do not go with "
-                           "--recipe: edit the recipe, or give it variables and use --set");
+            flags.rules.count || flags.base)
+            return ck_fail(
+                err, CK_USAGE,
+                "--method, --base, --alpha, --weight, --normalize and --rule do not go with "
+                "--recipe: edit the recipe, or give it variables and use --set");
         CK_TRY(ck_recipe_load(flags.recipe, flags.set.items, flags.set.count, r, err));
     }
     if (flags.dtype) r->dtype = ck_recipe_dtype(flags.dtype);

@@ -25,7 +25,7 @@ typedef struct ck_parameter {
     const char *name;
     const char *help;
     double fallback; /* when not given; a list then has this number for every input */
-    bool list;
+    bool list;       /* one number for each input, but for a base */
 } ck_parameter;
 
 enum { CK_MAX_PARAMETERS = 8 };
@@ -37,6 +37,9 @@ typedef struct ck_method {
     const char *doc;     /* source of the formula, where implementations differ, exact cases */
     size_t min_inputs, max_inputs;                  /* max_inputs 0: no limit */
     ck_parameter parameters[CK_MAX_PARAMETERS + 1]; /* ends with a zeroed row */
+
+    /* The first input is the base that the others were made from; it has no number in lists. */
+    bool has_base;
 
     /* What an input other than the first means when a tensor is missing in it: false, the result
      * is the first input; true, the first input stands in for the missing one. */
@@ -60,6 +63,9 @@ extern const ck_method *const ck_methods[];
 
 /* By name; NULL if there is none. */
 const ck_method *ck_method_find(const char *name);
+
+/* How many numbers a list parameter has for so many inputs. */
+size_t ck_method_list_length(const ck_method *m, size_t inputs);
 
 /* The position of a parameter, or -1. */
 int ck_method_parameter(const ck_method *m, const char *name);

@@ -3,12 +3,24 @@
 
 #include <string.h>
 
-extern const ck_method ck_weighted_sum, ck_add_difference, ck_linear;
+extern const ck_method ck_weighted_sum, ck_add_difference, ck_linear, ck_n_average, ck_triple_sum,
+    ck_sum_twice, ck_train_difference, ck_similarity, ck_task_arithmetic, ck_weighted_subtraction,
+    ck_near_swap, ck_clamp, ck_scale;
 
 const ck_method *const ck_methods[] = {
     &ck_weighted_sum,
     &ck_add_difference,
     &ck_linear,
+    &ck_n_average,
+    &ck_triple_sum,
+    &ck_sum_twice,
+    &ck_train_difference,
+    &ck_similarity,
+    &ck_task_arithmetic,
+    &ck_weighted_subtraction,
+    &ck_near_swap,
+    &ck_clamp,
+    &ck_scale,
     NULL,
 };
 
@@ -23,6 +35,10 @@ const ck_method *ck_method_find(const char *name) {
     for (size_t i = 0; ck_methods[i]; i++)
         if (same_name(ck_methods[i]->name, name)) return ck_methods[i];
     return NULL;
+}
+
+size_t ck_method_list_length(const ck_method *m, size_t inputs) {
+    return m->has_base ? inputs - 1 : inputs;
 }
 
 int ck_method_parameter(const ck_method *m, const char *name) {

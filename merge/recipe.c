@@ -73,7 +73,7 @@ ck_status ck_recipe_apply(ck_recipe *r, const ck_method *method, ck_node *const 
                       .input_count = count,
                       .values = values};
     for (size_t p = 0; p < parameters; p++) {
-        size_t items = method->parameters[p].list ? count : 1;
+        size_t items = method->parameters[p].list ? ck_method_list_length(method, count) : 1;
         double *numbers = ck_arena_alloc(&r->arena, items * sizeof *numbers);
         if (!numbers) return ck_fail_memory(err, method->name);
         for (size_t i = 0; i < items; i++) numbers[i] = method->parameters[p].fallback;
@@ -86,7 +86,7 @@ ck_status ck_recipe_apply(ck_recipe *r, const ck_method *method, ck_node *const 
 ck_status ck_recipe_value(ck_recipe *r, const ck_node *node, size_t parameter, const double *items,
                           size_t count, ck_value *value, ck_error *err) {
     const ck_parameter *p = &node->method->parameters[parameter];
-    size_t wanted = p->list ? node->input_count : 1;
+    size_t wanted = p->list ? ck_method_list_length(node->method, node->input_count) : 1;
     if (count != wanted)
         return ck_fail(err, CK_USAGE, "%s of %s takes %zu number%s (%s), %zu given", p->name,
                        node->method->name, wanted, wanted == 1 ? "" : "s", p->help, count);

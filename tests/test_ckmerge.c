@@ -75,6 +75,11 @@ static void test_names(void **state) {
                                          "--normalize off -o p -q"),
                    0, "", NULL);
     assert_true(first_value("p", "unet.w") == 5.0f);
+    program_expect(program_run(f.folder,
+                               "ckmerge b.safetensors c.safetensors --base a.safetensors -m "
+                               "task-arithmetic --weight 0.5,2 -o t -q"),
+                   0, "", NULL);
+    assert_true(first_value("t", "unet.w") == 7.5f);
 }
 
 static void test_usage(void **state) {
@@ -100,6 +105,9 @@ static void test_usage(void **state) {
         {"ckmerge a.safetensors b.safetensors -o a.safetensors", "a.safetensors exists; --force"},
         {"ckmerge --recipe r.json a.safetensors", "names its models itself"},
         {"ckmerge --recipe r.json --alpha 1", "do not go with --recipe"},
+        {"ckmerge a.safetensors b.safetensors --base c.safetensors", "3 models need --method"},
+        {"ckmerge a.safetensors b.safetensors --base c.safetensors -m linear",
+         "linear has no base"},
         {"ckmerge help nothing", "there is no method"},
         {"CK_ISA=none ckmerge a.safetensors b.safetensors", "CK_ISA='none'"},
     };

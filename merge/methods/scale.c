@@ -1,0 +1,28 @@
+/* A model times a number. */
+#include "merge/method.h"
+
+static int same_as(const ck_value *v, size_t inputs) {
+    (void)inputs;
+    return v[0].items[0] == 1 ? 0 : -1;
+}
+
+static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
+                  float *out, size_t n) {
+    (void)inputs;
+    k->scale(out, in[0], (float)v[0].items[0], n);
+}
+
+extern const ck_method ck_scale;
+const ck_method ck_scale = {
+    .name = "scale",
+    .title = "Scale",
+    .formula = "scale A",
+    .doc =
+        "With scale 1 (the default) A as it is, which together with rules passes parts of models "
+        "through. For use inside expressions.",
+    .min_inputs = 1,
+    .max_inputs = 1,
+    .parameters = {{.name = "scale", .fallback = 1, .help = "the factor"}},
+    .same_as = same_as,
+    .block = block,
+};

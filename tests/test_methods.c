@@ -1,0 +1,161 @@
+/* Every merge method against its formula in double, and what makes it exact. */
+#include "merge/method.h"
+#include "tests/check.h"
+#include "tests/fixture.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { N = 513, INPUTS = 4 };
+
+static float data[INPUTS][N], out[N];
+static const float *const inputs[INPUTS] = {data[0], data[1], data[2], data[3]};
+
+static int setup(void **state) {
+    (void)state;
+    uint64_t seed = 9;
+    for (int m = 0; m < INPUTS; m++)
+        for (int i = 0; i < N; i++) data[m][i] = fixture_random_float(&seed);
+    /* Where models agree, vanish, and are opposite. */
+    for (int m = 0; m < INPUTS; m++) data[m][0] = 0.3f, data[m][1] = 0, data[m][2] = m % 2 ? 1 : -1;
+    return 0;
+}
+
+/* Runs a method with these parameter values (numbers of a list follow one another). */
+static void run(const char *name, size_t count, const double *numbers) {
+    const ck_method *m = ck_method_find(name);
+    assert_non_null(m);
+    ck_value values[CK_MAX_PARAMETERS];
+    for (size_t p = 0; m->parameters[p].name; p++) {
+        values[p].items = numbers;
+        values[p].count = m->parameters[p].list ? ck_method_list_length(m, count) : 1;
+        numbers += values[p].count;
+    }
+    memset(out, 0x99, sizeof out);
+    m->block(ck_kernels_best(), values, inputs, count, out, N);
+}
+
+#define A (double)data[0][i]
+#define B (double)data[1][i]
+#define C (double)data[2][i]
+#define D (double)data[3][i]
+
+/* Runs a method and compares with a formula over A, B, C, D; f32 may round every step. */
+#define CHECK(name, count, formula, ...)                                                           \
+    do {                                                                                           \
+        run(name, count, (const double[]){__VA_ARGS__});                                           \
+        for (int i = 0; i < N; i++) {                                                              \
+            double want = formula;                                                                 \
+            if (!(fabs((double)out[i] - want) <= 2e-6 * (1 + fabs(want))))                         \
+                fail_msg("%s, element %d: %.9g, want %.9g", name, i, (double)out[i], want);        \
+        }                                                                                          \
+    } while (0)
+
+static double clamp01(double x) {
+    return x < 0 ? 0 : x > 1 ? 1 : x;
+}
+
+static double train_share(double a, double b, double c) {
+    double both = fabs(b - c) + fabs(b - a);
+    return both == 0 ? 0 : fabs(b - a) / both;
+}
+
+static double alike(double a, double b) {
+    double larger = fmax(fabs(a), fabs(b));
+    return larger == 0 ? 1 : (a * b / (larger * larger) + 1) / 2;
+}
+
+static void test_formulas(void **state) {
+    (void)state;
+    CHECK("weighted-sum", 2, 0.7 * A + 0.3 * B, 0.3);
+    CHECK("weighted-sum", 2, 0.2 * A + 0.8 * B, 0.8);
+    CHECK("weighted_sum", 2, -0.5 * A + 1.5 * B, 1.5);
+    CHECK("add-difference", 3, A + 0.7 * (B - C), 0.7);
+    CHECK("linear", 3, (A + 2 * B + 5 * C) / 8, 1, 2, 5, 1);
+    CHECK("linear", 3, A + 2 * B - 5 * C, 1, 2, -5, 0);
+    CHECK("n-average", 4, (A + B + C + D) / 4, 0);
+    CHECK("triple-sum", 3, 0.5 * A + 0.3 * B + 0.2 * C, 0.3, 0.2);
+    CHECK("sum-twice", 3, 0.8 * (0.7 * A + 0.3 * B) + 0.2 * C, 0.3, 0.2);
+    CHECK("weighted-subtraction", 2, (A - 0.15 * B) / 0.85, 0.3, 0.5);
+    CHECK("train-difference", 3, A + 1.8 * 0.7 * train_share(A, B, C) * (B - C), 0.7);
+    CHECK("similarity", 3,
+          (1 - 0.9 * alike(A, B)) * (A + 0.4 * (B - C)) + 0.9 * alike(A, B) * (0.8 * A + 0.2 * B),
+          0.4, 0.9);
+    CHECK("near-swap", 2, A + clamp01(0.3 / fmax(fabs(A - B), 1e-6)) * (B - A), 0.3);
+    CHECK("clamp", 3, fmin(fmax(A, fmin(B, C)), fmax(B, C)), 0);
+    CHECK("clamp", 4, fmin(fmax(A, fmin(fmin(B, C), D)), fmax(fmax(B, C), D)), 0);
+    CHECK("scale", 1, -2.5 * A, -2.5);
+    CHECK("task-arithmetic", 3, A + 0.5 * (2 * (B - A) + 3 * (C - A)), 2, 3, 0.5, 0);
+    CHECK("task-arithmetic", 3, A + 0.5 * (2 * (B - A) + 3 * (C - A)) / 5, 2, 3, 0.5, 1);
+}
+
+/* What the documentation says is exact: where all models agree. */
+static void test_agreement_is_exact(void **state) {
+    (void)state;
+    static const double numbers[] = {0.3, 0.3, 0.3, 0.3, 0.3};
+    static const char *const names[] = {"weighted-sum",  "n-average", "sum-twice",
+                                        "near-swap",     "clamp",     "train-difference",
+                                        "add-difference"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t count = ck_method_find(names[i])->min_inputs;
+        run(names[i], count, numbers);
+        if (out[0] != 0.3f || out[1] != 0) fail_msg("%s: %a", names[i], (double)out[0]);
+    }
+}
+
+/* same_as speaks only of what the formula gives. */
+static void test_same_as(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        double numbers[4];
+        int same;
+    } cases[] = {
+        {"weighted-sum", {0}, 0},     {"weighted-sum", {1}, 1},
+        {"weighted-sum", {0.5}, -1},  {"add-difference", {0}, 0},
+        {"add-difference", {1}, -1},  {"triple-sum", {0, 0}, 0},
+        {"triple-sum", {1, 0}, 1},    {"triple-sum", {0, 1}, 2},
+        {"triple-sum", {0.5, 0}, -1}, {"sum-twice", {0.5, 1}, 2},
+        {"sum-twice", {0, 0}, 0},     {"sum-twice", {1, 0}, 1},
+        {"sum-twice", {0.5, 0}, -1},  {"weighted-subtraction", {0, 1}, 0},
+        {"train-difference", {0}, 0}, {"scale", {1}, 0},
+        {"scale", {2}, -1},           {"linear", {0, 2, 1}, 1},
+        {"linear", {0, 2, 0}, -1},    {"linear", {1, 1, 1}, -1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const ck_method *m = ck_method_find(cases[i].name);
+        ck_value values[CK_MAX_PARAMETERS];
+        const double *next = cases[i].numbers;
+        for (size_t p = 0; m->parameters[p].name; p++) {
+            values[p].items = next;
+            values[p].count = m->parameters[p].list ? 2 : 1;
+            next += values[p].count;
+        }
+        size_t count = m->min_inputs < 2 && m->max_inputs != 1 ? 2 : m->min_inputs;
+        assert_int_equal(m->same_as(values, count), cases[i].same);
+    }
+}
+
+/* Every method has what its users are shown, and a name of its own. */
+static void test_table(void **state) {
+    (void)state;
+    for (size_t i = 0; ck_methods[i]; i++) {
+        const ck_method *m = ck_methods[i];
+        assert_true(m->name && m->title && m->formula && m->doc && m->block && m->min_inputs > 0);
+        assert_ptr_equal(ck_method_find(m->name), m);
+        for (size_t p = 0; m->parameters[p].name; p++)
+            assert_int_equal(ck_method_parameter(m, m->parameters[p].name), p);
+    }
+    assert_null(ck_method_find("average"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_formulas),
+        cmocka_unit_test(test_agreement_is_exact),
+        cmocka_unit_test(test_same_as),
+        cmocka_unit_test(test_table),
+    };
+    return cmocka_run_group_tests(tests, setup, NULL);
+}
