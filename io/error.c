@@ -1,16 +1,11 @@
 /* Messages for error.h. */
 #include "io/error.h"
+#include "io/utf8.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-/* Messages quote names from files, which must not reach a terminal as control sequences. */
-static void make_printable(char *s) {
-    for (; *s; s++)
-        if ((unsigned char)*s < 0x20 || *s == 0x7F) *s = '?';
-}
 
 ck_status ck_fail(ck_error *err, ck_status status, const char *format, ...) {
     va_list args;
@@ -18,7 +13,7 @@ ck_status ck_fail(ck_error *err, ck_status status, const char *format, ...) {
     err->status = status;
     vsnprintf(err->message, sizeof err->message, format, args);
     va_end(args);
-    make_printable(err->message);
+    ck_make_printable(err->message);
     return status;
 }
 
@@ -31,7 +26,7 @@ ck_status ck_fail_errno(ck_error *err, const char *format, ...) {
     va_end(args);
     size_t used = strlen(err->message);
     snprintf(err->message + used, sizeof err->message - used, ": %s", strerror(cause));
-    make_printable(err->message);
+    ck_make_printable(err->message);
     return CK_IO;
 }
 

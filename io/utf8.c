@@ -1,6 +1,7 @@
 /* A walk over lead and continuation bytes for utf8.h. */
 #include "io/utf8.h"
 
+#include <stdio.h>
 #include <string.h>
 
 size_t ck_utf8_check(const unsigned char *s, size_t n) {
@@ -51,4 +52,22 @@ size_t ck_utf8_encode(uint32_t c, char out[4]) {
     for (size_t i = n - 1; i > 0; i--, c >>= 6) out[i] = (char)(0x80 | (c & 0x3F));
     out[0] = (char)(leads[n] | c);
     return n;
+}
+
+void ck_make_printable(char *text) {
+    for (unsigned char *s = (unsigned char *)text; *s; s++) {
+        if (*s < 0x20 || *s == 0x7F) *s = '?';
+        /* U+0080 to U+009F are control characters, too. */
+        if (s[0] == 0xC2 && s[1] >= 0x80 && s[1] <= 0x9F) s[0] = s[1] = '?';
+    }
+}
+
+const char *ck_printable(char *buf, size_t size, const char *text) {
+    if ((size_t)snprintf(buf, size, "%s", text) >= size) {
+        size_t end = size - sizeof "...";
+        while (end > 0 && ((unsigned char)buf[end] & 0xC0) == 0x80) end--;
+        strcpy(buf + end, "...");
+    }
+    ck_make_printable(buf);
+    return buf;
 }

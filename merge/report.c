@@ -1,6 +1,7 @@
 /* Text and JSON for report.h. */
 #include "merge/report.h"
 #include "io/json.h"
+#include "io/utf8.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -42,9 +43,10 @@ void ck_report_plan(const ck_report *report, FILE *out) {
     const ck_plan *plan = report->plan;
     for (size_t i = 0; i < plan->task_count; i++) {
         const ck_task *task = &plan->tasks[i];
-        char shape[128];
+        char shape[128], name[1024];
         fprintf(out, "%-12s %-7s %s %s", words[task->outcome], ck_dtype_name(task->out.dtype),
-                ck_tensor_shape_text(&task->out, shape, sizeof shape), task->out.name);
+                ck_tensor_shape_text(&task->out, shape, sizeof shape),
+                ck_printable(name, sizeof name, task->out.name));
         print_values(plan, task, out);
         if (task->channels) fprintf(out, " first %u input channels", task->channels);
         if (task->rule) fprintf(out, " (rule %s)", task->rule->pattern);
