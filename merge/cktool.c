@@ -28,6 +28,30 @@ static int unknown_command(const ck_program *program, const char *word) {
     return 2;
 }
 
+static ck_status run_on_file(const ck_tool *tool, const char *path, cJSON *files, bool *finding,
+                             ck_error *err) {
+    cJSON *object = files ? ck_tool_add_object(files) : NULL;
+    if (files && !cJSON_AddStringToObject(object, "path", path)) return ck_fail_memory(err, path);
+    ck_status status = tool->run_file(path, object, finding, err);
+    if (status != CK_INPUT && status != CK_IO) return status;
+    *finding = true;
+    fprintf(stderr, "%s: %s\n", tool->command->name, err->message);
+    if (files && !cJSON_AddStringToObject(object, "error", err->message))
+        return ck_fail_memory(err, path);
+    return CK_OK;
+}
+
+static ck_status run_on_files(const ck_tool *tool, const char *const *paths, size_t count,
+                              bool *finding, ck_error *err) {
+    cJSON *files = *tool->json ? cJSON_CreateArray() : NULL;
+    ck_status status = *tool->json && !files ? ck_fail_memory(err, "report") : CK_OK;
+    for (size_t i = 0; i < count && status == CK_OK; i++)
+        status = run_on_file(tool, paths[i], files, finding, err);
+    if (status == CK_OK && files) return ck_tool_print_json(files, true, err);
+    cJSON_Delete(files);
+    return status;
+}
+
 static ck_status run_tool(const ck_tool *tool, int argc, char **argv, bool *finding,
                           ck_error *err) {
     const char **operands;
@@ -39,9 +63,11 @@ static ck_status run_tool(const ck_tool *tool, int argc, char **argv, bool *find
                          count == 1 ? "" : "s", tool->command->name,
                          (int)strcspn(tool->command->synopsis, "\n"), tool->command->synopsis);
     else
-        status = tool->run(operands, count, finding, err);
+        status = tool->run ? tool->run(operands, count, err)
+                           : run_on_files(tool, operands, count, finding, err);
     free(operands);
-    if (status == CK_OK && fflush(stdout) != 0) status = ck_fail_errno(err, "standard output");
+    if (status == CK_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        status = ck_fail_errno(err, "standard output");
     return status;
 }
 

@@ -1,8 +1,8 @@
 /* The commands of cktool: one file and one row in cktool.c each.
  *
- * A command has its table for the command line and a function that does the work with the operands
- * that are left; options have been stored where the table says. The function prints its report to
- * standard output; an error comes back as a status and is printed by main.
+ * A command has its table for the command line and a function that does the work; options have been
+ * stored where the table says. The function prints its report to standard output; an error comes
+ * back as a status and is printed by main.
  */
 #ifndef CK_TOOL_H
 #define CK_TOOL_H
@@ -15,8 +15,13 @@
 typedef struct ck_tool {
     const ck_command *command;
     size_t min_operands, max_operands; /* max_operands 0: any number */
-    /* A report may end badly without an error (NaN in a file): *finding then makes the exit 1. */
-    ck_status (*run)(const char *const *operands, size_t count, bool *finding, ck_error *err);
+    /* With all operands at once. */
+    ck_status (*run)(const char *const *operands, size_t count, ck_error *err);
+    /* Or with each of them, being files: a bad one does not keep the others from their turn. object
+     * is NULL, or in a JSON report this file's, which has its "path". A report may end badly
+     * without an error (NaN in a file): *finding then makes the exit 1. */
+    ck_status (*run_file)(const char *path, cJSON *object, bool *finding, ck_error *err);
+    const bool *json; /* for run_file: whether the report is to be JSON */
 } ck_tool;
 
 extern const ck_tool ck_tool_ls, ck_tool_inspect, ck_tool_hash, ck_tool_verify, ck_tool_diff;

@@ -1,5 +1,6 @@
 /* cktool convert: a checkpoint of any format as safetensors, in another layout or type. */
 #include "io/layout.h"
+#include "io/utf8.h"
 #include "merge/parts.h"
 #include "merge/tool.h"
 
@@ -72,16 +73,17 @@ static ck_status convert(ck_reader *in, const char *path, uint64_t shard, ck_err
     ck_layout target = strcmp(layout, "diffusers") == 0 ? CK_LAYOUT_DIFFUSERS : CK_LAYOUT_ORIGINAL;
     CK_TRY(ck_layout_convert(in, target, drop_unused ? CK_UNUSED_DROP : CK_UNUSED_KEEP, &view,
                              &report, err));
+    char name[1024];
     if (report.dropped && !output.quiet && !output.json)
         printf("%zu tensors left out, '%s' the first of them\n", report.dropped,
-               report.first_dropped);
+               ck_printable(name, sizeof name, report.first_dropped));
     ck_status status = ck_parts_write(view, path, &output, shard, err);
     ck_reader_close(view);
     return status;
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
-    (void)count, (void)finding;
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
     uint64_t shard = 0;
     if (shard_size) CK_TRY(parse_size(shard_size, &shard, err));
     ck_reader *in;

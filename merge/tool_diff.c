@@ -1,6 +1,7 @@
 /* cktool diff: how far two models are apart, tensor by tensor and part by part. */
 #include "io/os.h"
 #include "io/progress.h"
+#include "io/utf8.h"
 #include "kernels/kernels.h"
 #include "merge/tool.h"
 
@@ -33,8 +34,8 @@ static const ck_command command = {
         "For every part of the model (unet, vae, text encoder, ...) and for all of it: how many "
         "tensors are equal, the largest difference of two values, the length of the "
         "difference over the length of A, and the cosine of the angle between A and B. Values "
-        "are compared as f32, so the types may differ. The exit status is 0 also when the "
-        "models differ.",
+        "are compared as f32, so the types may differ. What is NaN in both, or the same "
+        "infinity, is equal. The exit status is 0 also when the models differ.",
     .options = options,
     .examples = "$ cktool diff base.safetensors tuned.safetensors\n"
                 "  which parts were trained?",
@@ -149,10 +150,14 @@ static ck_status compare_bytes(const ck_reader *ra, const ck_reader *rb, compari
     return CK_OK;
 }
 
+static bool same_shape(const ck_tensor *a, const ck_tensor *b) {
+    return a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
+}
+
 static ck_status compare_tensor(const ck_reader *ra, const ck_reader *rb, comparison *c,
                                 buffers buf, ck_progress *p, ck_error *err) {
     const ck_tensor *a = c->a, *b = c->b;
-    bool shapes = a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
+    bool shapes = same_shape(a, b);
     c->values = shapes && ck_dtype_is_float(a->dtype) && ck_dtype_is_float(b->dtype);
     c->state = "differs";
     if (c->values)
@@ -169,7 +174,7 @@ typedef struct report {
     row groups[MAX_GROUPS + 1]; /* the last one takes the rest when there are too many */
     size_t group_count;
     row whole;
-    uint64_t only_a, only_b;
+    uint64_t only_a, only_b, retyped;
     cJSON *list; /* of tensors, for --json */
 } report;
 
@@ -205,19 +210,37 @@ static bool add_distance(cJSON *object, distance d) {
     return ok;
 }
 
-static bool print_tensor(report *r, const ck_tensor *t, const char *state, const distance *d) {
+static void print_tensor(const comparison *c) {
+    char text[1024], other[256];
+    printf("%-10s ", c->state);
+    if (c->values)
+        printf("max %.4g  relative %.4g  cosine %.8f  ", c->d.max, relative(c->d), cosine(c->d));
+    fputs(ck_printable(text, sizeof text, c->a->name), stdout);
+    if (c->b && c->b->dtype != c->a->dtype)
+        printf("  %s -> %s", ck_dtype_name(c->a->dtype), ck_dtype_name(c->b->dtype));
+    if (c->b && !same_shape(c->a, c->b))
+        printf("  %s -> %s", ck_tensor_shape_text(c->a, text, sizeof text),
+               ck_tensor_shape_text(c->b, other, sizeof other));
+    putchar('\n');
+}
+
+static bool add_types(cJSON *object, const comparison *c) {
+    return cJSON_AddStringToObject(object, "dtype_a", ck_dtype_name(c->a->dtype)) &&
+           cJSON_AddStringToObject(object, "dtype_b", ck_dtype_name(c->b->dtype));
+}
+
+/* One tensor, to the list for JSON or, if asked for, printed. */
+static ck_status report_tensor(report *r, const comparison *c, ck_error *err) {
+    bool retyped = c->b && c->b->dtype != c->a->dtype;
     if (r->list) {
         cJSON *object = ck_tool_add_object(r->list);
-        return cJSON_AddStringToObject(object, "name", t->name) &&
-               cJSON_AddStringToObject(object, "state", state) && (!d || add_distance(object, *d));
+        bool ok = cJSON_AddStringToObject(object, "name", c->a->name) &&
+                  cJSON_AddStringToObject(object, "state", c->state) &&
+                  (!c->values || add_distance(object, c->d)) && (!retyped || add_types(object, c));
+        return ok ? CK_OK : ck_fail_memory(err, "report");
     }
-    if (!tensors || strcmp(state, "equal") == 0) return true;
-    if (d)
-        printf("%-10s max %.4g  relative %.4g  cosine %.8f  %s\n", state, d->max, relative(*d),
-               cosine(*d), t->name);
-    else
-        printf("%-10s %s\n", state, t->name);
-    return true;
+    if (tensors && (!c->equal || retyped)) print_tensor(c);
+    return CK_OK;
 }
 
 static ck_status note(report *r, const comparison *c, ck_error *err) {
@@ -228,8 +251,8 @@ static ck_status note(report *r, const comparison *c, ck_error *err) {
         rows[i]->unlike += !c->values && !c->equal;
         add(&rows[i]->d, c->d);
     }
-    bool ok = print_tensor(r, c->a, c->state, c->values ? &c->d : NULL);
-    return ok ? CK_OK : ck_fail_memory(err, "report");
+    r->retyped += c->a->dtype != c->b->dtype;
+    return report_tensor(r, c, err);
 }
 
 /* Tensors of one file that the other lacks. */
@@ -239,13 +262,15 @@ static ck_status list_only(report *r, const ck_reader *in, const ck_reader *othe
         const ck_tensor *t = ck_reader_tensor(in, i);
         if (ck_reader_find(other, t->name)) continue;
         ++*count;
-        if (!print_tensor(r, t, state, NULL)) return ck_fail_memory(err, "report");
+        CK_TRY(report_tensor(r, &(comparison){.a = t, .state = state}, err));
     }
     return CK_OK;
 }
 
 static void print_row(const row *g) {
-    printf("%-14s %6" PRIu64 " tensors, %6" PRIu64 " equal", g->name, g->tensors, g->equal);
+    char name[sizeof g->name];
+    printf("%-14s %6" PRIu64 " tensors, %6" PRIu64 " equal",
+           ck_printable(name, sizeof name, g->name), g->tensors, g->equal);
     if (g->unlike) printf(", %" PRIu64 " not comparable", g->unlike);
     if (g->equal + g->unlike < g->tensors)
         printf("; max |d| %.4g, relative L2 %.4g, cosine %.8f", g->d.max, relative(g->d),
@@ -253,13 +278,19 @@ static void print_row(const row *g) {
     putchar('\n');
 }
 
+static bool same_values(const report *r) {
+    return !r->only_a && !r->only_b && r->whole.equal == r->whole.tensors;
+}
+
 static void print_text(const report *r) {
     for (size_t i = 0; i < r->group_count; i++) print_row(&r->groups[i]);
     if (r->group_count > 1) print_row(&r->whole);
     if (r->only_a) printf("%" PRIu64 " tensors are only in A\n", r->only_a);
     if (r->only_b) printf("%" PRIu64 " tensors are only in B\n", r->only_b);
-    if (!r->only_a && !r->only_b && r->whole.equal == r->whole.tensors)
-        puts("identical: every tensor has the same values");
+    if (r->retyped) printf("%" PRIu64 " tensors have another type\n", r->retyped);
+    if (same_values(r))
+        puts(r->retyped ? "every tensor has the same values"
+                        : "identical: every tensor has the same values");
 }
 
 static bool add_row(cJSON *list, const row *g) {
@@ -275,8 +306,8 @@ static bool finish_json(cJSON *root, const report *r) {
     cJSON *groups = cJSON_AddArrayToObject(root, "groups");
     bool ok = groups && cJSON_AddNumberToObject(root, "only_a", (double)r->only_a) &&
               cJSON_AddNumberToObject(root, "only_b", (double)r->only_b) &&
-              cJSON_AddBoolToObject(root, "identical",
-                                    !r->only_a && !r->only_b && r->whole.equal == r->whole.tensors);
+              cJSON_AddNumberToObject(root, "retyped", (double)r->retyped) &&
+              cJSON_AddBoolToObject(root, "identical", same_values(r) && !r->retyped);
     for (size_t i = 0; i < r->group_count && ok; i++) ok = add_row(groups, &r->groups[i]);
     return ok && add_row(groups, &r->whole);
 }
@@ -330,17 +361,18 @@ static ck_status compare_all(report *r, const ck_reader *ra, const ck_reader *rb
     return list_only(r, rb, ra, "only in B", &r->only_b, err);
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
-    (void)count, (void)finding;
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
     ck_reader *ra = NULL, *rb = NULL;
     cJSON *root = json ? cJSON_CreateObject() : NULL;
     report *r = ck_alloc(sizeof *r);
     ck_status status = r ? CK_OK : ck_fail_memory(err, "diff");
     if (status == CK_OK) {
         snprintf(r->whole.name, sizeof r->whole.name, "all");
-        if (json) r->list = cJSON_AddArrayToObject(root, "tensors");
-        status = ck_reader_open(operands[0], &ra, err);
+        if (json && !(r->list = cJSON_AddArrayToObject(root, "tensors")))
+            status = ck_fail_memory(err, "report");
     }
+    if (status == CK_OK) status = ck_reader_open(operands[0], &ra, err);
     if (status == CK_OK) status = ck_reader_open(operands[1], &rb, err);
     if (status == CK_OK) status = compare_all(r, ra, rb, err);
     if (status == CK_OK && json) {

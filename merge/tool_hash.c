@@ -40,34 +40,23 @@ static ck_status hash_one(const char *path, ck_file_hashes *h, ck_error *err) {
     return status;
 }
 
-static bool add(cJSON *list, const char *path, const ck_file_hashes *h) {
-    cJSON *object = ck_tool_add_object(list);
-    return cJSON_AddStringToObject(object, "path", path) &&
-           cJSON_AddStringToObject(object, "sha256", h->sha256) &&
+static bool fill_json(cJSON *object, const ck_file_hashes *h) {
+    return cJSON_AddStringToObject(object, "sha256", h->sha256) &&
            cJSON_AddStringToObject(object, "autov2", h->autov2) &&
            cJSON_AddStringToObject(object, "legacy", h->legacy) &&
            (*h->autov3 ? cJSON_AddStringToObject(object, "autov3", h->autov3)
                        : cJSON_AddNullToObject(object, "autov3"));
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
+static ck_status run_file(const char *path, cJSON *object, bool *finding, ck_error *err) {
     (void)finding;
-    cJSON *list = json ? cJSON_CreateArray() : NULL;
-    bool ok = true;
-    for (size_t i = 0; i < count; i++) {
-        ck_file_hashes h;
-        ck_status status = hash_one(operands[i], &h, err);
-        if (status != CK_OK) {
-            cJSON_Delete(list);
-            return status;
-        }
-        if (json)
-            ok = ok && add(list, operands[i], &h);
-        else
-            printf("%s\n  sha256  %s\n  AutoV2  %s\n  legacy  %s\n  AutoV3  %s\n", operands[i],
-                   h.sha256, h.autov2, h.legacy, *h.autov3 ? h.autov3 : "- (not safetensors)");
-    }
-    return json ? ck_tool_print_json(list, ok, err) : CK_OK;
+    ck_file_hashes h;
+    CK_TRY(hash_one(path, &h, err));
+    if (object) return fill_json(object, &h) ? CK_OK : ck_fail_memory(err, path);
+    printf("%s\n  sha256  %s\n  AutoV2  %s\n  legacy  %s\n  AutoV3  %s\n", path, h.sha256, h.autov2,
+           h.legacy, *h.autov3 ? h.autov3 : "- (not safetensors)");
+    return CK_OK;
 }
 
-const ck_tool ck_tool_hash = {.command = &command, .min_operands = 1, .run = run};
+const ck_tool ck_tool_hash = {
+    .command = &command, .min_operands = 1, .run_file = run_file, .json = &json};

@@ -86,10 +86,8 @@ static bool add_component(cJSON *list, const ck_component *c) {
     return ok && dtypes;
 }
 
-static bool add_file(cJSON *files, const ck_reader *r, const ck_anatomy *a) {
-    cJSON *object = ck_tool_add_object(files);
-    bool ok = add_text(object, "path", ck_reader_path(r)) &&
-              add_text(object, "format", ck_reader_format(r)) &&
+static bool fill_json(cJSON *object, const ck_reader *r, const ck_anatomy *a) {
+    bool ok = add_text(object, "format", ck_reader_format(r)) &&
               add_text(object, "architecture", a->architecture->name) &&
               add_text(object, "modelspec_architecture", a->architecture->modelspec) &&
               add_text(object, "variant", a->variant) && add_text(object, "unusual", a->unusual) &&
@@ -109,35 +107,22 @@ static bool add_file(cJSON *files, const ck_reader *r, const ck_anatomy *a) {
     return ok && marks && components;
 }
 
-/* Prints one file, or adds it to files. */
-static ck_status inspect(const char *path, cJSON *files, bool *ok, ck_error *err) {
+static ck_status run_file(const char *path, cJSON *object, bool *finding, ck_error *err) {
+    (void)finding;
     ck_reader *r;
     ck_anatomy a;
     CK_TRY(ck_reader_open(path, &r, err));
     ck_status status = ck_anatomy_of(r, &a, err);
     if (status == CK_OK) {
-        if (json)
-            *ok = *ok && add_file(files, r, &a);
-        else
+        if (!object)
             print_text(r, &a);
+        else if (!fill_json(object, r, &a))
+            status = ck_fail_memory(err, path);
         ck_anatomy_free(&a);
     }
     ck_reader_close(r);
     return status;
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
-    (void)finding;
-    cJSON *files = json ? cJSON_CreateArray() : NULL;
-    bool ok = true;
-    for (size_t i = 0; i < count; i++) {
-        ck_status status = inspect(operands[i], files, &ok, err);
-        if (status != CK_OK) {
-            cJSON_Delete(files);
-            return status;
-        }
-    }
-    return json ? ck_tool_print_json(files, ok, err) : CK_OK;
-}
-
-const ck_tool ck_tool_inspect = {.command = &command, .min_operands = 1, .run = run};
+const ck_tool ck_tool_inspect = {
+    .command = &command, .min_operands = 1, .run_file = run_file, .json = &json};

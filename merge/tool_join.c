@@ -132,8 +132,8 @@ static ck_status join(ck_reader *view, ck_error *err) {
     return status;
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
-    (void)operands, (void)count, (void)finding;
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)operands, (void)count;
     if (!files[UNET] || !output.path)
         return ck_fail(err, CK_USAGE,
                        "--unet FILE and -o OUT are needed; see `cktool join --help`");

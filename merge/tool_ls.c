@@ -1,5 +1,6 @@
 /* cktool ls: what is in a file. */
 #include "io/progress.h"
+#include "io/utf8.h"
 #include "merge/tool.h"
 
 #include <inttypes.h>
@@ -24,12 +25,12 @@ static const ck_command command = {
 };
 
 static void print_text(const ck_reader *r) {
-    char buf[256];
+    char buf[256], name[1024];
     uint64_t bytes = 0, elements = 0, by_type[CK_DTYPE_COUNT] = {0};
     for (size_t i = 0; i < ck_reader_count(r); i++) {
         const ck_tensor *t = ck_reader_tensor(r, i);
         printf("%-8s %-20s %s\n", ck_dtype_name(t->dtype), ck_tensor_shape_text(t, buf, sizeof buf),
-               t->name);
+               ck_printable(name, sizeof name, t->name));
         bytes += t->nbytes;
         elements += t->elements;
         by_type[t->dtype]++;
@@ -38,7 +39,8 @@ static void print_text(const ck_reader *r) {
     const ck_meta *meta = ck_reader_metadata(r, &count);
     for (size_t i = 0; i < count; i++) {
         /* A picture or a long history would bury the rest; --json has it whole. */
-        printf("metadata %s: %.200s\n", meta[i].key, meta[i].value);
+        printf("metadata %s: %s\n", ck_printable(name, sizeof name, meta[i].key),
+               ck_printable(buf, 200, meta[i].value));
     }
     printf("%s: %s, %zu tensors, %" PRIu64 " parameters, %s;", ck_reader_path(r),
            ck_reader_format(r), ck_reader_count(r), elements,
@@ -62,10 +64,8 @@ static bool add_tensor(cJSON *list, const ck_tensor *t) {
     return ok && shape;
 }
 
-static bool add_file(cJSON *files, const ck_reader *r) {
-    cJSON *object = ck_tool_add_object(files);
-    bool ok = cJSON_AddStringToObject(object, "path", ck_reader_path(r)) &&
-              cJSON_AddStringToObject(object, "format", ck_reader_format(r));
+static bool fill_json(cJSON *object, const ck_reader *r) {
+    bool ok = cJSON_AddStringToObject(object, "format", ck_reader_format(r));
     cJSON *metadata = cJSON_AddObjectToObject(object, "metadata");
     size_t count;
     const ck_meta *meta = ck_reader_metadata(r, &count);
@@ -77,24 +77,18 @@ static bool add_file(cJSON *files, const ck_reader *r) {
     return ok && metadata && tensors;
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
+static ck_status run_file(const char *path, cJSON *object, bool *finding, ck_error *err) {
     (void)finding;
-    cJSON *files = json ? cJSON_CreateArray() : NULL;
-    bool ok = true;
-    for (size_t i = 0; i < count; i++) {
-        ck_reader *r;
-        ck_status status = ck_reader_open(operands[i], &r, err);
-        if (status != CK_OK) {
-            cJSON_Delete(files);
-            return status;
-        }
-        if (json)
-            ok = ok && add_file(files, r);
-        else
-            print_text(r);
-        ck_reader_close(r);
-    }
-    return json ? ck_tool_print_json(files, ok, err) : CK_OK;
+    ck_reader *r;
+    CK_TRY(ck_reader_open(path, &r, err));
+    ck_status status = CK_OK;
+    if (!object)
+        print_text(r);
+    else if (!fill_json(object, r))
+        status = ck_fail_memory(err, path);
+    ck_reader_close(r);
+    return status;
 }
 
-const ck_tool ck_tool_ls = {.command = &command, .min_operands = 1, .run = run};
+const ck_tool ck_tool_ls = {
+    .command = &command, .min_operands = 1, .run_file = run_file, .json = &json};

@@ -96,8 +96,8 @@ static ck_status prune(const ck_reader *r, const ck_anatomy *a, ck_error *err) {
     return status;
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
-    (void)count, (void)finding;
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
     if (!output.path) return ck_fail(err, CK_USAGE, "-o OUT is needed");
     if (keep_ema && use_ema) return ck_fail(err, CK_USAGE, "--keep-ema or --use-ema, not both");
     ck_reader *r;

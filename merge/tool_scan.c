@@ -45,10 +45,8 @@ static void print_text(const char *path, const ck_scan *s) {
            s->import_count);
 }
 
-static bool add_json(cJSON *files, const char *path, const ck_scan *s) {
-    cJSON *object = ck_tool_add_object(files);
-    bool ok = cJSON_AddStringToObject(object, "path", path) &&
-              cJSON_AddStringToObject(object, "verdict", ck_verdict_name(s->worst)) &&
+static bool fill_json(cJSON *object, const ck_scan *s) {
+    bool ok = cJSON_AddStringToObject(object, "verdict", ck_verdict_name(s->worst)) &&
               cJSON_AddNumberToObject(object, "pickles", (double)s->pickles);
     cJSON *imports = cJSON_AddArrayToObject(object, "imports");
     for (size_t i = 0; ok && i < s->import_count; i++) {
@@ -67,23 +65,18 @@ static bool add_json(cJSON *files, const char *path, const ck_scan *s) {
     return ok && imports && problems;
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
-    cJSON *files = json ? cJSON_CreateArray() : NULL;
-    ck_status status = json && !files ? ck_fail_memory(err, "scan") : CK_OK;
-    for (size_t i = 0; i < count && status == CK_OK; i++) {
-        ck_scan s;
-        status = ck_scan_file(operands[i], &s, err);
-        if (status != CK_OK) break;
-        *finding |= s.worst == CK_DANGEROUS || s.problem_count;
-        if (!json)
-            print_text(operands[i], &s);
-        else if (!add_json(files, operands[i], &s))
-            status = ck_fail_memory(err, operands[i]);
-        ck_scan_free(&s);
-    }
-    if (status == CK_OK && json) return ck_tool_print_json(files, true, err);
-    cJSON_Delete(files);
+static ck_status run_file(const char *path, cJSON *object, bool *finding, ck_error *err) {
+    ck_scan s;
+    CK_TRY(ck_scan_file(path, &s, err));
+    *finding |= s.worst == CK_DANGEROUS || s.problem_count;
+    ck_status status = CK_OK;
+    if (!object)
+        print_text(path, &s);
+    else if (!fill_json(object, &s))
+        status = ck_fail_memory(err, path);
+    ck_scan_free(&s);
     return status;
 }
 
-const ck_tool ck_tool_scan = {.command = &command, .min_operands = 1, .run = run};
+const ck_tool ck_tool_scan = {
+    .command = &command, .min_operands = 1, .run_file = run_file, .json = &json};

@@ -92,8 +92,8 @@ static ck_status split(const ck_reader *r, const ck_anatomy *a, ck_error *err) {
     return split_rest(r, a, err);
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
-    (void)count, (void)finding;
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
     if (!folder) folder = ".";
     ck_reader *r;
     ck_anatomy a;

@@ -93,8 +93,8 @@ static ck_status swap(const ck_reader *model, const ck_anatomy *a, const char *v
     return status;
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
-    (void)count, (void)finding;
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
     if (!output.path) return ck_fail(err, CK_USAGE, "-o OUT is needed");
     ck_reader *model;
     ck_anatomy a;

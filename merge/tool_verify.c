@@ -1,6 +1,7 @@
 /* cktool verify: is a file what it should be, and are its values numbers? */
 #include "io/os.h"
 #include "io/progress.h"
+#include "io/utf8.h"
 #include "kernels/kernels.h"
 #include "merge/tool.h"
 
@@ -65,8 +66,9 @@ static ck_status check_tensor(const ck_reader *r, const ck_tensor *t, unsigned c
 /* Reports a tensor with bad values; list is NULL for text. */
 static bool report(cJSON *list, const ck_tensor *t, counts c) {
     if (!list) {
-        printf("%s: %" PRIu64 " NaN, %" PRIu64 " infinite of %" PRIu64 "\n", t->name, c.nan,
-               c.infinite, t->elements);
+        char name[1024];
+        printf("%s: %" PRIu64 " NaN, %" PRIu64 " infinite of %" PRIu64 "\n",
+               ck_printable(name, sizeof name, t->name), c.nan, c.infinite, t->elements);
         return true;
     }
     cJSON *object = ck_tool_add_object(list);
@@ -75,8 +77,9 @@ static bool report(cJSON *list, const ck_tensor *t, counts c) {
            cJSON_AddNumberToObject(object, "inf", (double)c.infinite);
 }
 
-static ck_status check_reader(const ck_reader *r, unsigned char *block, cJSON *bad, counts *total,
-                              ck_error *err) {
+static ck_status check_reader(const ck_reader *r, cJSON *bad, counts *total, ck_error *err) {
+    unsigned char *block = ck_alloc(BLOCK_BYTES);
+    if (!block) return ck_fail_memory(err, ck_reader_path(r));
     uint64_t bytes = 0;
     for (size_t i = 0; i < ck_reader_count(r); i++) bytes += ck_reader_tensor(r, i)->nbytes;
     ck_progress p;
@@ -92,45 +95,34 @@ static ck_status check_reader(const ck_reader *r, unsigned char *block, cJSON *b
             status = ck_fail_memory(err, "report");
     }
     ck_progress_end(&p);
+    free(block);
     return status;
 }
 
-static ck_status check_file(const char *path, unsigned char *block, cJSON *files, bool *finding,
-                            ck_error *err) {
+static bool fill_json(cJSON *object, const ck_reader *r, counts total) {
+    return cJSON_AddNumberToObject(object, "tensors", (double)ck_reader_count(r)) &&
+           cJSON_AddNumberToObject(object, "nan", (double)total.nan) &&
+           cJSON_AddNumberToObject(object, "inf", (double)total.infinite);
+}
+
+static ck_status run_file(const char *path, cJSON *object, bool *finding, ck_error *err) {
     ck_reader *r;
     CK_TRY(ck_reader_open(path, &r, err));
-    cJSON *object = files ? ck_tool_add_object(files) : NULL;
-    cJSON *bad = files ? cJSON_AddArrayToObject(object, "bad") : NULL;
+    cJSON *bad = object ? cJSON_AddArrayToObject(object, "bad") : NULL;
     counts total = {0};
     ck_status status =
-        files && !bad ? ck_fail_memory(err, path) : check_reader(r, block, bad, &total, err);
+        object && !bad ? ck_fail_memory(err, path) : check_reader(r, bad, &total, err);
     *finding |= total.nan || total.infinite;
-    if (status == CK_OK && files) {
-        bool ok = cJSON_AddStringToObject(object, "path", path) &&
-                  cJSON_AddNumberToObject(object, "tensors", (double)ck_reader_count(r)) &&
-                  cJSON_AddNumberToObject(object, "nan", (double)total.nan) &&
-                  cJSON_AddNumberToObject(object, "inf", (double)total.infinite);
-        if (!ok) status = ck_fail_memory(err, path);
-    } else if (status == CK_OK) {
+    if (status == CK_OK && !object)
         printf("%s: %s, %zu tensors, %" PRIu64 " NaN, %" PRIu64 " infinite\n", path,
                total.nan || total.infinite ? "well-formed, but with values that are no numbers"
                                            : "good",
                ck_reader_count(r), total.nan, total.infinite);
-    }
+    else if (status == CK_OK && !fill_json(object, r, total))
+        status = ck_fail_memory(err, path);
     ck_reader_close(r);
     return status;
 }
 
-static ck_status run(const char *const *operands, size_t count, bool *finding, ck_error *err) {
-    cJSON *files = json ? cJSON_CreateArray() : NULL;
-    unsigned char *block = ck_alloc(BLOCK_BYTES);
-    ck_status status = block && (files || !json) ? CK_OK : ck_fail_memory(err, "verify");
-    for (size_t i = 0; i < count && status == CK_OK; i++)
-        status = check_file(operands[i], block, files, finding, err);
-    free(block);
-    if (status == CK_OK && json) return ck_tool_print_json(files, true, err);
-    cJSON_Delete(files);
-    return status;
-}
-
-const ck_tool ck_tool_verify = {.command = &command, .min_operands = 1, .run = run};
+const ck_tool ck_tool_verify = {
+    .command = &command, .min_operands = 1, .run_file = run_file, .json = &json};

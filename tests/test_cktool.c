@@ -39,6 +39,15 @@ static int setup(void **state) {
     const fixture_tensor bad = {
         .name = "h", .dtype = CK_F16, .shape = {4}, .rank = 1, .data = half};
     fixture_safetensors(&f, "bad", &bad, 1, NULL);
+    const fixture_tensor wide = {
+        .name = "h", .dtype = CK_F32, .shape = {4}, .rank = 1, .data = (float[]){1, 0, 0, 0}};
+    fixture_safetensors(&f, "wide", &wide, 1, NULL);
+    const fixture_tensor narrow = {.name = "h",
+                                   .dtype = CK_F16,
+                                   .shape = {4},
+                                   .rank = 1,
+                                   .data = (uint16_t[]){0x3C00, 0, 0, 0}};
+    fixture_safetensors(&f, "narrow", &narrow, 1, NULL);
     fixture_file(&f, "broken", "\x02\0\0\0\0\0\0\0{}!", 11);
     return 0;
 }
@@ -69,6 +78,51 @@ static void test_ls(void **state) {
     cJSON_Delete(json);
     program_expect(program_run(f.folder, "cktool ls a broken"), 1, NULL,
                    "broken: 1 bytes at offset 10");
+}
+
+/* Names and metadata cannot send commands to the terminal. */
+static void test_control_characters(void **state) {
+    (void)state;
+    fixture_raw_safetensors(&f, "evil",
+                            "{\"__metadata__\":{\"\\u001b]0;k\":\"\\u001b[2J\\u009b2J\\n\"},"
+                            "\"\\u001b[2J.\\u00e9\":{\"dtype\":\"F16\",\"shape\":[1],"
+                            "\"data_offsets\":[0,2]}}",
+                            "\0\x7E", 2);
+    const char *const commands[] = {"ls evil", "verify evil", "diff -t evil evil", "diff -t evil a",
+                                    "inspect evil"};
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        outcome *o = program_run(f.folder, "cktool %s", commands[i]);
+        assert_null(strpbrk(o->out, "\x1b\x7f\r"));
+        assert_null(strstr(o->out, "\xc2\x9b"));
+        assert_null(strpbrk(o->err, "\x1b\x7f\r"));
+    }
+    program_expect(program_run(f.folder, "cktool ls evil"), 0, "?[2J.\xc3\xa9\n", NULL);
+    program_expect(program_run(f.folder, "cktool ls evil"), 0, "metadata ?]0;k: ?[2J??2J?\n", NULL);
+}
+
+/* A bad file does not keep the others from their turn. */
+static void test_several_files(void **state) {
+    (void)state;
+    program_expect(program_run(f.folder, "cktool verify broken none a"), 1, "a: good, 4 tensors",
+                   "cktool verify: broken: 1 bytes");
+    program_expect(program_run(f.folder, "cktool verify broken none a"), 1, NULL, "none");
+    program_expect(program_run(f.folder, "cktool hash none a"), 1, "a\n  sha256", "none");
+    outcome *o = program_run(f.folder, "cktool verify --json broken a");
+    program_expect(o, 1, NULL, "broken: 1 bytes");
+    cJSON *json = cJSON_Parse(o->out), *first = cJSON_GetArrayItem(json, 0),
+          *second = cJSON_GetArrayItem(json, 1);
+    assert_string_equal(cJSON_GetObjectItem(first, "path")->valuestring, "broken");
+    assert_non_null(strstr(cJSON_GetObjectItem(first, "error")->valuestring, "broken: 1 bytes"));
+    assert_null(cJSON_GetObjectItem(second, "error"));
+    assert_int_equal(cJSON_GetObjectItem(second, "tensors")->valueint, 4);
+    cJSON_Delete(json);
+}
+
+static void test_output_lost(void **state) {
+    (void)state;
+    program_expect(program_run(f.folder, "cktool ls a >/dev/full"), 1, NULL, "No space left");
+    program_expect(program_run(f.folder, "cktool ls --json a a a a a a a >/dev/full"), 1, NULL,
+                   "standard output");
 }
 
 static void test_hash(void **state) {
@@ -123,9 +177,41 @@ static void test_diff(void **state) {
     assert_int_equal(cJSON_GetObjectItem(json, "only_a")->valueint, 1);
     cJSON_Delete(json);
     program_expect(program_run(f.folder, "cktool diff -t a c"), 0,
-                   "shape      first_stage_model.w\n", NULL);
+                   "shape      first_stage_model.w  [7] -> [8]\n", NULL);
     program_expect(program_run(f.folder, "cktool diff a c"), 0, "1 not comparable", NULL);
     program_expect(program_run(f.folder, "cktool diff bad bad"), 0, "identical", NULL);
+    program_expect(program_run(f.folder, "cktool diff bad narrow"), 0, "max |d| nan", NULL);
+    o = program_run(f.folder, "cktool diff --json bad narrow");
+    json = cJSON_Parse(o->out);
+    assert_true(cJSON_IsNull(
+        cJSON_GetObjectItem(cJSON_GetArrayItem(cJSON_GetObjectItem(json, "groups"), 0), "max")));
+    cJSON_Delete(json);
+}
+
+/* The same values in another type are not called identical. */
+static void test_diff_types(void **state) {
+    (void)state;
+    outcome *o = program_run(f.folder, "cktool diff -t wide narrow");
+    program_expect(o, 0, "1 tensors have another type\nevery tensor has the same values\n", NULL);
+    program_expect(o, 0, "h  F32 -> F16\n", NULL);
+    assert_null(strstr(o->out, "identical"));
+    o = program_run(f.folder, "cktool diff --json wide narrow");
+    cJSON *json = cJSON_Parse(o->out),
+          *tensor = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "tensors"), 0);
+    assert_true(cJSON_IsFalse(cJSON_GetObjectItem(json, "identical")));
+    assert_int_equal(cJSON_GetObjectItem(json, "retyped")->valueint, 1);
+    assert_string_equal(cJSON_GetObjectItem(tensor, "dtype_b")->valuestring, "F16");
+    cJSON_Delete(json);
+}
+
+/* Sums do not depend on how the work was shared. */
+static void test_diff_threads(void **state) {
+    (void)state;
+    static char one[sizeof((outcome *)0)->out];
+    strcpy(one, program_run(f.folder, "OMP_NUM_THREADS=1 cktool diff --json a b")->out);
+    for (int threads = 2; threads < 5; threads++)
+        assert_string_equal(
+            program_run(f.folder, "OMP_NUM_THREADS=%d cktool diff --json a b", threads)->out, one);
 }
 
 static void test_usage(void **state) {
@@ -143,8 +229,16 @@ static void test_usage(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ls),   cmocka_unit_test(test_hash),  cmocka_unit_test(test_verify),
-        cmocka_unit_test(test_diff), cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_ls),
+        cmocka_unit_test(test_control_characters),
+        cmocka_unit_test(test_several_files),
+        cmocka_unit_test(test_output_lost),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_verify),
+        cmocka_unit_test(test_diff),
+        cmocka_unit_test(test_diff_types),
+        cmocka_unit_test(test_diff_threads),
+        cmocka_unit_test(test_usage),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
