@@ -634,7 +634,8 @@ int main(int argc, char **argv) {
         status = prepare(&m, paths, count, &err);
     }
     if (status == CK_OK) status = execute(&m, &err);
-    if (status == CK_OK && fflush(stdout) != 0) status = ck_fail_errno(&err, "standard output");
+    if (status == CK_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        status = ck_fail_errno(&err, "standard output");
     if (status != CK_OK) fprintf(stderr, "ckmerge: %s\n", err.message);
     release(&m);
     free(paths);
