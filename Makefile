@@ -107,10 +107,12 @@ tsan: deps deps-clang
 	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(MAKE) --no-print-directory check CC=clang \
 	    BUILD=$(BUILD)/tsan OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=thread"
 
-# (valgrind knows no AVX-512.)
+# valgrind knows no AVX-512; the threads that OpenMP keeps for later are leaks to it, though
+# "possible" ones; and the HDF5 helper forbids itself the system calls that valgrind would make in it.
 valgrind: deps deps-valgrind
-	@CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full" CK_ISA=avx2 \
-	    $(MAKE) --no-print-directory check
+	@CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
+	    --errors-for-leak-kinds=definite" CK_ISA=avx2 $(MAKE) --no-print-directory check \
+	    TESTS="$(filter-out test_hdf5,$(TESTS))"
 
 # libFuzzer targets, each for a while on its corpus; a crash is a failure.
 FUZZ_SECONDS ?= 20

@@ -1,56 +1,49 @@
 #!/usr/bin/env bash
-# Merges real, tiny, trained models and shows what happened: whole models (UNet, text encoder, VAE)
-# from ../shared/models where that is there, else the UNets in tests/data.
+# Merges tiny models that were really trained, and shows what happened: `make demo`. Takes whole
+# models of MODELS (default ../shared/models) where they are, else their UNets from tests/data.
 set -euo pipefail
 BUILD=${BUILD:-build}
-export PATH="$(realpath "$BUILD"):$PATH"
-out=$(mktemp -d "${TMPDIR:-/tmp}/ckmerge-demo.XXXXXX")
-
-if [ -d ../shared/models/clothes ] && [ -d ../shared/models/shoes ] && [ -d ../shared/models/base ]; then
-    models=$(realpath ../shared/models)
-    base=$models/base clothes=$models/clothes shoes=$models/shoes
-    echo "Three tiny Stable-Diffusion-shaped models, really trained: base, and two fine-tunes of it that"
-    echo "know clothes and shoes. They are folders as diffusers writes them: UNet, text encoder, VAE."
-else
-    models=$(realpath tests/data)
-    base=$models/base.safetensors clothes=$models/clothes.safetensors shoes=$models/shoes.safetensors
-    echo "The UNets of three tiny Stable-Diffusion-shaped models, really trained: base, and two fine-tunes"
-    echo "of it that know clothes and shoes."
-fi
+out=$BUILD/demo
+models=${MODELS:-../shared/models} suffix=
+[ -f $models/base/model_index.json ] || { models=tests/data suffix=.safetensors; }
+base=$models/base$suffix clothes=$models/clothes$suffix shoes=$models/shoes$suffix
 
 say() { printf '\n%s\n' "$*"; }
-run() { printf '\n  $ %s\n' "${*//$models\//}"; "$@" | sed 's/^/  /'; }
-cd "$out"
+run() { printf '\n    $ %s\n' "$*"; "$@" | sed 's/^/    /'; }
 
-say "What is in a model?"
-run cktool inspect "$clothes"
+rm -rf "$out"
+mkdir -p "$out"
 
-say "Seven parts clothes, three parts shoes:"
-run ckmerge "$clothes" "$shoes" --alpha 0.3 -o mix.safetensors
+say "Three models of clothing: one that knows all of it, and two that were trained on from it, one on
+clothes, one on shoes and bags. This is the first:"
+run "$BUILD/cktool" inspect "$base"
 
-say "How far did it move from clothes, and from shoes?"
-run cktool diff "$clothes" mix.safetensors
-run cktool diff "$shoes" mix.safetensors
+say "Mix: 70% of the one for clothes, 30% of the one for shoes."
+run "$BUILD/ckmerge" "$clothes" "$shoes" --alpha 0.3 -o "$out/mix.safetensors"
 
-say "What shoes learned over base, added to clothes, with the recipe kept and locked:"
-run ckmerge "$clothes" "$shoes" "$base" -m add-difference --alpha 1 -o both.safetensors \
-    --write-recipe both.json --lock
+say "Teach: what shoes learned over base is added to clothes. The command is kept as a recipe, with
+the hashes of everything that went in and came out."
+run "$BUILD/ckmerge" "$clothes" "$shoes" "$base" --method add-difference \
+    -o "$out/taught.safetensors" --write-recipe "$out/taught.json" --lock
 
-say "The recipe again: the same bytes."
-run ckmerge --recipe both.json -o again.safetensors -q
-cmp both.safetensors again.safetensors
-echo "  both.safetensors and again.safetensors are identical"
+say "Anyone who has the models makes the same file from the recipe, byte by byte."
+run "$BUILD/ckmerge" --recipe "$out/taught.json" -o "$out/again.safetensors"
+run cmp "$out/taught.safetensors" "$out/again.safetensors"
+echo "    (the same)"
 
-say "And what would a merge do to each tensor, if only attention were mixed?"
-printf '\n  $ ckmerge clothes shoes --rule "*attn*=0.8" --rule "*=exclude" --dry-run | tail -4\n'
-ckmerge "$clothes" "$shoes" --rule '*attn*=0.8' --rule '*=exclude' --dry-run -o x.safetensors |
-    tail -4 | sed 's/^/  /'
+say "How far did that take it from clothes?"
+run "$BUILD/cktool" diff "$clothes" "$out/taught.safetensors"
 
 cat <<END
 
-The files are in $out
-Try next, with models of your own:
-  $(realpath --relative-to="$OLDPWD" "$OLDPWD/$BUILD" 2>/dev/null || echo build)/ckmerge A.safetensors B.safetensors --alpha 0.3
-  ckmerge --help, ckmerge methods, cktool --help
-  recipes/README.md for merges that are kept as files
+The files are in $out. What to try next:
+
+    $BUILD/ckmerge $clothes $shoes --alpha 0.5 --dry-run
+        what would become of every tensor, without writing anything
+    $BUILD/ckmerge $clothes $shoes --rule '*attn2*=0.8' -o $out/mine.safetensors
+        another share for some tensors: here where the text is looked at
+    $BUILD/ckmerge --recipe recipes/nested.json -o $out/nested.safetensors
+        two steps in one pass; recipes/ has more
+    $BUILD/ckmerge --help, $BUILD/cktool --help
+        everything else; with your own files it works just the same
 END
