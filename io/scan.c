@@ -38,10 +38,10 @@ static char *printable(scanner *s, const char *text) {
     size_t n = strlen(text);
     bool utf8 = ck_utf8_check((const unsigned char *)text, n) == n;
     char *copy = ck_arena_strdup(&s->scan->arena, text);
-    for (size_t i = 0; copy && i < n; i++) {
-        unsigned char c = (unsigned char)copy[i];
-        if (c < 0x20 || c == 0x7F || (c >= 0x80 && !utf8)) copy[i] = '?';
-    }
+    if (!copy) return NULL;
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)copy[i] >= 0x80 && !utf8) copy[i] = '?';
+    ck_make_printable(copy);
     return copy;
 }
 
@@ -71,7 +71,7 @@ static ck_status add_import(void *context, const ck_pickle_import *i, ck_error *
     char *name = i->module ? ck_sprintf("%s.%s", i->module, i->name)
                            : ck_strdup("(a name that is made when the file is loaded)");
     if (!name) return ck_fail_memory(err, s->path);
-    char *kept = ck_arena_strdup(&scan->arena, name);
+    char *kept = printable(s, name);
     free(name);
     if (!kept) return ck_fail_memory(err, s->path);
     ck_verdict verdict = i->module ? ck_global_verdict(i->module, i->name) : CK_DANGEROUS;
