@@ -10,6 +10,9 @@
  * possible (see writer.h); as a thread sleeps while its write is under way, there are a few more
  * than processors.
  *
+ * Methods that look at whole tensors (SLERP, model stock, ...) get a pass of their own before: the
+ * inner products of their inputs, one tensor by one thread, strips in order.
+ *
  * Hashes. Models are hashed by threads of their own that read the file from start to end while the
  * workers read it too: the tensors of a model seldom lie in the order in which the output needs
  * them. Whoever is ahead brings the data from the disk, the other finds them in the page cache, so
@@ -47,6 +50,7 @@ typedef struct run {
     size_t chunk_bytes, block_elements;
     uint64_t chunk_count;
     _Atomic uint64_t next_chunk;
+    _Atomic size_t next_task;  /* to be measured */
     _Atomic size_t next_model; /* to be hashed */
     _Atomic uint64_t *clipped; /* one for each task */
     ck_run_result *result;
@@ -87,12 +91,19 @@ static size_t element_bytes(ck_dtype dtype) {
     return ck_dtype_bits(dtype) / 8;
 }
 
-/* The registers of n <= CK_STRIP elements, starting at element `at` of the block in w->raw; returns
- * the one that holds `result`. */
-static const float *eval_strip(worker *w, const ck_task *task, unsigned result, size_t at,
-                               size_t n) {
+/* sum over i of coefficients[i] in[i]. */
+static void combine_block(const ck_kernels *k, const ck_step *step, const float *const *in,
+                          float *out, size_t n) {
+    k->scale(out, in[0], (float)step->coefficients[0], n);
+    for (unsigned i = 1; i < step->input_count; i++)
+        if (step->coefficients[i] != 0) k->accumulate(out, in[i], (float)step->coefficients[i], n);
+}
+
+/* The registers of n <= CK_STRIP elements, starting at element `at` of the block in w->raw: all
+ * leaves and the first `steps` steps. */
+static void eval_registers(worker *w, const ck_task *task, unsigned steps, size_t at, size_t n,
+                           const float **registers) {
     const run *r = w->run;
-    const float *registers[CK_MAX_MODELS + CK_MAX_STEPS];
     for (unsigned i = 0; i < task->leaf_count; i++) {
         ck_dtype dtype = task->leaves[i].tensor->dtype;
         const unsigned char *raw =
@@ -101,45 +112,101 @@ static const float *eval_strip(worker *w, const ck_task *task, unsigned result, 
         r->kernels->decode[dtype](strip, raw, n);
         registers[i] = strip;
     }
-    for (unsigned s = 0; s < task->step_count && result >= task->leaf_count; s++) {
+    for (unsigned s = 0; s < steps; s++) {
         const ck_step *step = &task->steps[s];
         float *out = w->strips + (size_t)(task->leaf_count + s) * CK_STRIP;
         registers[task->leaf_count + s] = out;
-        if (!step->method) {
-            for (size_t i = 0; i < n; i++) out[i] = (float)step->constant;
-            continue;
-        }
         const float *inputs[CK_MAX_MODELS];
         for (unsigned i = 0; i < step->input_count; i++) inputs[i] = registers[step->inputs[i]];
-        step->method->block(r->kernels, step->values, inputs, step->input_count, out, n);
+        if (!step->method)
+            for (size_t i = 0; i < n; i++) out[i] = (float)step->constant;
+        else if (step->method->combine)
+            combine_block(r->kernels, step, inputs, out, n);
+        else
+            step->method->block(r->kernels, step->values, inputs, step->input_count, out, n);
     }
-    return registers[result];
+}
+
+/* Reads n elements of every leaf to w->raw, from element leaf_first[i] + skip of leaf i. */
+static ck_status read_block(worker *w, const ck_task *task, const uint64_t *leaf_first,
+                            uint64_t skip, size_t n, ck_error *err) {
+    const run *r = w->run;
+    CK_TRY(check_cancel(r, err));
+    for (unsigned i = 0; i < task->leaf_count; i++) {
+        const ck_leaf *leaf = &task->leaves[i];
+        size_t size = element_bytes(leaf->tensor->dtype);
+        CK_TRY(ck_reader_read(r->plan->readers[leaf->model], leaf->tensor,
+                              (leaf_first[i] + skip) * size,
+                              w->raw + i * r->block_elements * MAX_ELEMENT, n * size, err));
+    }
+    return CK_OK;
 }
 
 /* Elements [first, first + n) of the output to dst, from elements leaf_first[i]... of leaf i. */
 static ck_status eval(worker *w, const ck_task *task, unsigned result, const uint64_t *leaf_first,
                       uint64_t n, unsigned char *dst, uint64_t *clipped, ck_error *err) {
     const run *r = w->run;
+    const float *registers[CK_MAX_MODELS + CK_MAX_STEPS];
     size_t out_size = element_bytes(task->out.dtype);
     for (uint64_t done = 0; done < n;) {
         size_t block = n - done < r->block_elements ? (size_t)(n - done) : r->block_elements;
-        CK_TRY(check_cancel(r, err));
-        for (unsigned i = 0; i < task->leaf_count; i++) {
-            const ck_leaf *leaf = &task->leaves[i];
-            size_t size = element_bytes(leaf->tensor->dtype);
-            CK_TRY(ck_reader_read(r->plan->readers[leaf->model], leaf->tensor,
-                                  (leaf_first[i] + done) * size,
-                                  w->raw + i * r->block_elements * MAX_ELEMENT, block * size, err));
-        }
+        CK_TRY(read_block(w, task, leaf_first, done, block, err));
         for (size_t at = 0; at < block; at += CK_STRIP) {
             size_t strip = block - at < CK_STRIP ? block - at : CK_STRIP;
-            const float *values = eval_strip(w, task, result, at, strip);
-            *clipped += r->kernels->encode[task->out.dtype](dst, values, strip);
+            eval_registers(w, task, task->step_count, at, strip, registers);
+            *clipped += r->kernels->encode[task->out.dtype](dst, registers[result], strip);
             dst += strip * out_size;
         }
         done += block;
     }
     return CK_OK;
+}
+
+/* ---- Coefficients of methods that look at whole tensors ---- */
+
+/* Adds the inner product of two strips, in eight lanes and always in the same order. */
+static double dot(const float *a, const float *b, size_t n) {
+    enum { LANES = 8 };
+    double lanes[LANES] = {0}, sum = 0;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t l = 0; l < LANES; l++) lanes[l] += (double)a[i + l] * (double)b[i + l];
+    for (; i < n; i++) lanes[0] += (double)a[i] * (double)b[i];
+    for (size_t l = 0; l < LANES; l++) sum += lanes[l];
+    return sum;
+}
+
+/* The inner products of the inputs of step s over the whole tensor, and from them its coefficients.
+ * Strips begin at multiples of CK_STRIP whatever the size of the blocks, so that the sums have
+ * always the same order. */
+static ck_status measure_step(worker *w, const ck_task *task, unsigned s, ck_error *err) {
+    const run *r = w->run;
+    const ck_step *step = &task->steps[s];
+    unsigned inputs = step->input_count;
+    const float *registers[CK_MAX_MODELS + CK_MAX_STEPS];
+    const uint64_t from_start[CK_MAX_MODELS] = {0};
+    double *gram = ck_alloc_array((size_t)inputs * inputs, sizeof *gram);
+    if (!gram) return ck_fail_memory(err, "merge buffers");
+    ck_status status = CK_OK;
+    for (uint64_t done = 0; done < task->out.elements && status == CK_OK;) {
+        uint64_t left = task->out.elements - done;
+        size_t block = left < r->block_elements ? (size_t)left : r->block_elements;
+        status = read_block(w, task, from_start, done, block, err);
+        for (size_t at = 0; at < block && status == CK_OK; at += CK_STRIP) {
+            size_t strip = block - at < CK_STRIP ? block - at : CK_STRIP;
+            eval_registers(w, task, s, at, strip, registers);
+            for (unsigned i = 0; i < inputs; i++)
+                for (unsigned j = 0; j <= i; j++)
+                    gram[i * inputs + j] +=
+                        dot(registers[step->inputs[i]], registers[step->inputs[j]], strip);
+        }
+        done += block;
+    }
+    for (unsigned i = 0; i < inputs; i++)
+        for (unsigned j = 0; j < i; j++) gram[j * inputs + i] = gram[i * inputs + j];
+    if (status == CK_OK) step->method->combine(step->values, gram, inputs, step->coefficients);
+    free(gram);
+    return status;
 }
 
 /* As eval, for a task in which only the first input channels are mixed: row by row of the output
@@ -244,7 +311,8 @@ static ck_status make_chunk(worker *w, uint64_t index, ck_error *err) {
     return CK_OK;
 }
 
-static void work(run *r) {
+/* Calls `job` with a worker's buffers until it says that nothing is left. */
+static void with_buffers(run *r, bool (*job)(worker *w, ck_status *status)) {
     const ck_plan *plan = r->plan;
     worker w = {.run = r};
     w.chunk = ck_alloc_pages(r->chunk_bytes);
@@ -254,14 +322,28 @@ static void work(run *r) {
         ck_fail_memory(&w.error, "merge buffers");
         fail(r, &w.error);
     }
-    while (!r->failed) {
-        uint64_t index = atomic_fetch_add(&r->next_chunk, 1);
-        if (index >= r->chunk_count) break;
-        if (make_chunk(&w, index, &w.error) != CK_OK) fail(r, &w.error);
-    }
+    ck_status status = CK_OK;
+    while (!r->failed && job(&w, &status))
+        if (status != CK_OK) fail(r, &w.error);
     free(w.chunk);
     free(w.raw);
     free(w.strips);
+}
+
+static bool next_chunk(worker *w, ck_status *status) {
+    uint64_t index = atomic_fetch_add(&w->run->next_chunk, 1);
+    if (index >= w->run->chunk_count) return false;
+    *status = make_chunk(w, index, &w->error);
+    return true;
+}
+
+static bool next_measure(worker *w, ck_status *status) {
+    size_t index = atomic_fetch_add(&w->run->next_task, 1);
+    if (index >= w->run->plan->task_count) return false;
+    const ck_task *task = &w->run->plan->tasks[index];
+    for (unsigned s = 0; s < task->step_count && *status == CK_OK; s++)
+        if (task->steps[s].coefficients) *status = measure_step(w, task, s, &w->error);
+    return true;
 }
 
 static bool keep_hashing(void *context, uint64_t bytes) {
@@ -339,9 +421,20 @@ static void run_threads(run *r, unsigned threads) {
         /* The runtime may give fewer threads than asked for, so hashing first and then working is
          * everybody's job. */
         if ((unsigned)omp_get_thread_num() < hashers) hash_models(r);
-        work(r);
+        with_buffers(r, next_chunk);
         hash_models(r);
     }
+}
+
+/* The first pass, where a method needs one: tensor by tensor. */
+static void run_measures(run *r, unsigned threads) {
+    bool needed = false;
+    for (size_t i = 0; i < r->plan->task_count; i++)
+        for (unsigned s = 0; s < r->plan->tasks[i].step_count; s++)
+            needed |= r->plan->tasks[i].steps[s].coefficients != NULL;
+    if (!needed) return;
+#pragma omp parallel num_threads(threads)
+    with_buffers(r, next_measure);
 }
 
 static void sum_clipped(run *r) {
@@ -371,7 +464,8 @@ static ck_status run_all(run *r, const char *path, ck_error *err) {
     if (r->chunk_count < threads) threads = r->chunk_count ? (unsigned)r->chunk_count : 1;
     r->result->threads = threads;
     CK_TRY(ck_writer_create(path, r->plan->file_size, r->options->replace, &r->writer, err));
-    run_threads(r, threads);
+    run_measures(r, threads);
+    if (!r->failed) run_threads(r, threads);
     if (r->failed) {
         *err = r->error;
         return r->error.status;

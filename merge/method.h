@@ -28,7 +28,7 @@ typedef struct ck_parameter {
     bool list;       /* one number for each input, but for a base */
 } ck_parameter;
 
-enum { CK_MAX_PARAMETERS = 8 };
+enum { CK_MAX_PARAMETERS = 8, CK_MAX_INPUTS = 64 };
 
 typedef struct ck_method {
     const char *name;    /* "weighted-sum"; '_' is accepted for '-' on input */
@@ -52,10 +52,16 @@ typedef struct ck_method {
      * NULL: never. */
     int (*same_as)(const ck_value *values, size_t inputs);
 
-    /* out[n] from inputs[0..count-1][n], element by element, all f32, n <= CK_STRIP. values has one
-     * entry for each parameter. out overlaps no input. */
+    /* Either: out[n] from inputs[0..count-1][n], element by element, all f32, n <= CK_STRIP. values
+     * has one entry for each parameter. out overlaps no input. */
     void (*block)(const ck_kernels *k, const ck_value *values, const float *const *in,
                   size_t inputs, float *out, size_t n);
+
+    /* Or: the result is a linear combination of the inputs, with coefficients that depend on the
+     * tensor as a whole: fills coefficients[inputs] from the inner products of the inputs,
+     * gram[i * inputs + j]. The tensor is read once more for these. */
+    void (*combine)(const ck_value *values, const double *gram, size_t inputs,
+                    double *coefficients);
 } ck_method;
 
 /* All methods, in the order of the help; ends with NULL. */

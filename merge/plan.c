@@ -190,6 +190,12 @@ static ck_status finish_task(const builder *b, operand result, ck_task *task, ck
     unsigned leaf_reg[CK_MAX_MODELS], step_reg[CK_MAX_STEPS];
     mark(b, result, leaf_used, step_used);
     if (b->channels) leaf_used[0] = true; /* A fills the other channels */
+    for (unsigned s = 0; s < b->step_count; s++)
+        if (b->channels && step_used[s] && b->steps[s].method && b->steps[s].method->combine)
+            return ck_fail(err, CK_USAGE,
+                           "tensor '%s': method %s looks at whole tensors and cannot mix only some "
+                           "channels; exclude it with --rule '%s=exclude'",
+                           b->a->name, b->steps[s].method->name, b->a->name);
 
     ck_arena *arena = &b->plan->arena;
     task->leaves = ck_arena_alloc(arena, b->leaf_count * sizeof *task->leaves);
@@ -210,6 +216,10 @@ static ck_status finish_task(const builder *b, operand result, ck_task *task, ck
             inputs[i] = o.step ? step_reg[o.reg] : leaf_reg[o.reg];
         }
         step.inputs = inputs;
+        if (step.method && step.method->combine) {
+            step.coefficients = ck_arena_alloc(arena, step.input_count * sizeof *step.coefficients);
+            if (!step.coefficients) return ck_fail_memory(err, "plan");
+        }
         step_reg[s] = task->leaf_count + task->step_count;
         task->steps[task->step_count++] = step;
     }

@@ -53,6 +53,8 @@ typedef struct ck_step {
     const ck_value *values;
     const unsigned *inputs;
     unsigned input_count;
+    double
+        *coefficients; /* for a method with combine(): one for each input, filled by the engine */
 } ck_step;
 
 typedef struct ck_task {

@@ -40,7 +40,7 @@
 #define CK_VERSION "0.1.0"
 
 /* Most models in a recipe, and most inputs of one node. */
-enum { CK_MAX_MODELS = 64 };
+enum { CK_MAX_MODELS = CK_MAX_INPUTS };
 
 typedef enum ck_node_kind { CK_NODE_MODEL, CK_NODE_CONSTANT, CK_NODE_METHOD } ck_node_kind;
 

@@ -279,6 +279,43 @@ static void test_nested(void **state) {
     same_file(one, two);
 }
 
+/* A method that looks at whole tensors, inside an expression: the same bytes however the work is
+ * cut up, and what the inner products say. */
+static void test_whole_tensors(void **state) {
+    (void)state;
+    ck_reader *a = open_file(make_model("a", CK_F32, 1)),
+              *b = open_file(make_model("b", CK_F32, 9));
+    const char *out = fixture_path(&folder, "out"), *again = fixture_path(&folder, "again");
+    run(TWO("{\"method\":\"slerp\",\"inputs\":[\"a\",\"b\"],\"alpha\":0.25}"), out);
+    ck_reader *o = open_file(out);
+    float *x = read_tensor(a, "large"), *y = read_tensor(b, "large"), *r = read_tensor(o, "large");
+    double xx = 0, yy = 0, xy = 0;
+    for (size_t e = 0; e < LARGE; e++) {
+        xx += (double)x[e] * (double)x[e];
+        yy += (double)y[e] * (double)y[e];
+        xy += (double)x[e] * (double)y[e];
+    }
+    double w = acos(xy / sqrt(xx) / sqrt(yy));
+    for (size_t e = 0; e < LARGE; e++) {
+        double want = (sin(0.75 * w) * (double)x[e] + sin(0.25 * w) * (double)y[e]) / sin(w);
+        assert_true(fabs((double)r[e] - want) < 1e-7);
+    }
+    free(x), free(y), free(r);
+    ck_reader_close(a), ck_reader_close(b), ck_reader_close(o);
+    const char *nested =
+        TWO("{\"method\":\"slerp\",\"inputs\":[{\"method\":\"slerp\",\"inputs\":[\"a\","
+            "\"b\"],\"alpha\":0.25},\"b\"],\"alpha\":0.5}");
+    run(nested, out);
+    const unsigned threads[] = {1, 2, 7};
+    for (int t = 0; t < 3; t++)
+        for (size_t chunk = 4096; chunk <= 65536; chunk *= 16) {
+            ck_error err;
+            ck_run_options options = {.threads = threads[t], .chunk_bytes = chunk, .replace = true};
+            assert_int_equal(run_with(nested, again, &options, &err, NULL), CK_OK);
+            same_file(out, again);
+        }
+}
+
 static void test_constants(void **state) {
     (void)state;
     ck_reader *a = open_file(make_model("a", CK_F32, 1));
@@ -644,6 +681,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_add_difference, setup, teardown),
         cmocka_unit_test_setup_teardown(test_linear, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nested, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_whole_tensors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_constants, setup, teardown),
         cmocka_unit_test_setup_teardown(test_missing_and_extra, setup, teardown),
         cmocka_unit_test_setup_teardown(test_missing_in_c, setup, teardown),

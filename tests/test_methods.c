@@ -22,6 +22,12 @@ static int setup(void **state) {
     return 0;
 }
 
+static double dot(const float *a, const float *b) {
+    double sum = 0;
+    for (int i = 0; i < N; i++) sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
 /* Runs a method with these parameter values (numbers of a list follow one another). */
 static void run(const char *name, size_t count, const double *numbers) {
     const ck_method *m = ck_method_find(name);
@@ -33,7 +39,19 @@ static void run(const char *name, size_t count, const double *numbers) {
         numbers += values[p].count;
     }
     memset(out, 0x99, sizeof out);
-    m->block(ck_kernels_best(), values, inputs, count, out, N);
+    if (m->block) {
+        m->block(ck_kernels_best(), values, inputs, count, out, N);
+        return;
+    }
+    double gram[INPUTS * INPUTS], coefficients[INPUTS];
+    for (size_t i = 0; i < count; i++)
+        for (size_t j = 0; j < count; j++) gram[i * count + j] = dot(data[i], data[j]);
+    m->combine(values, gram, count, coefficients);
+    for (int e = 0; e < N; e++) {
+        double sum = 0;
+        for (size_t i = 0; i < count; i++) sum += coefficients[i] * (double)data[i][e];
+        out[e] = (float)sum;
+    }
 }
 
 #define A (double)data[0][i]
@@ -90,6 +108,76 @@ static void test_formulas(void **state) {
     CHECK("task-arithmetic", 3, A + 0.5 * (2 * (B - A) + 3 * (C - A)) / 5, 2, 3, 0.5, 1);
 }
 
+static double length(const float *x) {
+    return sqrt(dot(x, x));
+}
+
+static double angle(const float *x, const float *y) {
+    return acos(dot(x, y) / length(x) / length(y));
+}
+
+/* Methods on whole tensors: by what defines the result, not by its formula. */
+static void test_slerp(void **state) {
+    (void)state;
+    double w = angle(data[0], data[1]);
+    CHECK("slerp", 2, (sin(0.7 * w) * A + sin(0.3 * w) * B) / sin(w), 0.3);
+    /* Nearly parallel: the line. */
+    float kept[N];
+    memcpy(kept, data[1], sizeof kept);
+    for (int i = 0; i < N; i++) data[1][i] = data[0][i] * 1.5f + 1e-3f * data[2][i];
+    CHECK("slerp", 2, 0.7 * A + 0.3 * B, 0.3);
+    memcpy(data[1], kept, sizeof kept);
+}
+
+static void test_means_of_directions(void **state) {
+    (void)state;
+    double lengths = (length(data[0]) + length(data[1]) + length(data[2])) / 3;
+    /* For two models both lie in the middle of the arc. */
+    for (int k = 0; k < 2; k++) {
+        const char *name = k ? "karcher" : "multi-slerp";
+        run(name, 2, (const double[]){1, 1});
+        assert_true(fabs(angle(out, data[0]) - angle(out, data[1])) < 1e-6);
+        assert_true(fabs(angle(out, data[0]) + angle(out, data[1]) - angle(data[0], data[1])) <
+                    1e-5);
+        run(name, 3, (const double[]){1, 1, 1});
+        assert_true(fabs(length(out) - lengths) < 1e-5 * lengths);
+    }
+    /* The Karcher mean: the directions to all models cancel out. */
+    run("karcher", 3, (const double[]){0});
+    double residue[N] = {0}, norm = 0;
+    for (int m = 0; m < 3; m++) {
+        double w = angle(out, data[m]);
+        for (int i = 0; i < N; i++)
+            residue[i] +=
+                w / sin(w) *
+                ((double)data[m][i] / length(data[m]) - cos(w) * (double)out[i] / length(out));
+    }
+    for (int i = 0; i < N; i++) norm += residue[i] * residue[i];
+    assert_true(sqrt(norm) < 1e-4);
+}
+
+static void test_geometric_median(void **state) {
+    (void)state;
+    run("geometric-median", 3, (const double[]){0});
+    /* There the unit vectors to all models cancel out. */
+    double residue[N] = {0}, norm = 0;
+    for (int m = 0; m < 3; m++) {
+        float apart[N];
+        for (int i = 0; i < N; i++) apart[i] = data[m][i] - out[i];
+        for (int i = 0; i < N; i++) residue[i] += (double)apart[i] / length(apart);
+    }
+    for (int i = 0; i < N; i++) norm += residue[i] * residue[i];
+    assert_true(sqrt(norm) < 1e-4);
+}
+
+static void test_model_stock(void **state) {
+    (void)state;
+    float x[N], y[N];
+    for (int i = 0; i < N; i++) x[i] = data[1][i] - data[0][i], y[i] = data[2][i] - data[0][i];
+    double c = dot(x, y) / length(x) / length(y), t = 2 * c / (1 + c);
+    CHECK("model-stock", 3, (1 - t) * A + t * (B + C) / 2, 0);
+}
+
 /* What the documentation says is exact: where all models agree. */
 static void test_agreement_is_exact(void **state) {
     (void)state;
@@ -142,7 +230,8 @@ static void test_table(void **state) {
     (void)state;
     for (size_t i = 0; ck_methods[i]; i++) {
         const ck_method *m = ck_methods[i];
-        assert_true(m->name && m->title && m->formula && m->doc && m->block && m->min_inputs > 0);
+        assert_true(m->name && m->title && m->formula && m->doc && m->min_inputs > 0);
+        assert_true((m->block != NULL) != (m->combine != NULL));
         assert_ptr_equal(ck_method_find(m->name), m);
         for (size_t p = 0; m->parameters[p].name; p++)
             assert_int_equal(ck_method_parameter(m, m->parameters[p].name), p);
@@ -153,6 +242,10 @@ static void test_table(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_formulas),
+        cmocka_unit_test(test_slerp),
+        cmocka_unit_test(test_means_of_directions),
+        cmocka_unit_test(test_geometric_median),
+        cmocka_unit_test(test_model_stock),
         cmocka_unit_test(test_agreement_is_exact),
         cmocka_unit_test(test_same_as),
         cmocka_unit_test(test_table),
