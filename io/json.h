@@ -7,7 +7,8 @@
  *   CK_TRY(ck_json_number(&doc, doc.root, "alpha", &alpha, err));          absent: unchanged
  *   ck_json_free(&doc);
  *
- * Duplicate field names, text after the document, and documents over 16 MiB are errors.
+ * Duplicate field names, text after the document, numbers of more than 63 characters, a depth over
+ * 64, and documents over 16 MiB or of more than a million values are errors.
  */
 #ifndef CK_JSON_H
 #define CK_JSON_H
@@ -38,7 +39,8 @@ ck_status ck_json_fail(const ck_json *doc, const cJSON *node, ck_error *err, con
 ck_status ck_json_only(const ck_json *doc, const cJSON *node, const char *fields, ck_error *err);
 
 /* Fields of an object, by type. An absent field leaves *value as it is; a wrong type is an error.
- * Text belongs to the document. Counts are whole numbers from 0 to 2^53. */
+ * Text belongs to the document. Counts are whole numbers below 2^53; larger ones would
+ * be rounded without a word. */
 ck_status ck_json_number(const ck_json *doc, const cJSON *object, const char *field, double *value,
                          ck_error *err);
 ck_status ck_json_count(const ck_json *doc, const cJSON *object, const char *field, uint64_t *value,
