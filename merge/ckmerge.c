@@ -23,7 +23,7 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 static struct {
     const char *output, *recipe, *method, *weight, *normalize, *write_recipe, *dtype;
-    const char *missing, *extra, *shape, *base;
+    const char *missing, *extra, *shape, *base, *density;
     double alpha;
     uint64_t threads, seed;
     bool alpha_given, seed_given;
@@ -53,11 +53,18 @@ static const ck_option options[] = {
      .type = CK_OPT_TEXT,
      .value = &flags.weight,
      .help = "one weight for each model (linear)"},
+    {.name = "density",
+     .argument = "D1,D2,...",
+     .type = CK_OPT_TEXT,
+     .value = &flags.density,
+     .help =
+         "share of each model's changes that is taken (ties, dare): one number, or one for each"},
     {.name = "base",
      .argument = "MODEL",
      .type = CK_OPT_TEXT,
      .value = &flags.base,
-     .help = "the model that the others were trained from (task-arithmetic): counts as the first"},
+     .help = "the model that the others were trained from (task-arithmetic, ties, dare, "
+             "model-stock): counts as the first"},
     {.name = "normalize",
      .argument = "on|off",
      .type = CK_OPT_CHOICE,
@@ -295,6 +302,14 @@ static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_
         CK_TRY(parse_numbers("--weight", flags.weight, items, &n, err));
         CK_TRY(ck_recipe_set(r, r->root, "weight", items, n, err));
     }
+    if (flags.density) {
+        double items[CK_MAX_MODELS];
+        size_t n, wanted = ck_method_list_length(method, total);
+        CK_TRY(parse_numbers("--density", flags.density, items, &n, err));
+        if (n == 1)
+            while (n < wanted) items[n++] = items[0];
+        CK_TRY(ck_recipe_set(r, r->root, "density", items, n, err));
+    }
     if (flags.normalize) {
         double on = strcmp(flags.normalize, "on") == 0;
         CK_TRY(ck_recipe_set(r, r->root, "normalize", &on, 1, err));
@@ -313,7 +328,7 @@ static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t coun
             return ck_fail(err, CK_USAGE, "--recipe names its models itself: '%s' is too much",
                            paths[0]);
         if (flags.method || flags.weight || flags.normalize || flags.alpha_given ||
-            flags.rules.count || flags.base)
+            flags.rules.count || flags.base || flags.density)
             return ck_fail(
                 err, CK_USAGE,
                 "--method, --base, --alpha, --weight, --normalize and --rule do not go with "

@@ -11,7 +11,8 @@
  * than processors.
  *
  * Methods that look at whole tensors (SLERP, model stock, ...) get a pass of their own before: the
- * inner products of their inputs, one tensor by one thread, strips in order.
+ * inner products of their inputs, or the size of the k-th largest change, one tensor by one thread,
+ * strips in order.
  *
  * Hashes. Models are hashed by threads of their own that read the file from start to end while the
  * workers read it too: the tensors of a model seldom lie in the order in which the output needs
@@ -24,6 +25,7 @@
 #include "io/writer.h"
 #include "merge/model_hash.h"
 
+#include <math.h>
 #include <omp.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -94,15 +96,15 @@ static size_t element_bytes(ck_dtype dtype) {
 /* sum over i of coefficients[i] in[i]. */
 static void combine_block(const ck_kernels *k, const ck_step *step, const float *const *in,
                           float *out, size_t n) {
-    k->scale(out, in[0], (float)step->coefficients[0], n);
+    k->scale(out, in[0], (float)step->measured[0], n);
     for (unsigned i = 1; i < step->input_count; i++)
-        if (step->coefficients[i] != 0) k->accumulate(out, in[i], (float)step->coefficients[i], n);
+        if (step->measured[i] != 0) k->accumulate(out, in[i], (float)step->measured[i], n);
 }
 
 /* The registers of n <= CK_STRIP elements, starting at element `at` of the block in w->raw: all
- * leaves and the first `steps` steps. */
-static void eval_registers(worker *w, const ck_task *task, unsigned steps, size_t at, size_t n,
-                           const float **registers) {
+ * leaves and the first `steps` steps. first: number of the first element in the tensor. */
+static void eval_registers(worker *w, const ck_task *task, unsigned steps, uint64_t first,
+                           size_t at, size_t n, const float **registers) {
     const run *r = w->run;
     for (unsigned i = 0; i < task->leaf_count; i++) {
         ck_dtype dtype = task->leaves[i].tensor->dtype;
@@ -118,12 +120,17 @@ static void eval_registers(worker *w, const ck_task *task, unsigned steps, size_
         registers[task->leaf_count + s] = out;
         const float *inputs[CK_MAX_MODELS];
         for (unsigned i = 0; i < step->input_count; i++) inputs[i] = registers[step->inputs[i]];
+        ck_arguments args = {.values = step->values,
+                             .inputs = step->input_count,
+                             .measured = step->measured,
+                             .key = task->key,
+                             .first = first};
         if (!step->method)
             for (size_t i = 0; i < n; i++) out[i] = (float)step->constant;
         else if (step->method->combine)
             combine_block(r->kernels, step, inputs, out, n);
         else
-            step->method->block(r->kernels, step->values, inputs, step->input_count, out, n);
+            step->method->block(r->kernels, &args, inputs, out, n);
     }
 }
 
@@ -143,8 +150,9 @@ static ck_status read_block(worker *w, const ck_task *task, const uint64_t *leaf
 }
 
 /* Elements [first, first + n) of the output to dst, from elements leaf_first[i]... of leaf i. */
-static ck_status eval(worker *w, const ck_task *task, unsigned result, const uint64_t *leaf_first,
-                      uint64_t n, unsigned char *dst, uint64_t *clipped, ck_error *err) {
+static ck_status eval(worker *w, const ck_task *task, unsigned result, uint64_t first,
+                      const uint64_t *leaf_first, uint64_t n, unsigned char *dst, uint64_t *clipped,
+                      ck_error *err) {
     const run *r = w->run;
     const float *registers[CK_MAX_MODELS + CK_MAX_STEPS];
     size_t out_size = element_bytes(task->out.dtype);
@@ -153,7 +161,7 @@ static ck_status eval(worker *w, const ck_task *task, unsigned result, const uin
         CK_TRY(read_block(w, task, leaf_first, done, block, err));
         for (size_t at = 0; at < block; at += CK_STRIP) {
             size_t strip = block - at < CK_STRIP ? block - at : CK_STRIP;
-            eval_registers(w, task, task->step_count, at, strip, registers);
+            eval_registers(w, task, task->step_count, first + done + at, at, strip, registers);
             *clipped += r->kernels->encode[task->out.dtype](dst, registers[result], strip);
             dst += strip * out_size;
         }
@@ -162,7 +170,7 @@ static ck_status eval(worker *w, const ck_task *task, unsigned result, const uin
     return CK_OK;
 }
 
-/* ---- Coefficients of methods that look at whole tensors ---- */
+/* ---- What methods that look at whole tensors need to know ---- */
 
 /* Adds the inner product of two strips, in eight lanes and always in the same order. */
 static double dot(const float *a, const float *b, size_t n) {
@@ -176,36 +184,126 @@ static double dot(const float *a, const float *b, size_t n) {
     return sum;
 }
 
-/* The inner products of the inputs of step s over the whole tensor, and from them its coefficients.
- * Strips begin at multiples of CK_STRIP whatever the size of the blocks, so that the sums have
- * always the same order. */
-static ck_status measure_step(worker *w, const ck_task *task, unsigned s, ck_error *err) {
+/* Evaluates the steps before step s over the whole tensor and shows the inputs of s to `visit`,
+ * strip by strip. Strips begin at multiples of CK_STRIP whatever the size of the blocks, so that
+ * sums have always the same order. */
+static ck_status each_strip(worker *w, const ck_task *task, unsigned s,
+                            void (*visit)(void *context, const float *const *in, size_t n),
+                            void *context, ck_error *err) {
     const run *r = w->run;
     const ck_step *step = &task->steps[s];
-    unsigned inputs = step->input_count;
-    const float *registers[CK_MAX_MODELS + CK_MAX_STEPS];
+    const float *registers[CK_MAX_MODELS + CK_MAX_STEPS], *inputs[CK_MAX_MODELS];
     const uint64_t from_start[CK_MAX_MODELS] = {0};
-    double *gram = ck_alloc_array((size_t)inputs * inputs, sizeof *gram);
-    if (!gram) return ck_fail_memory(err, "merge buffers");
-    ck_status status = CK_OK;
-    for (uint64_t done = 0; done < task->out.elements && status == CK_OK;) {
+    for (uint64_t done = 0; done < task->out.elements;) {
         uint64_t left = task->out.elements - done;
         size_t block = left < r->block_elements ? (size_t)left : r->block_elements;
-        status = read_block(w, task, from_start, done, block, err);
-        for (size_t at = 0; at < block && status == CK_OK; at += CK_STRIP) {
+        CK_TRY(read_block(w, task, from_start, done, block, err));
+        for (size_t at = 0; at < block; at += CK_STRIP) {
             size_t strip = block - at < CK_STRIP ? block - at : CK_STRIP;
-            eval_registers(w, task, s, at, strip, registers);
-            for (unsigned i = 0; i < inputs; i++)
-                for (unsigned j = 0; j <= i; j++)
-                    gram[i * inputs + j] +=
-                        dot(registers[step->inputs[i]], registers[step->inputs[j]], strip);
+            eval_registers(w, task, s, done + at, at, strip, registers);
+            for (unsigned i = 0; i < step->input_count; i++) inputs[i] = registers[step->inputs[i]];
+            visit(context, inputs, strip);
         }
         done += block;
     }
-    for (unsigned i = 0; i < inputs; i++)
-        for (unsigned j = 0; j < i; j++) gram[j * inputs + i] = gram[i * inputs + j];
-    if (status == CK_OK) step->method->combine(step->values, gram, inputs, step->coefficients);
-    free(gram);
+    return CK_OK;
+}
+
+/* The inner products of the inputs. */
+typedef struct gram_sums {
+    size_t inputs;
+    double *sums;
+} gram_sums;
+
+static void add_products(void *context, const float *const *in, size_t n) {
+    gram_sums *g = context;
+    for (size_t i = 0; i < g->inputs; i++)
+        for (size_t j = 0; j <= i; j++) g->sums[i * g->inputs + j] += dot(in[i], in[j], n);
+}
+
+static ck_status measure_products(worker *w, const ck_task *task, unsigned s, ck_error *err) {
+    const ck_step *step = &task->steps[s];
+    size_t inputs = step->input_count;
+    gram_sums g = {inputs, ck_alloc_array(inputs * inputs, sizeof *g.sums)};
+    if (!g.sums) return ck_fail_memory(err, "merge buffers");
+    ck_status status = each_strip(w, task, s, add_products, &g, err);
+    for (size_t i = 0; i < inputs; i++)
+        for (size_t j = 0; j < i; j++) g.sums[j * inputs + i] = g.sums[i * inputs + j];
+    if (status == CK_OK) step->method->combine(step->values, g.sums, inputs, step->measured);
+    free(g.sums);
+    return status;
+}
+
+/* The k-th largest change of every input, exactly, by two histograms: magnitudes of floats are in
+ * the order of their bits, so the first counts by the upper 16 and the second, within the bin where
+ * the k-th lies, by the lower 16. */
+enum { BINS = 1 << 16 };
+
+typedef struct selection {
+    size_t inputs;
+    bool lower;        /* the second pass */
+    uint32_t *upper;   /* for each input: the bin of the first pass */
+    uint64_t *counts;  /* BINS for each input */
+    uint64_t *missing; /* for each input: how many are still to be found */
+} selection;
+
+static void count_changes(void *context, const float *const *in, size_t n) {
+    selection *sel = context;
+    for (size_t i = 1; i < sel->inputs; i++) {
+        uint64_t *counts = sel->counts + i * BINS;
+        for (size_t e = 0; e < n; e++) {
+            float change = in[i][e] - in[0][e];
+            uint32_t bits;
+            memcpy(&bits, &change, sizeof bits);
+            bits &= 0x7FFFFFFF;
+            if (!sel->lower)
+                counts[bits >> 16]++;
+            else if (bits >> 16 == sel->upper[i])
+                counts[bits & 0xFFFF]++;
+        }
+    }
+}
+
+/* The bin that holds the element still missing, from the top; what lies above it is taken off. */
+static uint32_t find_bin(const uint64_t *counts, uint64_t *missing) {
+    uint32_t bin = BINS - 1;
+    while (bin > 0 && counts[bin] < *missing) *missing -= counts[bin--];
+    return bin;
+}
+
+static ck_status select_changes(worker *w, const ck_task *task, unsigned s, selection *sel,
+                                ck_error *err) {
+    const ck_step *step = &task->steps[s];
+    for (size_t i = 1; i < sel->inputs; i++)
+        sel->missing[i] = step->method->keep(step->values, i, task->out.elements);
+    CK_TRY(each_strip(w, task, s, count_changes, sel, err));
+    for (size_t i = 1; i < sel->inputs; i++)
+        sel->upper[i] = find_bin(sel->counts + i * BINS, &sel->missing[i]);
+    memset(sel->counts, 0, sel->inputs * BINS * sizeof *sel->counts);
+    sel->lower = true;
+    CK_TRY(each_strip(w, task, s, count_changes, sel, err));
+    for (size_t i = 1; i < sel->inputs; i++) {
+        uint32_t bits = sel->upper[i] << 16 | find_bin(sel->counts + i * BINS, &sel->missing[i]);
+        float least;
+        memcpy(&least, &bits, sizeof least);
+        bool none = step->method->keep(step->values, i, task->out.elements) == 0;
+        step->measured[i] = none ? (double)INFINITY : (double)least;
+    }
+    return CK_OK;
+}
+
+static ck_status measure_changes(worker *w, const ck_task *task, unsigned s, ck_error *err) {
+    size_t n = task->steps[s].input_count;
+    selection sel = {.inputs = n,
+                     .upper = ck_alloc_array(n, sizeof *sel.upper),
+                     .counts = ck_alloc_array(n * BINS, sizeof *sel.counts),
+                     .missing = ck_alloc_array(n, sizeof *sel.missing)};
+    ck_status status = sel.upper && sel.counts && sel.missing
+                           ? select_changes(w, task, s, &sel, err)
+                           : ck_fail_memory(err, "merge buffers");
+    free(sel.upper);
+    free(sel.counts);
+    free(sel.missing);
     return status;
 }
 
@@ -233,7 +331,8 @@ static ck_status eval_channels(worker *w, const ck_task *task, uint64_t first, u
                 uint64_t leaf_row = task->leaves[i].tensor->shape[1] * plane;
                 leaf_first[i] = o * leaf_row + in_row;
             }
-            CK_TRY(eval(w, &part, mix ? task->result : 0, leaf_first, count, dst, clipped, err));
+            CK_TRY(eval(w, &part, mix ? task->result : 0, first, leaf_first, count, dst, clipped,
+                        err));
         }
         dst += count * out_size;
         first += count;
@@ -252,8 +351,9 @@ static ck_status fill(worker *w, size_t index, uint64_t begin, size_t n, unsigne
     uint64_t first = begin / size, count = n / size, clipped = 0;
     uint64_t leaf_first[CK_MAX_MODELS];
     for (unsigned i = 0; i < task->leaf_count; i++) leaf_first[i] = first;
-    CK_TRY(task->channels ? eval_channels(w, task, first, count, dst, &clipped, err)
-                          : eval(w, task, task->result, leaf_first, count, dst, &clipped, err));
+    CK_TRY(task->channels
+               ? eval_channels(w, task, first, count, dst, &clipped, err)
+               : eval(w, task, task->result, first, leaf_first, count, dst, &clipped, err));
     if (clipped) atomic_fetch_add(&w->run->clipped[index], clipped);
     return CK_OK;
 }
@@ -342,7 +442,9 @@ static bool next_measure(worker *w, ck_status *status) {
     if (index >= w->run->plan->task_count) return false;
     const ck_task *task = &w->run->plan->tasks[index];
     for (unsigned s = 0; s < task->step_count && *status == CK_OK; s++)
-        if (task->steps[s].coefficients) *status = measure_step(w, task, s, &w->error);
+        if (task->steps[s].measured)
+            *status = task->steps[s].method->combine ? measure_products(w, task, s, &w->error)
+                                                     : measure_changes(w, task, s, &w->error);
     return true;
 }
 
@@ -431,7 +533,7 @@ static void run_measures(run *r, unsigned threads) {
     bool needed = false;
     for (size_t i = 0; i < r->plan->task_count; i++)
         for (unsigned s = 0; s < r->plan->tasks[i].step_count; s++)
-            needed |= r->plan->tasks[i].steps[s].coefficients != NULL;
+            needed |= r->plan->tasks[i].steps[s].measured != NULL;
     if (!needed) return;
 #pragma omp parallel num_threads(threads)
     with_buffers(r, next_measure);

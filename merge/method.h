@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* The value of a parameter: a number (count 1) or, for list parameters, one number per input. */
 typedef struct ck_value {
@@ -29,6 +30,15 @@ typedef struct ck_parameter {
 } ck_parameter;
 
 enum { CK_MAX_PARAMETERS = 8, CK_MAX_INPUTS = 64 };
+
+/* What a method gets besides its inputs. */
+typedef struct ck_arguments {
+    const ck_value *values; /* one for each parameter */
+    size_t inputs;
+    const double *measured; /* one for each input: see measures; NULL without */
+    uint64_t key;           /* made of the seed and the tensor's name, for random numbers */
+    uint64_t first;         /* number of the first element in its tensor */
+} ck_arguments;
 
 typedef struct ck_method {
     const char *name;    /* "weighted-sum"; '_' is accepted for '-' on input */
@@ -52,10 +62,15 @@ typedef struct ck_method {
      * NULL: never. */
     int (*same_as)(const ck_value *values, size_t inputs);
 
-    /* Either: out[n] from inputs[0..count-1][n], element by element, all f32, n <= CK_STRIP. values
-     * has one entry for each parameter. out overlaps no input. */
-    void (*block)(const ck_kernels *k, const ck_value *values, const float *const *in,
-                  size_t inputs, float *out, size_t n);
+    /* Either: out[n] from in[0..inputs-1][n], element by element, all f32, n <= CK_STRIP. out
+     * overlaps no input. */
+    void (*block)(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n);
+
+    /* For a block that takes only the largest changes: how many of the tensor's elements with the
+     * largest |input - base| count. args->measured[input] is then the least of these, and exact; it
+     * is infinite for none. The tensor is read twice more. */
+    uint64_t (*keep)(const ck_value *values, size_t input, uint64_t elements);
 
     /* Or: the result is a linear combination of the inputs, with coefficients that depend on the
      * tensor as a whole: fills coefficients[inputs] from the inner products of the inputs,

@@ -184,6 +184,11 @@ static void mark(const builder *b, operand o, bool *leaf_used, bool *step_used) 
         mark(b, b->inputs[o.reg][i], leaf_used, step_used);
 }
 
+/* Whether a method (NULL: a constant) needs a pass over the whole tensor first. */
+static bool measures(const ck_method *method) {
+    return method && (method->combine || method->keep);
+}
+
 /* Turns the builder's leaves and steps into a task's, leaving out what the result does not need. */
 static ck_status finish_task(const builder *b, operand result, ck_task *task, ck_error *err) {
     bool leaf_used[CK_MAX_MODELS] = {false}, step_used[CK_MAX_STEPS] = {false};
@@ -191,7 +196,7 @@ static ck_status finish_task(const builder *b, operand result, ck_task *task, ck
     mark(b, result, leaf_used, step_used);
     if (b->channels) leaf_used[0] = true; /* A fills the other channels */
     for (unsigned s = 0; s < b->step_count; s++)
-        if (b->channels && step_used[s] && b->steps[s].method && b->steps[s].method->combine)
+        if (b->channels && step_used[s] && measures(b->steps[s].method))
             return ck_fail(err, CK_USAGE,
                            "tensor '%s': method %s looks at whole tensors and cannot mix only some "
                            "channels; exclude it with --rule '%s=exclude'",
@@ -216,9 +221,9 @@ static ck_status finish_task(const builder *b, operand result, ck_task *task, ck
             inputs[i] = o.step ? step_reg[o.reg] : leaf_reg[o.reg];
         }
         step.inputs = inputs;
-        if (step.method && step.method->combine) {
-            step.coefficients = ck_arena_alloc(arena, step.input_count * sizeof *step.coefficients);
-            if (!step.coefficients) return ck_fail_memory(err, "plan");
+        if (measures(step.method)) {
+            step.measured = ck_arena_alloc(arena, step.input_count * sizeof *step.measured);
+            if (!step.measured) return ck_fail_memory(err, "plan");
         }
         step_reg[s] = task->leaf_count + task->step_count;
         task->steps[task->step_count++] = step;
@@ -237,6 +242,13 @@ static ck_status copy_task(ck_plan *plan, size_t model, const ck_tensor *t, ck_t
     return CK_OK;
 }
 
+/* FNV-1a of the name, and the seed. */
+static uint64_t random_key(uint64_t seed, const char *name) {
+    uint64_t key = 0xcbf29ce484222325u ^ seed;
+    for (; *name; name++) key = (key ^ (unsigned char)*name) * 0x100000001b3u;
+    return key;
+}
+
 /* Adds a finished task: its output takes name and shape of `like`, and the dtype that the recipe
  * wants. */
 static void add_task(ck_plan *plan, ck_task task, const ck_tensor *like, ck_dtype keep) {
@@ -250,6 +262,7 @@ static void add_task(ck_plan *plan, ck_task task, const ck_tensor *like, ck_dtyp
     if (task.leaf_count > plan->max_leaves) plan->max_leaves = task.leaf_count;
     unsigned registers = task.leaf_count + task.step_count;
     if (registers > plan->max_registers) plan->max_registers = registers;
+    task.key = random_key(plan->recipe->seed, like->name);
     plan->counts[task.outcome]++;
     plan->tasks[plan->task_count++] = task;
 }

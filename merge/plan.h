@@ -53,8 +53,7 @@ typedef struct ck_step {
     const ck_value *values;
     const unsigned *inputs;
     unsigned input_count;
-    double
-        *coefficients; /* for a method with combine(): one for each input, filled by the engine */
+    double *measured; /* for a method that measures: one for each input, filled by the engine */
 } ck_step;
 
 typedef struct ck_task {
@@ -69,6 +68,7 @@ typedef struct ck_task {
     bool raw;          /* the output's bytes are those of leaf 0 */
     unsigned channels; /* not 0: only these first input channels of shape[1] are mixed, and leaf 0
                         * is A's tensor */
+    uint64_t key;      /* of the tensor's random numbers: made of the seed and its name */
     uint64_t offset;   /* in the output file */
 } ck_task;
 

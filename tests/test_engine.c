@@ -316,6 +316,47 @@ static void test_whole_tensors(void **state) {
         }
 }
 
+static int descending(const void *a, const void *b) {
+    float x = fabsf(*(const float *)a), y = fabsf(*(const float *)b);
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* TIES of one model keeps exactly the largest changes; DARE does not depend on the work either. */
+static void test_largest_changes(void **state) {
+    (void)state;
+    ck_reader *a = open_file(make_model("a", CK_F32, 1)),
+              *b = open_file(make_model("b", CK_F32, 9));
+    const char *out = fixture_path(&folder, "out"), *again = fixture_path(&folder, "again");
+    run(TWO("{\"method\":\"ties\",\"inputs\":[\"a\",\"b\"],\"density\":[0.1]}"), out);
+    ck_reader *o = open_file(out);
+    float *x = read_tensor(a, "large"), *y = read_tensor(b, "large"), *r = read_tensor(o, "large");
+    float *sorted = malloc(LARGE * sizeof *sorted);
+    for (size_t e = 0; e < LARGE; e++) sorted[e] = y[e] - x[e];
+    qsort(sorted, LARGE, sizeof *sorted, descending);
+    float least = fabsf(sorted[LARGE / 10 - 1]);
+    for (size_t e = 0; e < LARGE; e++) {
+        float change = y[e] - x[e], want = fabsf(change) >= least ? x[e] + change : x[e];
+        assert_memory_equal(&r[e], &want, sizeof want);
+    }
+    free(x), free(y), free(r), free(sorted);
+    ck_reader_close(a), ck_reader_close(b), ck_reader_close(o);
+    const char *const jsons[] = {
+        TWO("{\"method\":\"ties\",\"inputs\":[\"a\",\"b\"],\"density\":[0.3]}"),
+        TWO("{\"method\":\"dare-ties\",\"inputs\":[\"a\",\"b\"],\"density\":[0.3]},\"seed\":7")};
+    for (int j = 0; j < 2; j++) {
+        run(jsons[j], out);
+        const unsigned threads[] = {1, 2, 7};
+        for (int t = 0; t < 3; t++)
+            for (size_t chunk = 4096; chunk <= 65536; chunk *= 16) {
+                ck_error err;
+                ck_run_options options = {
+                    .threads = threads[t], .chunk_bytes = chunk, .replace = true};
+                assert_int_equal(run_with(jsons[j], again, &options, &err, NULL), CK_OK);
+                same_file(out, again);
+            }
+    }
+}
+
 static void test_constants(void **state) {
     (void)state;
     ck_reader *a = open_file(make_model("a", CK_F32, 1));
@@ -682,6 +723,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_linear, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nested, setup, teardown),
         cmocka_unit_test_setup_teardown(test_whole_tensors, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_largest_changes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_constants, setup, teardown),
         cmocka_unit_test_setup_teardown(test_missing_and_extra, setup, teardown),
         cmocka_unit_test_setup_teardown(test_missing_in_c, setup, teardown),

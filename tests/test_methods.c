@@ -10,6 +10,7 @@
 enum { N = 513, INPUTS = 4 };
 
 static float data[INPUTS][N], out[N];
+static double measured[INPUTS]; /* what the engine would have found */
 static const float *const inputs[INPUTS] = {data[0], data[1], data[2], data[3]};
 
 static int setup(void **state) {
@@ -40,7 +41,9 @@ static void run(const char *name, size_t count, const double *numbers) {
     }
     memset(out, 0x99, sizeof out);
     if (m->block) {
-        m->block(ck_kernels_best(), values, inputs, count, out, N);
+        const ck_arguments args = {
+            .values = values, .inputs = count, .measured = measured, .key = 77};
+        m->block(ck_kernels_best(), &args, inputs, out, N);
         return;
     }
     double gram[INPUTS * INPUTS], coefficients[INPUTS];
@@ -170,6 +173,47 @@ static void test_geometric_median(void **state) {
     assert_true(sqrt(norm) < 1e-4);
 }
 
+static void test_ties(void **state) {
+    (void)state;
+    /* B's changes of 0.5 and more count, C's of 0.2. */
+    measured[1] = 0.5, measured[2] = 0.2;
+    run("ties", 3, (const double[]){0.5, 0.5, 2, 1, 0.7, 1});
+    for (int i = 0; i < N; i++) {
+        float b = data[1][i] - data[0][i], c = data[2][i] - data[0][i];
+        double x = fabsf(b) >= 0.5f ? 2 * (double)b : 0,
+               y = (double)fabsf(c) >= 0.2 ? (double)c : 0;
+        double sign = x + y >= 0 ? 1 : -1, sum = 0, weights = 0;
+        if (x * sign > 0) sum += x, weights += 2;
+        if (y * sign > 0) sum += y, weights += 1;
+        double want = (double)data[0][i] + 0.7 * (weights > 0 ? sum / weights : 0);
+        assert_true(fabs((double)out[i] - want) < 1e-6);
+    }
+}
+
+/* What stays is a share of density, the mean is as before, and other models drop others. */
+static void test_dare(void **state) {
+    (void)state;
+    run("dare-linear", 2, (const double[]){0.25, 1, 1, 0});
+    int stayed = 0;
+    for (int i = 0; i < N; i++) {
+        double change = (double)out[i] - (double)data[0][i],
+               whole = (double)data[1][i] - (double)data[0][i];
+        if (change == 0) continue;
+        stayed++;
+        assert_true(fabs(change - 4 * whole) < 1e-5);
+    }
+    assert_true(stayed > N / 4 - 40 && stayed < N / 4 + 40);
+    /* Density 1 leaves everything, 0 nothing. */
+    CHECK("dare-linear", 3, A + 2 * (B - A) + 3 * (C - A), 1, 1, 2, 3, 1, 0);
+    CHECK("dare-linear", 3, A, 0, 0, 2, 3, 1, 0);
+    /* With one model nothing is outvoted. */
+    float linear[N];
+    run("dare-linear", 2, (const double[]){0.5, 1, 1, 0});
+    memcpy(linear, out, sizeof linear);
+    run("dare-ties", 2, (const double[]){0.5, 1, 1, 0});
+    assert_memory_equal(linear, out, sizeof linear);
+}
+
 static void test_model_stock(void **state) {
     (void)state;
     float x[N], y[N];
@@ -246,6 +290,8 @@ int main(void) {
         cmocka_unit_test(test_means_of_directions),
         cmocka_unit_test(test_geometric_median),
         cmocka_unit_test(test_model_stock),
+        cmocka_unit_test(test_ties),
+        cmocka_unit_test(test_dare),
         cmocka_unit_test(test_agreement_is_exact),
         cmocka_unit_test(test_same_as),
         cmocka_unit_test(test_table),

@@ -6,9 +6,9 @@ static int same_as(const ck_value *values, size_t inputs) {
     return values[0].items[0] == 0 ? 0 : -1;
 }
 
-static void block(const ck_kernels *k, const ck_value *values, const float *const *in,
-                  size_t inputs, float *out, size_t n) {
-    (void)inputs;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *values = args->values;
     k->add_difference(out, in[0], in[1], in[2], (float)values[0].items[0], n);
 }
 

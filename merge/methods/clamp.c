@@ -1,12 +1,12 @@
 /* A kept within what the other models say. */
 #include "merge/method.h"
 
-static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
-                  float *out, size_t n) {
-    (void)k, (void)v;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    (void)k;
     for (size_t i = 0; i < n; i++) {
         float low = in[1][i], high = in[1][i], x = in[0][i];
-        for (size_t m = 2; m < inputs; m++) {
+        for (size_t m = 2; m < args->inputs; m++) {
             low = in[m][i] < low ? in[m][i] : low;
             high = in[m][i] > high ? in[m][i] : high;
         }

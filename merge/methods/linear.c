@@ -32,11 +32,12 @@ static int same_as(const ck_value *values, size_t inputs) {
     return only >= 0 && share(values, inputs, (size_t)only) == 1 ? only : -1;
 }
 
-static void block(const ck_kernels *k, const ck_value *values, const float *const *in,
-                  size_t inputs, float *out, size_t n) {
-    k->scale(out, in[0], (float)share(values, inputs, 0), n);
-    for (size_t i = 1; i < inputs; i++) {
-        float w = (float)share(values, inputs, i);
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *values = args->values;
+    k->scale(out, in[0], (float)share(values, args->inputs, 0), n);
+    for (size_t i = 1; i < args->inputs; i++) {
+        float w = (float)share(values, args->inputs, i);
         if (w != 0) k->accumulate(out, in[i], w, n);
     }
 }

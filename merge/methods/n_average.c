@@ -1,11 +1,10 @@
 /* The mean of any number of models. */
 #include "merge/method.h"
 
-static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
-                  float *out, size_t n) {
-    (void)v;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
     k->scale(out, in[0], 1, n);
-    for (size_t i = 1; i < inputs; i++) k->lerp(out, out, in[i], 1.0f / (float)(i + 1), n);
+    for (size_t i = 1; i < args->inputs; i++) k->lerp(out, out, in[i], 1.0f / (float)(i + 1), n);
 }
 
 extern const ck_method ck_n_average;

@@ -3,9 +3,10 @@
 
 #include <math.h>
 
-static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
-                  float *out, size_t n) {
-    (void)k, (void)inputs;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *v = args->values;
+    (void)k;
     float t = (float)v[0].items[0];
     for (size_t i = 0; i < n; i++) {
         float a = in[0][i], b = in[1][i], apart = fmaxf(fabsf(a - b), 1e-6f), w = t / apart;

@@ -6,9 +6,9 @@ static int same_as(const ck_value *v, size_t inputs) {
     return v[0].items[0] == 1 ? 0 : -1;
 }
 
-static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
-                  float *out, size_t n) {
-    (void)inputs;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *v = args->values;
     k->scale(out, in[0], (float)v[0].items[0], n);
 }
 

@@ -5,9 +5,10 @@
 
 enum { ALPHA, BETA };
 
-static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
-                  float *out, size_t n) {
-    (void)k, (void)inputs;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *v = args->values;
+    (void)k;
     float alpha = (float)v[ALPHA].items[0], beta = (float)v[BETA].items[0];
     for (size_t i = 0; i < n; i++) {
         float a = in[0][i], b = in[1][i], c = in[2][i];

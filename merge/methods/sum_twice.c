@@ -9,9 +9,9 @@ static int same_as(const ck_value *v, size_t inputs) {
     return beta == 1 ? 2 : beta == 0 && alpha == 0 ? 0 : beta == 0 && alpha == 1 ? 1 : -1;
 }
 
-static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
-                  float *out, size_t n) {
-    (void)inputs;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *v = args->values;
     k->lerp(out, in[0], in[1], (float)v[ALPHA].items[0], n);
     k->lerp(out, out, in[2], (float)v[BETA].items[0], n);
 }

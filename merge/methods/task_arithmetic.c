@@ -17,12 +17,13 @@ static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
     return CK_OK;
 }
 
-static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
-                  float *out, size_t n) {
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *v = args->values;
     double factor = v[LAMBDA].items[0];
     if (v[NORMALIZE].items[0] != 0) factor /= weight_sum(v);
     k->scale(out, in[0], 1, n);
-    for (size_t i = 1; i < inputs; i++)
+    for (size_t i = 1; i < args->inputs; i++)
         k->add_difference(out, out, in[i], in[0], (float)(factor * v[WEIGHT].items[i - 1]), n);
 }
 

@@ -8,9 +8,10 @@ static int same_as(const ck_value *v, size_t inputs) {
     return v[0].items[0] == 0 ? 0 : -1;
 }
 
-static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
-                  float *out, size_t n) {
-    (void)k, (void)inputs;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *v = args->values;
+    (void)k;
     float strength = (float)(1.8 * v[0].items[0]);
     for (size_t i = 0; i < n; i++) {
         float a = in[0][i], b = in[1][i], c = in[2][i];

@@ -20,9 +20,9 @@ static int same_as(const ck_value *v, size_t inputs) {
     return product(v) == 0 ? 0 : -1;
 }
 
-static void block(const ck_kernels *k, const ck_value *v, const float *const *in, size_t inputs,
-                  float *out, size_t n) {
-    (void)inputs;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *v = args->values;
     double p = product(v);
     k->scale(out, in[0], (float)(1 / (1 - p)), n);
     k->accumulate(out, in[1], (float)(-p / (1 - p)), n);

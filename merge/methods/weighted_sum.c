@@ -7,9 +7,9 @@ static int same_as(const ck_value *values, size_t inputs) {
     return alpha == 0 ? 0 : alpha == 1 ? 1 : -1;
 }
 
-static void block(const ck_kernels *k, const ck_value *values, const float *const *in,
-                  size_t inputs, float *out, size_t n) {
-    (void)inputs;
+static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
+                  size_t n) {
+    const ck_value *values = args->values;
     k->lerp(out, in[0], in[1], (float)values[0].items[0], n);
 }
 

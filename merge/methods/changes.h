@@ -1,0 +1,32 @@
+/* What methods share that take some of the changes of several models over a base: the base, input
+ * 0, plus lambda times the changes that are left, summed up or by election of signs.
+ *
+ * Parameters in this order: density, weight, lambda, normalize.
+ */
+#ifndef CK_CHANGES_H
+#define CK_CHANGES_H
+
+#include "merge/method.h"
+
+enum { CK_DENSITY, CK_WEIGHT, CK_LAMBDA, CK_NORMALIZE };
+
+/* The table rows of these parameters. */
+#define CK_CHANGES_PARAMETERS(normalize_default)                                                   \
+    {.name = "density",                                                                            \
+     .fallback = 0.5,                                                                              \
+     .list = true,                                                                                 \
+     .help = "share of the changes that is taken, one number per model"},                          \
+        {.name = "weight", .fallback = 1, .list = true, .help = "one weight per model"},           \
+        {.name = "lambda", .fallback = 1, .help = "factor for what is added to the base"}, {       \
+        .name = "normalize", .fallback = normalize_default,                                        \
+        .help = "1: divide by the sum of the weights that count; 0: do not"                        \
+    }
+
+/* Refuses densities outside 0..1. */
+ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err);
+
+/* The base plus lambda times the sum of the changes[1..inputs-1], weighted already; elect: of every
+ * element only the changes count whose sign is that of their sum. */
+float ck_changes_sum(const ck_arguments *args, float base, const float *changes, bool elect);
+
+#endif
