@@ -1,7 +1,7 @@
 /* Random numbers without state: the n-th number of a stream is a function of the stream's key and
  * n, so that it does not matter who asks for it and when.
  *
- *   if (ck_random_unit(ck_random_key(key, model), element) < density) ...
+ *   if (ck_random_24(ck_random_key(key, model), element) < density * 0x1p24) ...
  */
 #ifndef CK_RANDOM_H
 #define CK_RANDOM_H
@@ -20,9 +20,9 @@ static inline uint64_t ck_random_key(uint64_t key, uint64_t stream) {
     return ck_random_mix(key + 0x9e3779b97f4a7c15u * (stream + 1));
 }
 
-/* The n-th number, evenly in [0, 1), a multiple of 2^-24. */
-static inline float ck_random_unit(uint64_t key, uint64_t n) {
-    return (float)(ck_random_mix(key + 0x9e3779b97f4a7c15u * (n + 1)) >> 40) * 0x1p-24f;
+/* The n-th number, evenly from 0 to 2^24 - 1. */
+static inline uint32_t ck_random_24(uint64_t key, uint64_t n) {
+    return (uint32_t)(ck_random_mix(key + 0x9e3779b97f4a7c15u * (n + 1)) >> 40);
 }
 
 #endif

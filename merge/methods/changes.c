@@ -1,5 +1,10 @@
-/* The arithmetic of changes.h. */
+/* The arithmetic of changes.h, in plain loops over short runs of elements that compilers turn into
+ * vectors. */
 #include "merge/methods/changes.h"
+
+#include <string.h>
+
+enum { RUN = 256 };
 
 ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err) {
     (void)inputs;
@@ -11,17 +16,75 @@ ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err)
     return CK_OK;
 }
 
-float ck_changes_sum(const ck_arguments *args, float base, const float *changes, bool elect) {
-    const double *weights = args->values[CK_WEIGHT].items;
-    float all = 0, sum = 0, counted = 0;
-    for (size_t i = 1; i < args->inputs; i++) all += changes[i];
-    for (size_t i = 1; i < args->inputs; i++) {
-        /* A sum of zero elects the positive ones. */
-        bool agrees = all >= 0 ? changes[i] > 0 : changes[i] < 0;
-        if (elect && !agrees) continue;
-        sum += changes[i];
-        counted += (float)weights[i - 1];
+/* Some elements, as numbers and as bits: what depends on signs is done with masks, since branches
+ * on them cannot be foreseen. */
+typedef union elements {
+    float f[RUN];
+    uint32_t u[RUN];
+} elements;
+
+/* Adds up the changes that count and their weights: those that are not zero and, if there is an
+ * election, have the sign of `elected`. */
+static void add_up(const elements *changes, const elements *elected, float weight, elements *sum,
+                   elements *counted) {
+    elements counts, weights;
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) {
+        uint32_t other_sign = 0u - ((changes->u[e] ^ elected->u[e]) >> 31);
+        uint32_t zero = 0u - (uint32_t)((changes->u[e] & 0x7FFFFFFF) == 0);
+        counts.u[e] = changes->u[e] & ~other_sign;
+        weights.u[e] = ~(other_sign | zero);
     }
-    if (args->values[CK_NORMALIZE].items[0] != 0 && counted != 0) sum /= counted;
-    return base + (float)args->values[CK_LAMBDA].items[0] * sum;
+    elements one_weight;
+    for (size_t e = 0; e < RUN; e++) one_weight.f[e] = weight;
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) weights.u[e] &= one_weight.u[e];
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) {
+        sum->f[e] += counts.f[e];
+        counted->f[e] += weights.f[e];
+    }
+}
+
+static void merge_run(const ck_arguments *args, const elements *base, const elements *changes,
+                      bool elect, elements *out) {
+    const ck_value *v = args->values;
+    elements all = {{0}}, sum = {{0}}, counted = {{0}};
+    for (size_t i = 1; i < args->inputs && elect; i++)
+#pragma omp simd
+        for (size_t e = 0; e < RUN; e++) all.f[e] += changes[i].f[e];
+            /* A sum of zero elects plus, also a negative zero. */
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) all.f[e] += 0.0f;
+    for (size_t i = 1; i < args->inputs; i++)
+        add_up(&changes[i], elect ? &all : &changes[i], (float)v[CK_WEIGHT].items[i - 1], &sum,
+               &counted);
+    if (v[CK_NORMALIZE].items[0] != 0)
+#pragma omp simd
+        for (size_t e = 0; e < RUN; e++) sum.f[e] /= counted.f[e] != 0 ? counted.f[e] : 1.0f;
+    float lambda = (float)v[CK_LAMBDA].items[0];
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) out->f[e] = base->f[e] + lambda * sum.f[e];
+}
+
+void ck_changes_merge(const ck_arguments *args, const float *const *in, float *out, size_t n,
+                      bool elect, ck_changes_take *take) {
+    elements changes[CK_MAX_INPUTS], base = {{0}}, input = {{0}}, result;
+    for (size_t at = 0; at < n; at += RUN) {
+        /* What lies behind the end of the last run is computed with what was there before, and
+         * thrown away. */
+        size_t bytes = (n - at < RUN ? n - at : RUN) * sizeof(float);
+        memcpy(base.f, in[0] + at, bytes);
+        for (size_t i = 1; i < args->inputs; i++) {
+            float weight = (float)args->values[CK_WEIGHT].items[i - 1];
+            memcpy(input.f, in[i] + at, bytes);
+#pragma omp simd
+            for (size_t e = 0; e < RUN; e++) changes[i].f[e] = input.f[e] - base.f[e];
+            take(args, i, at, changes[i].f, RUN);
+#pragma omp simd
+            for (size_t e = 0; e < RUN; e++) changes[i].f[e] *= weight;
+        }
+        merge_run(args, &base, changes, elect, &result);
+        memcpy(out + at, result.f, bytes);
+    }
 }

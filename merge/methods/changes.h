@@ -25,8 +25,14 @@ enum { CK_DENSITY, CK_WEIGHT, CK_LAMBDA, CK_NORMALIZE };
 /* Refuses densities outside 0..1. */
 ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err);
 
-/* The base plus lambda times the sum of the changes[1..inputs-1], weighted already; elect: of every
- * element only the changes count whose sign is that of their sum. */
-float ck_changes_sum(const ck_arguments *args, float base, const float *changes, bool elect);
+/* Sets to zero the changes[n] of one input that are not taken, and rescales the others. The first
+ * is element args->first + at of the tensor. */
+typedef void ck_changes_take(const ck_arguments *args, size_t input, size_t at, float *changes,
+                             size_t n);
+
+/* out = base + lambda * sum of the weighted changes that take() leaves; elect: of every element
+ * only the changes count whose sign is that of their sum. */
+void ck_changes_merge(const ck_arguments *args, const float *const *in, float *out, size_t n,
+                      bool elect, ck_changes_take *take);
 
 #endif

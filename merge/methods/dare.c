@@ -3,30 +3,29 @@
 #include "merge/methods/changes.h"
 
 /* Each change stays with the probability of its model's density, divided by it. */
-static void drop_and_rescale(const ck_arguments *args, const float *const *in, float *out, size_t n,
-                             bool elect) {
-    float changes[CK_MAX_INPUTS];
+static void take_by_chance(const ck_arguments *args, size_t input, size_t at, float *changes,
+                           size_t n) {
+    double density = args->values[CK_DENSITY].items[input - 1];
+    uint32_t limit = (uint32_t)(density * 0x1p24);
+    uint64_t key = ck_random_key(args->key, input), first = args->first + at;
+    float scale = density > 0 ? (float)(1 / density) : 0;
     for (size_t e = 0; e < n; e++) {
-        for (size_t i = 1; i < args->inputs; i++) {
-            float density = (float)args->values[CK_DENSITY].items[i - 1];
-            float weight = (float)args->values[CK_WEIGHT].items[i - 1];
-            bool stays = ck_random_unit(ck_random_key(args->key, i), args->first + e) < density;
-            changes[i] = stays ? weight * (in[i][e] - in[0][e]) / density : 0;
-        }
-        out[e] = ck_changes_sum(args, in[0][e], changes, elect);
+        /* A factor instead of a branch, which could not be foreseen. */
+        float stays = (float)(ck_random_24(key, first + e) < limit);
+        changes[e] *= scale * stays;
     }
 }
 
 static void linear_block(const ck_kernels *k, const ck_arguments *args, const float *const *in,
                          float *out, size_t n) {
     (void)k;
-    drop_and_rescale(args, in, out, n, false);
+    ck_changes_merge(args, in, out, n, false, take_by_chance);
 }
 
 static void ties_block(const ck_kernels *k, const ck_arguments *args, const float *const *in,
                        float *out, size_t n) {
     (void)k;
-    drop_and_rescale(args, in, out, n, true);
+    ck_changes_merge(args, in, out, n, true, take_by_chance);
 }
 
 extern const ck_method ck_dare_linear, ck_dare_ties;

@@ -7,18 +7,18 @@ static uint64_t keep(const ck_value *v, size_t input, uint64_t elements) {
     return (uint64_t)(v[CK_DENSITY].items[input - 1] * (double)elements);
 }
 
+static void take_largest(const ck_arguments *args, size_t input, size_t at, float *changes,
+                         size_t n) {
+    (void)at;
+    float least = (float)args->measured[input];
+#pragma omp simd
+    for (size_t e = 0; e < n; e++) changes[e] = fabsf(changes[e]) >= least ? changes[e] : 0;
+}
+
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n) {
     (void)k;
-    float changes[CK_MAX_INPUTS];
-    for (size_t e = 0; e < n; e++) {
-        for (size_t i = 1; i < args->inputs; i++) {
-            float change = in[i][e] - in[0][e];
-            bool large = (double)fabsf(change) >= args->measured[i];
-            changes[i] = large ? (float)args->values[CK_WEIGHT].items[i - 1] * change : 0;
-        }
-        out[e] = ck_changes_sum(args, in[0][e], changes, true);
-    }
+    ck_changes_merge(args, in, out, n, true, take_largest);
 }
 
 extern const ck_method ck_ties;
