@@ -3,6 +3,7 @@
 #include "io/layout.h"
 #include "io/os.h"
 #include "io/reader.h"
+#include "io/scaled.h"
 #include "io/writer.h"
 #include "merge/engine.h"
 #include "merge/model_hash.h"
@@ -445,6 +446,7 @@ static ck_status write_recipe(ck_recipe *r, const ck_run_result *result, ck_erro
 typedef struct merge {
     ck_recipe recipe;
     ck_reader *files[CK_MAX_MODELS];   /* as they were opened */
+    ck_reader *plain[CK_MAX_MODELS];   /* views without f8 scales, where there are any; or NULL */
     ck_reader *readers[CK_MAX_MODELS]; /* the same, or views in the first model's layout */
     ck_plan *plan;
     ck_arena arena;
@@ -489,7 +491,7 @@ static size_t names_in_common(const ck_reader *a, const ck_reader *b) {
 /* A model whose tensors are named otherwise than A's is read in A's layout, if that brings names
  * together. */
 static ck_status align(merge *m, size_t i, const ck_reader *a, ck_error *err) {
-    ck_reader *b = m->files[i], *view;
+    ck_reader *b = m->readers[i], *view;
     size_t before = names_in_common(a, b);
     if (before == ck_reader_count(b) || before == ck_reader_count(a)) return CK_OK;
     ck_layout_report report;
@@ -509,15 +511,27 @@ static ck_status align(merge *m, size_t i, const ck_reader *a, ck_error *err) {
     return CK_OK;
 }
 
+static void warn_scaled(merge *m, size_t i, size_t count) {
+    char *text =
+        ck_sprintf("%s: %zu scaled f8 weights are read as their real values, in f32; --dtype "
+                   "f16 or bf16 keeps the result small",
+                   m->recipe.models[i].path, count);
+    if (text) warn(m, ck_arena_strdup(&m->arena, text));
+    free(text);
+}
+
 static ck_status open_models(merge *m, ck_error *err) {
     const ck_recipe *r = &m->recipe;
     for (size_t i = 0; i < r->model_count; i++) {
         CK_TRY(ck_reader_open(r->models[i].path, &m->files[i], err));
-        m->readers[i] = m->files[i];
+        size_t scaled;
+        CK_TRY(ck_scaled_open(m->files[i], &m->plain[i], &scaled, err));
+        m->readers[i] = m->plain[i] ? m->plain[i] : m->files[i];
+        if (m->plain[i]) warn_scaled(m, i, scaled);
     }
     size_t primary = ck_recipe_primary(r);
     for (size_t i = 0; i < r->model_count; i++)
-        if (i != primary) CK_TRY(align(m, i, m->files[primary], err));
+        if (i != primary) CK_TRY(align(m, i, m->readers[primary], err));
     return CK_OK;
 }
 
@@ -588,7 +602,9 @@ static ck_status execute(merge *m, ck_error *err) {
 static void release(merge *m) {
     ck_plan_free(m->plan);
     for (size_t i = 0; i < m->recipe.model_count; i++) {
-        if (m->readers[i] != m->files[i]) ck_reader_close(m->readers[i]);
+        if (m->readers[i] != m->files[i] && m->readers[i] != m->plain[i])
+            ck_reader_close(m->readers[i]);
+        ck_reader_close(m->plain[i]);
         ck_reader_close(m->files[i]);
     }
     ck_recipe_free(&m->recipe);

@@ -1,5 +1,6 @@
 /* cktool convert: a checkpoint of any format as safetensors, in another layout or type. */
 #include "io/layout.h"
+#include "io/scaled.h"
 #include "io/utf8.h"
 #include "merge/parts.h"
 #include "merge/tool.h"
@@ -40,7 +41,9 @@ static const ck_command command = {
     .synopsis = "[--layout ldm|diffusers] [--dtype D] IN OUT.safetensors",
     .details =
         "IN is anything that can be read: safetensors, a sharded index, a diffusers folder, .ckpt "
-        "(nothing in it is executed), GGUF, HDF5.",
+        "(nothing in it is executed), GGUF, HDF5. Quantised weights become the values they stand "
+        "for: "
+        "choose a type with --dtype.",
     .options = options,
     .examples = "$ cktool convert old.ckpt model.safetensors --dtype f16\n"
                 "$ cktool convert folder/ model.safetensors --layout ldm\n"
@@ -86,9 +89,12 @@ static ck_status run(const char *const *operands, size_t count, ck_error *err) {
     (void)count;
     uint64_t shard = 0;
     if (shard_size) CK_TRY(parse_size(shard_size, &shard, err));
-    ck_reader *in;
+    ck_reader *in, *plain = NULL;
+    size_t scaled;
     CK_TRY(ck_reader_open(operands[0], &in, err));
-    ck_status status = convert(in, operands[1], shard, err);
+    ck_status status = ck_scaled_open(in, &plain, &scaled, err);
+    if (status == CK_OK) status = convert(plain ? plain : in, operands[1], shard, err);
+    ck_reader_close(plain);
     ck_reader_close(in);
     return status;
 }
