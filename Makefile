@@ -29,7 +29,8 @@ endif
 
 PROGRAMS := ckmerge cktool
 LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c) \
-            $(filter-out $(PROGRAMS:%=merge/%.c),$(wildcard merge/*.c))
+            $(filter-out $(PROGRAMS:%=merge/%.c),$(wildcard merge/*.c)) \
+            $(filter-out $(PROGRAMS:%=distill/%.c),$(wildcard distill/*.c))
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 # What tests share: fixtures, fault injection, reference implementations.
@@ -193,5 +194,5 @@ help:
 	@echo "Variables: BUILD=$(BUILD) CC=$(CC) OPT=$(OPT) CFLAGS=$(CFLAGS) HDF5=$(HDF5)"
 
 .SECONDARY:
--include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels io merge merge/methods tests \
-                                                           tests/bench tests/fuzz)))
+-include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels io merge merge/methods distill \
+                                                           tests tests/bench tests/fuzz)))
