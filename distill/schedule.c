@@ -183,7 +183,7 @@ static ck_status read_choices(const ck_json *doc, ck_schedule *s, ck_error *err)
 static ck_status read_values(const ck_json *doc, ck_schedule *s, ck_error *err) {
     CK_TRY(count(doc, "num_train_timesteps", 2, 1000000, &s->train_steps, err));
     CK_TRY(count(doc, "steps_offset", 0, s->train_steps - 1, &s->steps_offset, err));
-    CK_TRY(number(doc, "beta_start", 1e-8, 0.999, &s->beta_start, err));
+    CK_TRY(number(doc, "beta_start", 1e-6, 0.999, &s->beta_start, err));
     CK_TRY(number(doc, "beta_end", s->beta_start, 0.999, &s->beta_end, err));
     CK_TRY(ck_json_bool(doc, doc->root, "rescale_betas_zero_snr", &s->zero_snr, err));
     CK_TRY(ck_json_bool(doc, doc->root, "set_alpha_to_one", &s->final_one, err));
