@@ -1,0 +1,40 @@
+/* Prompts as the numbers that text encoders take.
+ *
+ *   ck_tokenizer *t;
+ *   CK_TRY(ck_tokenizer_open("model", "", &t, err));          "_2": the second text encoder's
+ *   int32_t *ids = ck_alloc_array(ck_tokenizer_length(t), sizeof *ids);
+ *   CK_TRY(ck_tokenizer_encode(t, "a photo of a cat", ids, &lost, err));
+ *   ck_tokenizer_close(t);
+ *
+ * Two kinds: CLIP's byte-pair encoding (vocab.json and merges.txt), with the same numbers as
+ * transformers' CLIPTokenizer; and, for models with 32 tokens of vocabulary, one token per letter.
+ * One difference: text is taken as it comes, not brought to NFC first. (Keyboards produce NFC.)
+ */
+#ifndef CK_TOKENIZER_H
+#define CK_TOKENIZER_H
+
+#include "io/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct ck_tokenizer ck_tokenizer;
+
+/* From FOLDER/tokenizer SUFFIX, as diffusers lays models out, else from FOLDER itself if it has a
+ * vocab.json. Without one it is the letter tokenizer, if FOLDER/text_encoder SUFFIX/config.json
+ * says that 32 tokens are all there are. CK_INPUT, with file and line, for anything malformed. */
+ck_status ck_tokenizer_open(const char *folder, const char *suffix, ck_tokenizer **t,
+                            ck_error *err);
+void ck_tokenizer_close(ck_tokenizer *t); /* NULL is allowed */
+
+size_t ck_tokenizer_length(const ck_tokenizer *t); /* of every encoded prompt: 77, or 16 */
+int32_t ck_tokenizer_end(const ck_tokenizer *t);   /* the end token; the pooled output is at the
+                                                      first of them */
+
+/* Start, tokens, end, padding: ck_tokenizer_length() of them. *lost: how many tokens found no
+ * place. CK_USAGE: not UTF-8, longer than 16 KiB, or (letters) a character that is none of a-z,
+ * space, -. */
+ck_status ck_tokenizer_encode(const ck_tokenizer *t, const char *prompt, int32_t *ids, size_t *lost,
+                              ck_error *err);
+
+#endif
