@@ -17,7 +17,8 @@ WARN := -std=c11 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-pr
 # merge would depend on the compiler.
 ALL_CFLAGS := $(WARN) $(OPT) $(CFLAGS) -fopenmp -ffp-contract=off -D_GNU_SOURCE \
               -D_FILE_OFFSET_BITS=64 -I. -MMD -MP
-LIBS := -lcjson -lcrypto -lz -lm
+# (--as-needed: ckmerge does not start slower for libraries that only ckdistill uses.)
+LIBS := -Wl,--as-needed -lcjson -lcrypto -lz -lm
 
 # HDF5 is optional: without it, .h5 files are refused with a word. `make HDF5=no` leaves it out.
 HDF5 ?= $(shell pkg-config --exists hdf5 2>/dev/null && echo yes)
@@ -25,6 +26,20 @@ HDF5 := $(HDF5)
 ifeq ($(HDF5),yes)
 ALL_CFLAGS += -DCK_HAVE_HDF5 $(shell pkg-config --cflags hdf5)
 LIBS += $(shell pkg-config --libs hdf5)
+endif
+
+# So are libpng and libjpeg: without them, images of their kind are refused.
+PNG ?= $(shell pkg-config --exists libpng 2>/dev/null && echo yes)
+PNG := $(PNG)
+ifeq ($(PNG),yes)
+ALL_CFLAGS += -DCK_HAVE_PNG $(shell pkg-config --cflags libpng)
+LIBS += $(shell pkg-config --libs libpng)
+endif
+JPEG ?= $(shell pkg-config --exists libjpeg 2>/dev/null && echo yes)
+JPEG := $(JPEG)
+ifeq ($(JPEG),yes)
+ALL_CFLAGS += -DCK_HAVE_JPEG $(shell pkg-config --cflags libjpeg)
+LIBS += $(shell pkg-config --libs libjpeg)
 endif
 
 PROGRAMS := ckmerge cktool
@@ -45,7 +60,7 @@ FLAGS_NOW := $(CC) $(ALL_CFLAGS) $(LDFLAGS)
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
 	@echo '$(FLAGS_NOW)' | cmp -s - $@ || echo '$(FLAGS_NOW)' > $@
-FORCE:
+.PHONY: FORCE
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -70,6 +85,8 @@ found:
 	@echo '  OpenSSL    $(call needed,libcrypto)'
 	@echo '  zlib       $(call needed,zlib)'
 	@echo '  HDF5       $(if $(filter yes,$(HDF5)),$(call version,hdf5),without it: .h5 files cannot be read)'
+	@echo '  libpng     $(if $(filter yes,$(PNG)),$(call version,libpng),without it: no PNG images)'
+	@echo '  libjpeg    $(if $(filter yes,$(JPEG)),$(call version,libjpeg),without it: no JPEG images)'
 	@echo '  build in   $(BUILD)/'
 
 # ---- Packages ----
@@ -192,6 +209,7 @@ help:
 	@echo "make install    programs, manual pages, completion; PREFIX=$(PREFIX) DESTDIR="
 	@echo "make uninstall clean format"
 	@echo "Variables: BUILD=$(BUILD) CC=$(CC) OPT=$(OPT) CFLAGS=$(CFLAGS) HDF5=$(HDF5)"
+	@echo "           PNG=$(PNG) JPEG=$(JPEG)"
 
 .SECONDARY:
 -include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels io merge merge/methods distill \

@@ -2,7 +2,8 @@
 # Installs the Debian packages that building and testing need, only those that are missing.
 set -eu
 
-packages="gcc make pkg-config libc6-dev libcjson-dev libssl-dev libhdf5-dev zlib1g-dev libcmocka-dev"
+packages="gcc make pkg-config libc6-dev libcjson-dev libssl-dev libhdf5-dev zlib1g-dev libpng-dev
+libjpeg-dev libcmocka-dev"
 [ $# -gt 0 ] && packages="$packages $*"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
