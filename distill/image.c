@@ -123,8 +123,7 @@ static size_t triangle(const axis *a, size_t i, float *weights, size_t *end) {
     return first;
 }
 
-/* in: bytes, rows of `stride` values, of which a row is a->n pixels; out: floats, a->out pixels a
- * row. */
+/* Rows of a->n pixels to rows of a->out, which stay floats. weights: room for a->n. */
 static void resample_rows(const ck_image *in, const axis *a, float *weights, float *out) {
     size_t channels = in->channels;
     for (size_t i = 0; i < a->out; i++) {
@@ -139,6 +138,7 @@ static void resample_rows(const ck_image *in, const axis *a, float *weights, flo
     }
 }
 
+/* The same for columns, rounded to bytes. */
 static void resample_columns(const float *in, const axis *a, float *weights, ck_image *out) {
     size_t row = out->width * out->channels;
     for (size_t i = 0; i < a->out; i++) {

@@ -1,4 +1,4 @@
-/* A step of every sampler here is the same formula with other coefficients (see step_coefficients):
+/* A step of every sampler here is the same formula with other coefficients:
  *
  *   x' = x_keep x + x0_keep x0 + noise_keep noise + change (x0 - x0 before) + fresh z
  *
@@ -12,6 +12,7 @@
 #include "kernels/philox.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,7 +26,7 @@ typedef struct point {
 
 typedef struct plan {
     const ck_schedule *schedule;
-    const float *abar; /* NULL for flow */
+    const float *abar; /* means nothing for flow */
     const ck_sampler_options *options;
     double eta;
     size_t steps;
@@ -303,6 +304,15 @@ static ck_status check(const ck_schedule *s, const char *name, const plan *p, co
     return CK_OK;
 }
 
+static ck_status fail_unknown(const char *name, ck_error *err) {
+    char known[128] = "";
+    for (size_t i = 0; i < ROWS; i++) {
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", rows[i].name);
+    }
+    return ck_fail(err, CK_USAGE, "no sampler '%s'; there are %s", name, known);
+}
+
 static step ready(const plan *p, const struct row *row, size_t i) {
     point at = p->points[i];
     ck_prediction prediction = p->schedule->prediction;
@@ -375,11 +385,7 @@ ck_status ck_sampler_start(const ck_schedule *schedule, const char *name, size_t
                            const ck_sampler_options *options, ck_sampler **out, ck_error *err) {
     const struct row *row = rows;
     while (row < rows + ROWS && strcmp(row->name, name) != 0) row++;
-    if (row == rows + ROWS)
-        return ck_fail(err, CK_USAGE,
-                       "no sampler '%s'; there are ddim, euler, euler_a, dpmpp_2m, "
-                       "lcm, tcd and flow_euler",
-                       name);
+    if (row == rows + ROWS) return fail_unknown(name, err);
     plan p = {.schedule = schedule, .options = options, .steps = steps};
     CK_TRY(check(schedule, name, &p, row, err));
     p.eta = !isnan(options->eta) ? options->eta : !isnan(row->eta) ? row->eta : 0;

@@ -241,7 +241,8 @@ static void test_refused(void **state) {
         size_t images;
         const char *message;
     } bad[] = {
-        {&sd, "dimm", 5, NAN, 1, "no sampler 'dimm'"},
+        {&sd, "dimm", 5, NAN, 1,
+         "no sampler 'dimm'; there are ddim, euler, euler_a, dpmpp_2m, lcm, tcd, flow_euler"},
         {&sd, "ddim", 0, NAN, 1, "0 steps; there can be 1 to 1000"},
         {&sd, "ddim", 1001, NAN, 1, "1001 steps"},
         {&sd, "ddim", 1000, NAN, 1, "too many"},
