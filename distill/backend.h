@@ -1,0 +1,87 @@
+/* The seam between graphs and the hardware that runs them: one struct of functions.
+ *
+ *   const ck_backend *b;
+ *   CK_TRY(ck_backend_open("cpu", &b, err));
+ *   ck_exec *e;
+ *   CK_TRY(ck_exec_new(b, graph, outputs, count, &e, err));
+ *   printf("%zu bytes\n", ck_exec_peak(e));
+ *   CK_TRY(ck_exec_allocate(e, limit, err));
+ *   ck_exec_write(e, x, data); ck_exec_run(e, err); ck_exec_read(e, loss, &value);
+ *
+ * Backends: "reference" (plain C, f32, always there: what the others are measured against),
+ * "reference64" (the same source in f64, for gradients against finite differences), "cpu" (own
+ * SIMD kernels and oneDNN where it was found, the reference for what they do not do).
+ */
+#ifndef CK_BACKEND_H
+#define CK_BACKEND_H
+
+#include "distill/graph.h"
+
+enum { CK_BACKEND_ABI = 1 };
+
+/* One operation, ready to run: where its result and sources lie. */
+typedef struct ck_call {
+    const ck_graph *graph;
+    ck_node node;
+    void *dst;
+    const void *src[CK_MAX_SRC]; /* NULL for CK_NONE */
+    void *scratch;               /* of the size that prepare asked for */
+    void *state;                 /* of prepare */
+} ck_call;
+
+typedef struct ck_kernel {
+    /* Fills dst. Deterministic at a fixed number of threads. */
+    void (*run)(const ck_call *call);
+    size_t scratch; /* bytes that run needs, shared by all nodes */
+    void *state;    /* handed to run, released by the backend's release; or NULL */
+    void (*release)(void *state);
+} ck_kernel;
+
+typedef struct ck_backend {
+    uint32_t abi_version; /* CK_BACKEND_ABI */
+    const char *name;
+    size_t element; /* bytes of a real number: 4, or 8 for reference64 */
+    bool host;      /* its memory is the program's: weights are used where they are */
+    /* How node n will be run. CK_USAGE with the operation's name when it cannot be. */
+    ck_status (*prepare)(const struct ck_backend *b, const ck_graph *g, ck_node n,
+                         ck_kernel *kernel, ck_error *err);
+    void *(*alloc)(size_t bytes); /* aligned to 64 bytes */
+    void (*free)(void *p);
+    void (*write)(void *dst, const void *src, size_t bytes); /* from host memory */
+    void (*read)(void *dst, const void *src, size_t bytes);  /* to host memory */
+} ck_backend;
+
+/* "cpu", "reference", "reference64"; other names are CK_USAGE. Backends live for ever. */
+ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err);
+
+/* ---- exec.c: a graph on a backend ---- */
+
+typedef struct ck_exec ck_exec;
+
+/* Plans what the outputs need: liveness, then an offset for every node in one arena, best fit by
+ * descending size; views share the bytes of what they show. The graph must outlive it.
+ * Nodes are run in the graph's order. */
+ck_status ck_exec_new(const ck_backend *b, const ck_graph *g, const ck_node *outputs, size_t count,
+                      ck_exec **e, ck_error *err);
+void ck_exec_free(ck_exec *e);
+
+/* Bytes of the arena, known before anything is allocated. */
+size_t ck_exec_peak(const ck_exec *e);
+
+/* Takes the arena. limit 0: none; more than it is CK_MEMORY with both numbers and what to change.
+ */
+ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err);
+
+/* Inputs and outputs in host memory: f32 (converted for reference64), ids int32_t. n elements must
+ * be the node's. Inputs keep their values between runs. */
+ck_status ck_exec_write(ck_exec *e, ck_node input, const void *data, size_t n, ck_error *err);
+ck_status ck_exec_read(const ck_exec *e, ck_node output, void *data, size_t n, ck_error *err);
+/* Where an input or output lies, for optimisers on the host; NULL if the backend is not there. */
+void *ck_exec_pointer(const ck_exec *e, ck_node n);
+
+ck_status ck_exec_run(ck_exec *e, ck_error *err);
+
+/* Seconds spent in each operation since the start, by ck_op: CK_OP_COUNT numbers. */
+const double *ck_exec_seconds(const ck_exec *e);
+
+#endif

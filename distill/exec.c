@@ -1,0 +1,294 @@
+/* Running a graph: what is needed, where it lies, then one kernel after the other. See backend.h.
+ *
+ * A view lies where its source does. Everything else that is needed gets a place in one arena that
+ * it holds from the node that makes it to the last one that reads it. Inputs and outputs hold
+ * theirs for the whole run, and so does a copy of a weight where the backend needs one.
+ */
+#include "distill/backend.h"
+#include "io/os.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { ALIGN = 64 };
+
+typedef struct slot {
+    bool needed;
+    ck_node root;         /* whose memory it is: itself, or what a view shows */
+    size_t shift;         /* bytes into the root's memory */
+    size_t bytes, offset; /* in the arena, of a root */
+    ck_node first, last;  /* nodes between which a root is alive */
+} slot;
+
+struct ck_exec {
+    const ck_backend *backend;
+    const ck_graph *graph;
+    slot *slots; /* by node */
+    ck_kernel *kernels;
+    size_t scratch, arena; /* bytes */
+    char *memory;          /* arena, then scratch; NULL before ck_exec_allocate */
+    double seconds[CK_OP_COUNT];
+};
+
+static size_t aligned(size_t n) {
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+static size_t element_bytes(const ck_exec *e, ck_node n) {
+    return e->graph->nodes[n].dtype == CK_I32 ? 4 : e->backend->element;
+}
+
+/* A weight that is used where the params have it. */
+static bool in_params(const ck_exec *e, ck_node n) {
+    return e->graph->nodes[n].op == CK_OP_PARAM && e->backend->host &&
+           e->backend->element == sizeof(float);
+}
+
+/* ---- Planning ---- */
+
+static void mark_needed(ck_exec *e, const ck_node *outputs, size_t count) {
+    for (size_t i = 0; i < count; i++) e->slots[outputs[i]].needed = true;
+    for (size_t i = e->graph->count; i-- > 0;)
+        for (int s = 0; s < CK_MAX_SRC && e->slots[i].needed; s++)
+            if (e->graph->nodes[i].src[s] != CK_NONE)
+                e->slots[e->graph->nodes[i].src[s]].needed = true;
+}
+
+static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
+    ck_node end = (ck_node)e->graph->count;
+    for (ck_node i = 0; i < end; i++) {
+        const ck_graph_node *n = &e->graph->nodes[i];
+        slot *s = &e->slots[i];
+        *s = (slot){.needed = s->needed, .root = i, .first = i, .last = i};
+        if (!s->needed) continue;
+        if (n->op == CK_OP_VIEW) {
+            const slot *from = &e->slots[n->src[0]];
+            s->root = from->root;
+            s->shift = from->shift + (size_t)n->i[0] * element_bytes(e, i);
+        } else if (!in_params(e, i)) {
+            s->bytes = aligned((size_t)ck_shape_count(&n->shape) * element_bytes(e, i));
+        }
+        if (n->op == CK_OP_INPUT || n->op == CK_OP_PARAM) s->first = 0, s->last = end;
+        for (int k = 0; k < CK_MAX_SRC; k++)
+            if (n->src[k] != CK_NONE) {
+                slot *root = &e->slots[e->slots[n->src[k]].root];
+                if (root->last < i) root->last = i;
+            }
+    }
+    for (size_t i = 0; i < count; i++) e->slots[e->slots[outputs[i]].root].last = end;
+}
+
+typedef struct block {
+    size_t bytes, offset;
+    ck_node first, last;
+    ck_node node;
+} block;
+
+static int by_size(const void *a, const void *b) {
+    const block *x = a, *y = b;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+    return x->node < y->node ? -1 : x->node > y->node;
+}
+
+/* The start of the smallest gap that the block fits in, among those placed (sorted by offset) that
+ * live at the same time. */
+static size_t best_gap(const block *const *placed, size_t count, const block *b) {
+    size_t end = 0, best = 0, best_size = SIZE_MAX;
+    for (size_t i = 0; i < count; i++) {
+        const block *p = placed[i];
+        if (p->first > b->last || p->last < b->first) continue;
+        if (p->offset > end && p->offset - end >= b->bytes && p->offset - end < best_size)
+            best = end, best_size = p->offset - end;
+        if (p->offset + p->bytes > end) end = p->offset + p->bytes;
+    }
+    return best_size == SIZE_MAX ? end : best;
+}
+
+/* Offsets by descending size: within a few percent of the least possible on networks like these. */
+static void place(ck_exec *e, block *blocks, const block **placed) {
+    size_t count = 0;
+    for (size_t i = 0; i < e->graph->count; i++) {
+        const slot *s = &e->slots[i];
+        if (s->needed && s->root == (ck_node)i && s->bytes)
+            blocks[count++] = (block){s->bytes, 0, s->first, s->last, (ck_node)i};
+    }
+    qsort(blocks, count, sizeof *blocks, by_size);
+    for (size_t i = 0; i < count; i++) {
+        block *b = &blocks[i];
+        b->offset = best_gap(placed, i, b);
+        e->slots[b->node].offset = b->offset;
+        if (b->offset + b->bytes > e->arena) e->arena = b->offset + b->bytes;
+        size_t at = i;
+        while (at > 0 && placed[at - 1]->offset > b->offset) placed[at] = placed[at - 1], at--;
+        placed[at] = b;
+    }
+}
+
+static bool is_run(const ck_exec *e, size_t n) {
+    ck_op op = e->graph->nodes[n].op;
+    return e->slots[n].needed && op != CK_OP_INPUT && op != CK_OP_PARAM && op != CK_OP_VIEW;
+}
+
+static ck_status prepare(ck_exec *e, ck_error *err) {
+    for (size_t i = 0; i < e->graph->count; i++) {
+        if (!is_run(e, i)) continue;
+        ck_kernel *k = &e->kernels[i];
+        CK_TRY(e->backend->prepare(e->backend, e->graph, (ck_node)i, k, err));
+        if (aligned(k->scratch) > e->scratch) e->scratch = aligned(k->scratch);
+    }
+    return CK_OK;
+}
+
+static ck_status plan(ck_exec *e, const ck_node *outputs, size_t count, ck_error *err) {
+    size_t n = e->graph->count;
+    e->slots = ck_alloc_array(n, sizeof *e->slots);
+    e->kernels = ck_alloc_array(n, sizeof *e->kernels);
+    block *blocks = ck_alloc_array(n, sizeof *blocks);
+    const block **placed = ck_alloc_array(n, sizeof(block *));
+    bool ok = e->slots && e->kernels && blocks && placed;
+    if (ok) {
+        mark_needed(e, outputs, count);
+        find_lifetimes(e, outputs, count);
+        place(e, blocks, placed);
+    }
+    free(blocks);
+    free(placed);
+    return ok ? prepare(e, err) : ck_fail_memory(err, "the plan of a graph");
+}
+
+ck_status ck_exec_new(const ck_backend *b, const ck_graph *g, const ck_node *outputs, size_t count,
+                      ck_exec **out, ck_error *err) {
+    CK_TRY(ck_graph_check(g, err));
+    ck_exec *e = ck_alloc(sizeof *e);
+    if (!e) return ck_fail_memory(err, "the plan of a graph");
+    e->backend = b;
+    e->graph = g;
+    ck_status s = plan(e, outputs, count, err);
+    if (s != CK_OK)
+        ck_exec_free(e);
+    else
+        *out = e;
+    return s;
+}
+
+void ck_exec_free(ck_exec *e) {
+    if (!e) return;
+    for (size_t i = 0; e->kernels && i < e->graph->count; i++)
+        if (e->kernels[i].release) e->kernels[i].release(e->kernels[i].state);
+    if (e->memory) e->backend->free(e->memory);
+    free(e->kernels);
+    free(e->slots);
+    free(e);
+}
+
+/* ---- Memory ---- */
+
+size_t ck_exec_peak(const ck_exec *e) {
+    return e->arena + e->scratch;
+}
+
+ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err) {
+    size_t peak = ck_exec_peak(e);
+    if (limit && peak > limit)
+        return ck_fail(err, CK_MEMORY,
+                       "needs %.1f MiB of memory, %.1f MiB are allowed: use a smaller batch or "
+                       "image, or turn gradient checkpointing on",
+                       (double)peak / 0x1p20, (double)limit / 0x1p20);
+    e->memory = e->backend->alloc(peak ? peak : 1);
+    return e->memory ? CK_OK
+                     : ck_fail(err, CK_MEMORY,
+                               "out of memory: %.1f MiB for a graph; use a smaller batch "
+                               "or image, or turn gradient checkpointing on",
+                               (double)peak / 0x1p20);
+}
+
+static void *address(const ck_exec *e, ck_node n) {
+    const slot *s = &e->slots[n], *root = &e->slots[s->root];
+    const ck_graph_node *at = &e->graph->nodes[s->root];
+    char *base = in_params(e, s->root) ? (char *)ck_params_data(at->params, at->param)
+                                       : e->memory + root->offset;
+    return base + s->shift;
+}
+
+void *ck_exec_pointer(const ck_exec *e, ck_node n) {
+    return e->backend->host ? address(e, n) : NULL;
+}
+
+/* ---- Data in and out ---- */
+
+static ck_status check_count(const ck_exec *e, ck_node node, size_t n, ck_error *err) {
+    const ck_graph_node *at = &e->graph->nodes[node];
+    if (ck_shape_count(&at->shape) == (int64_t)n) return CK_OK;
+    char text[96];
+    return ck_fail(err, CK_USAGE, "%s has shape %s, %zu numbers were given",
+                   at->name ? at->name : ck_op_name(at->op),
+                   ck_shape_text(&at->shape, text, sizeof text), n);
+}
+
+static void to_real(const ck_exec *e, ck_node node, const void *data, size_t n) {
+    void *dst = address(e, node);
+    if (element_bytes(e, node) == 4) {
+        e->backend->write(dst, data, n * 4);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) ((double *)dst)[i] = ((const float *)data)[i];
+}
+
+ck_status ck_exec_write(ck_exec *e, ck_node input, const void *data, size_t n, ck_error *err) {
+    CK_TRY(check_count(e, input, n, err));
+    if (e->slots[input].needed) to_real(e, input, data, n);
+    return CK_OK;
+}
+
+ck_status ck_exec_read(const ck_exec *e, ck_node output, void *data, size_t n, ck_error *err) {
+    CK_TRY(check_count(e, output, n, err));
+    const void *src = address(e, output);
+    if (element_bytes(e, output) == 4) {
+        e->backend->read(data, src, n * 4);
+        return CK_OK;
+    }
+    for (size_t i = 0; i < n; i++) ((float *)data)[i] = (float)((const double *)src)[i];
+    return CK_OK;
+}
+
+/* ---- Running ---- */
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void run_node(ck_exec *e, ck_node i) {
+    const ck_graph_node *n = &e->graph->nodes[i];
+    ck_call call = {.graph = e->graph,
+                    .node = i,
+                    .dst = address(e, i),
+                    .scratch = e->memory + e->arena,
+                    .state = e->kernels[i].state};
+    for (int s = 0; s < CK_MAX_SRC; s++)
+        if (n->src[s] != CK_NONE) call.src[s] = address(e, n->src[s]);
+    e->kernels[i].run(&call);
+}
+
+ck_status ck_exec_run(ck_exec *e, ck_error *err) {
+    if (!e->memory) return ck_fail(err, CK_USAGE, "a graph was run before it had memory");
+    double before = now();
+    for (size_t i = 0; i < e->graph->count; i++) {
+        const ck_graph_node *n = &e->graph->nodes[i];
+        if (n->op == CK_OP_PARAM && e->slots[i].needed && !in_params(e, (ck_node)i))
+            to_real(e, (ck_node)i, ck_params_data(n->params, n->param),
+                    ck_params_elements(n->params, n->param));
+        if (!is_run(e, i)) continue;
+        run_node(e, (ck_node)i);
+        double after = now();
+        e->seconds[n->op] += after - before;
+        before = after;
+    }
+    return CK_OK;
+}
+
+const double *ck_exec_seconds(const ck_exec *e) {
+    return e->seconds;
+}

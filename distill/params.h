@@ -1,0 +1,60 @@
+/* Weights of a model in memory: named f32 arrays in the engine's layout, shared by the graphs that
+ * use them (sampling, training, teacher and student).
+ *
+ *   ck_params *p;
+ *   CK_TRY(ck_params_open("unet/diffusion_pytorch_model.safetensors", &p, err));
+ *   ... models ask for weights by name while they build their graph (ck_param) ...
+ *   CK_TRY(ck_params_reader(p, &r, err));      a checkpoint again: to save, convert, compare
+ *   ck_params_free(p);
+ *
+ * A weight is read from the file when a model first asks for it, and checked: a name that is not
+ * there, a shape that does not fit, a value that is not finite are CK_INPUT with file and tensor.
+ * Four-dimensional weights are K C R S in files and K R S C here; a 1x1 convolution and a linear
+ * weight stand for each other.
+ */
+#ifndef CK_PARAMS_H
+#define CK_PARAMS_H
+
+#include "io/error.h"
+#include "io/reader.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct ck_params ck_params;
+
+/* Weights of a file, or of those tensors of a reader whose names begin with prefix (models ask for
+ * them without it). The reader is borrowed: it must outlive the params and their copies. */
+ck_status ck_params_open(const char *path, ck_params **p, ck_error *err);
+ck_status ck_params_from(const ck_reader *source, const char *prefix, ck_params **p, ck_error *err);
+/* Weights that are made when first asked for: those named *.bias zero; one-dimensional *.weight
+ * one; others uniform in +-1/sqrt(fan in) (torch's default), by Philox from the seed and the
+ * weight's place in the order of asking. NULL when out of memory. */
+ck_params *ck_params_new(uint64_t seed);
+void ck_params_free(ck_params *p); /* NULL is allowed */
+
+/* The index of the weight, loading (or making) it. shape is the engine's, rank 1 to 5. */
+ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t *shape,
+                         size_t *index, ck_error *err);
+/* Whether the file has it, or it was made. */
+bool ck_params_has(const ck_params *p, const char *name);
+/* The tensor in the file, for finding out a model's shape; NULL if there is none. */
+const ck_tensor *ck_params_tensor(const ck_params *p, const char *name);
+
+/* Weights that were asked for so far, 0 to count - 1. Data stay where they are until free. */
+size_t ck_params_count(const ck_params *p);
+const char *ck_params_name(const ck_params *p, size_t index);
+float *ck_params_data(const ck_params *p, size_t index);
+size_t ck_params_elements(const ck_params *p, size_t index); /* of one weight */
+
+/* A deep copy, for a student that begins as its teacher; it can load what was not asked for yet. */
+ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err);
+
+/* The weights as a checkpoint: the source file's tensors in their order, names (with prefix) and
+ * shapes; F32 from memory where a weight was asked for, as in the file where not. It reads from p,
+ * which must outlive it and be asked for nothing new meanwhile. To be closed with ck_reader_close.
+ */
+ck_status ck_params_reader(const ck_params *p, ck_reader **r, ck_error *err);
+
+#endif
