@@ -42,6 +42,15 @@ ALL_CFLAGS += -DCK_HAVE_JPEG $(shell pkg-config --cflags libjpeg)
 LIBS += $(shell pkg-config --libs libjpeg)
 endif
 
+# oneDNN 3 makes training fast. `make deps` brings it to deps/onednn, Debian's is too old; without
+# it the plain kernels do the work. `make ONEDNN=no` leaves it out, as the sanitizers' builds do.
+ONEDNN ?= $(shell test -e deps/onednn/lib/libdnnl.so && echo yes)
+ONEDNN := $(ONEDNN)
+ifeq ($(ONEDNN),yes)
+ALL_CFLAGS += -DCK_HAVE_ONEDNN -isystem deps/onednn/include
+LIBS += -Ldeps/onednn/lib -ldnnl -Wl,-rpath,$(abspath deps/onednn/lib):'$$ORIGIN/../lib/ckmerge'
+endif
+
 PROGRAMS := ckmerge cktool
 LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c) \
             $(filter-out $(PROGRAMS:%=merge/%.c),$(wildcard merge/*.c)) \
@@ -87,6 +96,7 @@ found:
 	@echo '  HDF5       $(if $(filter yes,$(HDF5)),$(call version,hdf5),without it: .h5 files cannot be read)'
 	@echo '  libpng     $(if $(filter yes,$(PNG)),$(call version,libpng),without it: no PNG images)'
 	@echo '  libjpeg    $(if $(filter yes,$(JPEG)),$(call version,libjpeg),without it: no JPEG images)'
+	@echo '  oneDNN     $(if $(filter yes,$(ONEDNN)),deps/onednn,without it: training is slower; `make deps` brings it)'
 	@echo '  build in   $(BUILD)/'
 
 # ---- Packages ----
@@ -94,6 +104,7 @@ found:
 .PHONY: deps deps-clang deps-valgrind
 deps:
 	@tests/deps.sh
+	@tests/onednn.sh
 deps-clang:
 	@tests/deps.sh clang libclang-rt-dev libomp-dev
 deps-valgrind:
@@ -111,32 +122,33 @@ test: deps
 check: programs-and-tests
 	@CK_BUILD=$(BUILD) tests/run.sh $(TESTS:%=$(BUILD)/tests/%)
 
-# The same tests under sanitizers and valgrind, each in a build folder of its own.
+# The same tests under sanitizers and valgrind, each in a build folder of its own. (Without oneDNN:
+# they cannot see into it.)
 SANITIZE := -g -fno-omit-frame-pointer -fno-sanitize-recover=all
 .PHONY: asan tsan valgrind
 asan: deps
 	@ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(MAKE) --no-print-directory check \
-	    BUILD=$(BUILD)/asan OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=address,undefined"
+	    BUILD=$(BUILD)/asan ONEDNN=no OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=address,undefined"
 
 # gcc's OpenMP runtime synchronises in ways that ThreadSanitizer cannot see, and every parallel
 # region would look like a race. clang's tells it (through libarcher, which loads itself) and is
 # otherwise to be ignored.
 tsan: deps deps-clang
 	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(MAKE) --no-print-directory check CC=clang \
-	    BUILD=$(BUILD)/tsan OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=thread"
+	    BUILD=$(BUILD)/tsan ONEDNN=no OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=thread"
 
 # valgrind knows no AVX-512; the threads that OpenMP keeps for later are leaks to it, though
 # "possible" ones; and the HDF5 helper forbids itself the system calls that valgrind would make in it.
 valgrind: deps deps-valgrind
 	@CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
 	    --errors-for-leak-kinds=definite" CK_ISA=avx2 $(MAKE) --no-print-directory check \
-	    TESTS="$(filter-out test_hdf5,$(TESTS))"
+	    BUILD=$(BUILD)/valgrind ONEDNN=no TESTS="$(filter-out test_hdf5,$(TESTS))"
 
 # libFuzzer targets, each for a while on its corpus; a crash is a failure.
 FUZZ_SECONDS ?= 20
 .PHONY: fuzz
 fuzz: deps deps-clang
-	@$(MAKE) --no-print-directory fuzzers CC=clang BUILD=$(BUILD)/fuzz OPT=-O1 \
+	@$(MAKE) --no-print-directory fuzzers CC=clang BUILD=$(BUILD)/fuzz ONEDNN=no OPT=-O1 \
 	    CFLAGS="$(SANITIZE) -fsanitize=address,undefined,fuzzer-no-link"
 	@BUILD=$(BUILD)/fuzz SECONDS_EACH=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZERS)
 
@@ -179,6 +191,8 @@ install: all
 	    $(BUILD)/$$p --completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$p && \
 	    $(BUILD)/$$p --completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$p.fish \
 	    || exit 1; done
+	test ! -e deps/onednn/lib/libdnnl.so.3 || install -D -m 755 deps/onednn/lib/libdnnl.so.3 \
+	    $(DESTDIR)$(PREFIX)/lib/ckmerge/libdnnl.so.3
 	install -m 644 recipes/* $(DESTDIR)$(PREFIX)/share/ckmerge/recipes
 
 uninstall:
@@ -187,7 +201,7 @@ uninstall:
 	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$p \
 	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$p \
 	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$p.fish; done
-	rm -rf $(DESTDIR)$(PREFIX)/share/ckmerge
+	rm -rf $(DESTDIR)$(PREFIX)/share/ckmerge $(DESTDIR)$(PREFIX)/lib/ckmerge
 
 .PHONY: format clean help
 format:
