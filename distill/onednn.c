@@ -170,7 +170,7 @@ static dnnl_memory_desc_t described(int rank, const dnnl_dim_t *dims, dnnl_data_
 /* x: N H W C, w: K R S C, y: N P Q K, whichever of the three the node makes. */
 typedef struct convolution {
     ck_shape x, w, y;
-    dnnl_dim_t stride[2], dilation[2], before[2], after[2];
+    dnnl_dims_t stride, dilation, before, after;
     bool bias;
 } convolution;
 
