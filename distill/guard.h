@@ -25,7 +25,7 @@ typedef enum ck_verdict {
 
 typedef struct ck_guard_rules {
     double skips;     /* so many steps in a row may be skipped, the next one is a rollback */
-    double factor;    /* a loss above factor * mean is high */
+    double factor;    /* a loss larger than factor * mean is high */
     double high;      /* so many high losses in a row are a rollback */
     double warmup;    /* losses that must have gone into the mean before any is called high */
     double window;    /* losses that the running mean remembers */
@@ -35,8 +35,8 @@ typedef struct ck_guard_rules {
 typedef struct ck_guard {
     ck_guard_rules rules;
     /* What a checkpoint keeps: */
-    double mean;      /* of the losses that were neither high nor skipped; the last window ones
-                       * weigh most (each new one 1 / window) */
+    double mean;      /* of the sizes of losses that were neither high nor skipped; each new one
+                       * weighs 1 / window */
     double seen;      /* how many these were */
     double skipped;   /* steps in a row, the last one included */
     double high;      /* losses in a row, the last one included */
@@ -48,8 +48,8 @@ ck_guard_rules ck_guard_rules_default(void);
 
 /* Takes in a step's loss and the norm of its gradient before clipping. Not finite (either of them)
  * means SKIP. A high loss is OK until there are rules.high of them: single ones are the noise of
- * random timesteps. Losses are judged only while their mean is positive; some distillation
- * losses are not. ROLLBACK counts itself and forgets what is in a row. */
+ * random timesteps. A loss counts by its size, without its sign: the losses of some distillation
+ * methods go around zero. ROLLBACK counts itself and forgets what is in a row. */
 ck_verdict ck_guard_judge(ck_guard *g, double loss, double grad_norm);
 
 /* Forgets the losses, not the rollbacks: where a method changes its target, as progressive

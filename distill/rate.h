@@ -8,10 +8,11 @@
 #ifndef CK_RATE_H
 #define CK_RATE_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 typedef enum ck_rate_shape { CK_RATE_CONSTANT, CK_RATE_LINEAR, CK_RATE_COSINE } ck_rate_shape;
+/* Their names in this order, as ck_config_choice takes them. */
+#define CK_RATE_SHAPES "constant|linear|cosine"
 
 typedef struct ck_rate {
     ck_rate_shape shape; /* after the warm-up */
@@ -26,8 +27,5 @@ typedef struct ck_rate {
  * warmup on, ConstantLR, LinearLR or CosineAnnealingLR over steps - warmup. Beyond steps it stays
  * at the least rate. */
 double ck_rate_at(const ck_rate *rate, uint64_t step);
-
-/* "constant", "linear", "cosine"; false for any other word. */
-bool ck_rate_find(const char *name, ck_rate_shape *shape);
 
 #endif
