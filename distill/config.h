@@ -14,10 +14,10 @@
  * A key is a path of field names with dots between them. What a key gives is what its setting on
  * the command line says; else the file; else the default; null is like absent. Every value that is
  * given out is noted, so that print writes a config that means the same run, and check finds the
- * keys that nobody knows. A key that is asked for again gives what it gave.
+ * keys that nobody knows. Who asks for a key again asks for the same type and default.
  *
- * Errors are CK_INPUT and name file, line and key, or the setting: "--set method.rate=x: must be
- * a number". Texts and lists belong to the config.
+ * Errors are CK_INPUT and name file, line and key, or the setting: "--set method.rate: must be a
+ * number". Texts and lists belong to the config; those of a default, to the caller.
  */
 #ifndef CK_CONFIG_H
 #define CK_CONFIG_H
@@ -41,7 +41,7 @@ void ck_config_free(ck_config *c); /* NULL is allowed */
  * and print are for the whole. */
 ck_status ck_config_object(ck_config *c, const char *key, ck_config **part, ck_error *err);
 
-/* Whether the file or the command line has it. */
+/* Whether the file or the command line has it (and not as null). */
 bool ck_config_has(const ck_config *c, const char *key);
 
 /* least <= *value <= most; INFINITY for no bound. The default may be outside (0 for "off"). */
