@@ -252,11 +252,17 @@ static ck_status read_number(const ck_config *c, const char *key, const cJSON *n
     return fail_at(c, key, node, err, "must be between %.16g and %.16g", least, most);
 }
 
+/* The default, which may be out of range, is as good in the file: print writes it there. */
+static bool is_number(const cJSON *node, double fallback) {
+    return cJSON_IsNumber(node) && node->valuedouble == fallback;
+}
+
 ck_status ck_config_number(ck_config *c, const char *key, double fallback, double least,
                            double most, double *value, ck_error *err) {
     const cJSON *node = find(c, key);
     *value = fallback;
-    if (node) CK_TRY(read_number(c, key, node, least, most, value, err));
+    if (node && !is_number(node, fallback))
+        CK_TRY(read_number(c, key, node, least, most, value, err));
     return note(c, key, number_node(*value), err);
 }
 
@@ -264,7 +270,7 @@ ck_status ck_config_count(ck_config *c, const char *key, uint64_t fallback, uint
                           uint64_t most, uint64_t *value, ck_error *err) {
     const cJSON *node = find(c, key);
     *value = fallback;
-    if (node) {
+    if (node && !is_number(node, (double)fallback)) {
         double number = 0;
         if (!cJSON_IsNumber(node) || node->valuedouble != floor(node->valuedouble))
             return fail_at(c, key, node, err, "must be a whole number");

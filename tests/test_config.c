@@ -258,6 +258,8 @@ static char *ask_everything(ck_config *c) {
     MUST(ck_config_number(c, "method.tiny", 5e-324, 0, 1, &number, err));
     MUST(ck_config_number(c, "method.third", 1. / 3, 0, 1, &number, err));
     MUST(ck_config_number(c, "method.none", NAN, 0, 1, &number, err));
+    MUST(ck_config_number(c, "method.off", -1, 0, 1, &number, err));
+    MUST(ck_config_count(c, "every", 0, 10, 20, &count, err));
     MUST(ck_config_bool(c, "ema", false, &flag, err));
     MUST(ck_config_text(c, "name", "tab\t\"\xc3\xa4", &s, err));
     MUST(ck_config_text(c, "nothing", NULL, &s, err));
