@@ -329,6 +329,44 @@ TARGET static void accumulate(float *out, const float *pb, float w, size_t n) {
     EACH(FMA(weight, b, a))
 }
 
+/* One row of a panel by two vectors, or four: eight sums at a time are as many as hide the latency
+ * of an addition. */
+#define TERM(i)                                                                                    \
+    weight = splat(a[i * r + k]);                                                                  \
+    left##i = FMA(weight, x, left##i);                                                             \
+    right##i = FMA(weight, y, right##i);
+#define STORE(i)                                                                                   \
+    memcpy(out + i * stride, &left##i, sizeof left##i);                                            \
+    memcpy(out + i * stride + VL, &right##i, sizeof right##i);
+
+INLINE void one_row(float *out, size_t stride, const float *a, const float *b, size_t r) {
+    vf left0 = {0}, right0 = {0}, weight;
+    for (size_t k = 0; k < r; k++) {
+        vf x = load_f32(b + k * CK_PANEL), y = load_f32(b + k * CK_PANEL + VL);
+        TERM(0)
+    }
+    STORE(0)
+}
+
+INLINE void four_rows(float *out, size_t stride, const float *a, const float *b, size_t r) {
+    vf left0 = {0}, left1 = {0}, left2 = {0}, left3 = {0};
+    vf right0 = {0}, right1 = {0}, right2 = {0}, right3 = {0}, weight;
+    for (size_t k = 0; k < r; k++) {
+        vf x = load_f32(b + k * CK_PANEL), y = load_f32(b + k * CK_PANEL + VL);
+        TERM(0) TERM(1) TERM(2) TERM(3)
+    }
+    STORE(0) STORE(1) STORE(2) STORE(3)
+}
+
+TARGET static void panel(float *out, size_t stride, const float *a, const float *b, size_t m,
+                         size_t r) {
+    for (size_t j = 0; j < CK_PANEL; j += 2 * VL) {
+        size_t i = 0;
+        for (; i + 4 <= m; i += 4) four_rows(out + i * stride + j, stride, a + i * r, b + j, r);
+        for (; i < m; i++) one_row(out + i * stride + j, stride, a + i * r, b + j, r);
+    }
+}
+
 #define TABLE_NAME_(suffix) ck_kernels_##suffix
 #define TABLE_NAME(suffix)  TABLE_NAME_(suffix)
 #define STRING_(x)          #x
@@ -353,4 +391,5 @@ const ck_kernels TABLE_NAME(SUFFIX) = {
     .add_difference = add_difference,
     .scale = scale,
     .accumulate = accumulate,
+    .panel = panel,
 };

@@ -398,6 +398,33 @@ static void test_lerp_is_exact_where_equal(void **state) {
     }
 }
 
+/* Every sum in order, with as many rows and terms as there are kinds of remainders. */
+static void test_panel(void **state) {
+    (void)state;
+    enum { ROWS = 9, TERMS = 70, STRIDE = CK_PANEL + 5 };
+    static float a[ROWS * TERMS], b[TERMS * CK_PANEL], out[ROWS * STRIDE];
+    uint64_t seed = 77;
+    for (int i = 0; i < ROWS * TERMS; i++) a[i] = fixture_random_float(&seed);
+    for (int i = 0; i < TERMS * CK_PANEL; i++) b[i] = fixture_random_float(&seed);
+    size_t tables;
+    const ck_kernels *const *all = ck_kernels_all(&tables);
+    for (size_t t = 0; t < tables; t++)
+        for (size_t m = 0; m <= ROWS; m++)
+            for (size_t r = 0; r <= TERMS; r += 7) {
+                memset(out, 0x99, sizeof out);
+                all[t]->panel(out, STRIDE, a, b, m, r);
+                for (size_t i = 0; i < ROWS; i++)
+                    for (size_t j = 0; j < STRIDE; j++) {
+                        float want = 0, poison;
+                        memset(&poison, 0x99, sizeof poison);
+                        for (size_t k = 0; k < r; k++)
+                            want = fmaf(a[i * r + k], b[k * CK_PANEL + j % CK_PANEL], want);
+                        if (i >= m || j >= CK_PANEL) want = poison;
+                        assert_memory_equal(&out[i * STRIDE + j], &want, sizeof want);
+                    }
+            }
+}
+
 static void test_forced_isa(void **state) {
     (void)state;
     size_t tables;
@@ -424,7 +451,7 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-enum { REPEATS = 2000, TRIES = 7 };
+enum { REPEATS = 2000, TRIES = 7, BENCH_RANK = 32 };
 
 /* Elements a nanosecond, the best of a few tries, of what `call` does to a strip. */
 #define RATE(call)                                                                                 \
@@ -452,7 +479,7 @@ static int bench(void) {
     const ck_kernels *const *all = ck_kernels_all(&tables);
     printf("elements per ns on one core, strips of %d in the L1 cache\n%-10s", CK_STRIP, "");
     for (int d = 0; d < DTYPES; d++) printf("%11s", ck_dtype_name(dtypes[d]));
-    printf("%10s%10s%10s%10s\n", "lerp", "adddiff", "scale", "accum");
+    printf("%10s%10s%10s%10s%10s\n", "lerp", "adddiff", "scale", "accum", "panel");
     for (size_t t = 0; t < tables; t++) {
         const ck_kernels *k = all[t];
         printf("%-10s", k->isa);
@@ -463,9 +490,11 @@ static int bench(void) {
         printf("%10.1f", RATE(k->lerp(out, a, b, 0.3f, CK_STRIP)));
         printf("%10.1f", RATE(k->add_difference(out, a, b, c, 0.3f, CK_STRIP)));
         printf("%10.1f", RATE(k->scale(out, a, 0.3f, CK_STRIP)));
-        printf("%10.1f\n", RATE(k->accumulate(out, a, 0.3f, CK_STRIP)));
+        printf("%10.1f", RATE(k->accumulate(out, a, 0.3f, CK_STRIP)));
+        size_t rows = CK_STRIP / CK_PANEL;
+        printf("%10.1f\n", RATE(k->panel(out, CK_PANEL, a, b, rows, BENCH_RANK)) * BENCH_RANK);
     }
-    puts("(types: decode/encode)");
+    puts("(types: decode/encode; panel: terms of sums)");
     return 0;
 }
 
@@ -484,6 +513,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_arithmetic),
         cmocka_unit_test(test_arithmetic_in_place),
         cmocka_unit_test(test_lerp_is_exact_where_equal),
+        cmocka_unit_test(test_panel),
         cmocka_unit_test(test_forced_isa),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
