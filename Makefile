@@ -141,6 +141,7 @@ tsan: deps deps-clang
 # "possible" ones; and the HDF5 helper forbids itself the system calls that valgrind would make in it.
 valgrind: deps deps-valgrind
 	@CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
+	    --suppressions=tests/valgrind.supp \
 	    --errors-for-leak-kinds=definite" CK_ISA=avx2 $(MAKE) --no-print-directory check \
 	    BUILD=$(BUILD)/valgrind ONEDNN=no TESTS="$(filter-out test_hdf5,$(TESTS))"
 

@@ -23,7 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Names are unique among their kind and not empty; a '/' in an array's name makes a group. */
+/* Names are unique among their kind, and those of arrays have no '/'. */
 typedef struct ck_state_array {
     const char *name;
     float *data;

@@ -1,0 +1,57 @@
+/* HDF5 files of our own, on disks that may fail. The library's own way to a file cannot lose a
+ * write: on a full disk, closing fails, and then the end of the process loops or crashes. Here a
+ * file is told of its first failure, and the library never is.
+ *
+ *   ck_hdf5_file f;
+ *   CK_TRY(ck_hdf5_create("state.h5", &f, err));
+ *   hid_t set = H5Dcreate2(f.id, ...);
+ *   if (!ck_hdf5_ok(&f, H5Dwrite(set, ...))) status = ck_hdf5_fail(&f, CK_IO, "adam.m", err);
+ *   ck_status closed = ck_hdf5_close(&f, &other);           also says what failed before it
+ *
+ * All bytes go through io/os.h. Whatever is open in the file is closed with it. One thread at a
+ * time; the library prints nothing while a file is open. Only for files that are known to be what
+ * was written: io/hdf5.c reads others. Without HDF5 in the build there is none of this.
+ */
+#ifndef CK_HDF5_FILE_H
+#define CK_HDF5_FILE_H
+#ifdef CK_HAVE_HDF5
+
+/* One interface for all versions from 1.10 on. */
+#define H5_USE_110_API
+#include <hdf5.h>
+
+#include "io/error.h"
+
+#include <stdbool.h>
+
+typedef struct ck_hdf5_file {
+    hid_t id;
+    /* Private: */
+    const char *path;
+    int fd;
+    hid_t driver; /* must live as long as id */
+    bool writes;
+    ck_error failed;         /* the first failure of the disk; status CK_OK: none */
+    H5E_auto2_t print_error; /* what the library did with its errors before */
+    void *print_context;
+} ck_hdf5_file;
+
+/* A new file, in the place of one that may be there. path is borrowed and f stays where it is until
+ * it is closed. */
+ck_status ck_hdf5_create(const char *path, ck_hdf5_file *f, ck_error *err);
+
+/* For reading. */
+ck_status ck_hdf5_open(const char *path, ck_hdf5_file *f, ck_error *err);
+
+/* Whether a call of the library was good (not negative), and so was the disk until now. */
+bool ck_hdf5_ok(const ck_hdf5_file *f, int64_t result);
+
+/* The disk's failure or, when it has none, status and the library's reason: "FILE: what: reason".
+ * To be called right after what failed: the next call of the library forgets it. */
+ck_status ck_hdf5_fail(const ck_hdf5_file *f, ck_status status, const char *what, ck_error *err);
+
+/* Closes it; what was written is on the disk after that. Fails when anything was not. */
+ck_status ck_hdf5_close(ck_hdf5_file *f, ck_error *err);
+
+#endif
+#endif
