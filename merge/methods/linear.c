@@ -42,8 +42,8 @@ static void block(const ck_kernels *k, const ck_arguments *args, const float *co
     }
 }
 
-extern const ck_method ck_linear;
-const ck_method ck_linear = {
+extern const ck_method ck_linear_method;
+const ck_method ck_linear_method = {
     .name = "linear",
     .title = "Linear",
     .formula = "(w1 A + w2 B + w3 C + ...) / (w1 + w2 + w3 + ...)",
