@@ -32,6 +32,12 @@ static bool wants(const walk *w, ck_node src) {
     return src != CK_NONE && w->wanted[at(w, src)->original];
 }
 
+static bool wants_source(const walk *w, ck_node n) {
+    for (int s = 0; s < CK_MAX_SRC; s++)
+        if (wants(w, at(w, n)->src[s])) return true;
+    return false;
+}
+
 /* grad[src] += d */
 static void give(walk *w, ck_node src, ck_node d) {
     if (!wants(w, src) || d == CK_NONE) return;
@@ -264,7 +270,7 @@ static void mark_wanted(walk *w, const ck_node *wrt, size_t count) {
     for (size_t i = 0; i < count; i++) w->wanted[wrt[i]] = true;
     for (size_t i = 0; i < w->count; i++) {
         const ck_graph_node *n = &w->g->nodes[i];
-        if (n->detached || !rules[n->op]) continue;
+        if (n->detached) continue;
         for (int s = 0; s < CK_MAX_SRC; s++)
             if (n->src[s] != CK_NONE && w->wanted[n->src[s]]) w->wanted[i] = true;
     }
@@ -275,9 +281,12 @@ static ck_status walk_back(walk *w, ck_node of, const ck_node *wrt, size_t count
     mark_wanted(w, wrt, count);
     w->grad[of] = ck_const(w->g, ck_node_shape(w->g, of), 1);
     for (ck_node n = of; n >= 0; n--) {
-        if (w->grad[n] == CK_NONE || !w->wanted[n]) continue;
+        if (w->grad[n] == CK_NONE) continue;
+        if (!wants_source(w, n)) continue;
         rule *r = rules[at(w, n)->op];
-        if (!r) continue; /* a leaf */
+        if (!r)
+            return ck_fail(err, CK_USAGE, "%s: no gradient goes through it, detach what it makes",
+                           ck_op_name(at(w, n)->op));
         restore(w, n);
         r(w, w->copy[n], w->grad[n]);
         CK_TRY(ck_graph_check(w->g, err));

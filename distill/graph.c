@@ -94,6 +94,15 @@ static bool repeats(const ck_shape *a, const ck_shape *b) {
     return true;
 }
 
+static bool has_axis(const ck_graph *g, ck_node n, int axis) {
+    return axis >= 0 && axis < g->nodes[n].shape.rank;
+}
+
+/* Whether an optional gain or bias has one number for each channel. */
+static bool per_channel(const ck_graph *g, ck_node n, int64_t channels) {
+    return n == CK_NONE || count_of(g, n) == channels;
+}
+
 /* ---- The graph ---- */
 
 ck_graph *ck_graph_new(void) {
@@ -134,8 +143,31 @@ static ck_node misfit(ck_graph *g, ck_op op, ck_node a, ck_node b) {
                          ck_shape_text(&x, sa, sizeof sa), ck_shape_text(&y, sb, sizeof sb));
 }
 
+/* Whether every dimension counts something, and the bytes of it all can be counted. */
+static bool is_shape(const ck_shape *s) {
+    int64_t n = 16; /* more than the bytes of an element */
+    if (s->rank < 1 || s->rank > CK_MAX_DIMS) return false;
+    for (int i = 0; i < s->rank; i++)
+        if (s->d[i] < 1 || __builtin_mul_overflow(n, s->d[i], &n)) return false;
+    return true;
+}
+
+/* Ids are looked up and shown in other shapes; all else is done to numbers. */
+static bool takes_ids(ck_op op, int source) {
+    return op == CK_OP_VIEW || (op == CK_OP_EMBED && source == 1) ||
+           (op == CK_OP_EMBED_GRAD && source == 0);
+}
+
 ck_node ck_append(ck_graph *g, ck_graph_node node) {
     if (bad(g)) return CK_NONE;
+    char text[96];
+    if (!is_shape(&node.shape))
+        return ck_graph_fail(g, CK_INPUT, "%s: a result of shape %s", ck_op_name(node.op),
+                             ck_shape_text(&node.shape, text, sizeof text));
+    for (int s = 0; s < CK_MAX_SRC; s++)
+        if (node.src[s] != CK_NONE && g->nodes[node.src[s]].dtype == CK_I32 &&
+            !takes_ids(node.op, s))
+            return ck_graph_fail(g, CK_INPUT, "%s: of ids, not of numbers", ck_op_name(node.op));
     ck_graph_node *grown = ck_grow(g->nodes, g->count, &g->capacity, sizeof *grown);
     if (!grown || g->count >= INT32_MAX)
         return ck_graph_fail(g, CK_MEMORY, "out of memory: graph of %zu nodes", g->count);
@@ -152,11 +184,15 @@ static ck_graph_node node_of(ck_op op, ck_shape shape, ck_node a, ck_node b, ck_
         .op = op, .dtype = CK_F32, .shape = shape, .src = {a, b, c, CK_NONE, CK_NONE, CK_NONE}};
 }
 
+/* What is given is never recomputed: no block. */
 static ck_node leaf(ck_graph *g, ck_graph_node node, const char *name) {
     if (bad(g)) return CK_NONE;
     node.name = ck_strdup(name);
     if (!node.name) return ck_graph_fail(g, CK_MEMORY, "out of memory: '%s'", name);
+    int block = g->block;
+    g->block = 0;
     ck_node n = ck_append(g, node);
+    g->block = block;
     if (n == CK_NONE) free((char *)node.name);
     return n;
 }
@@ -178,11 +214,7 @@ ck_node ck_param(ck_graph *g, ck_params *params, const char *name, ck_shape shap
         if (g->nodes[i].op == CK_OP_PARAM && g->nodes[i].params == params &&
             g->nodes[i].param == n.param)
             return (ck_node)i;
-    int block = g->block;
-    g->block = 0; /* weights are never recomputed */
-    ck_node result = leaf(g, n, name);
-    g->block = block;
-    return result;
+    return leaf(g, n, name);
 }
 
 bool ck_param_exists(const ck_params *params, const char *format, ...) {
@@ -213,7 +245,8 @@ void ck_block_end(ck_graph *g) {
 ck_node ck_view(ck_graph *g, ck_node a, int64_t offset, ck_shape shape) {
     if (bad(g)) return CK_NONE;
     ck_graph_node n = node_of(CK_OP_VIEW, shape, a, CK_NONE, CK_NONE);
-    if (offset + ck_shape_count(&shape) > count_of(g, a)) return misfit(g, CK_OP_VIEW, a, CK_NONE);
+    if (offset < 0 || offset + ck_shape_count(&shape) > count_of(g, a))
+        return misfit(g, CK_OP_VIEW, a, CK_NONE);
     n.i[0] = offset;
     n.dtype = g->nodes[a].dtype;
     return ck_append(g, n);
@@ -234,7 +267,11 @@ ck_node ck_detach(ck_graph *g, ck_node a) {
 ck_node ck_permute(ck_graph *g, ck_node a, const int order[]) {
     if (bad(g)) return CK_NONE;
     ck_graph_node n = node_of(CK_OP_PERMUTE, g->nodes[a].shape, a, CK_NONE, CK_NONE);
+    int taken = 0;
     for (int i = 0; i < n.shape.rank; i++) {
+        if (!has_axis(g, a, order[i]) || taken >> order[i] & 1)
+            return misfit(g, CK_OP_PERMUTE, a, CK_NONE);
+        taken |= 1 << order[i];
         n.shape.d[i] = g->nodes[a].shape.d[order[i]];
         n.i[i] = order[i];
     }
@@ -243,6 +280,7 @@ ck_node ck_permute(ck_graph *g, ck_node a, const int order[]) {
 
 ck_node ck_concat(ck_graph *g, ck_node a, ck_node b, int axis) {
     if (bad(g)) return CK_NONE;
+    if (!has_axis(g, a, axis) || !has_axis(g, b, axis)) return misfit(g, CK_OP_CONCAT, a, b);
     ck_shape x = g->nodes[a].shape, y = g->nodes[b].shape;
     int64_t joined = x.d[axis] + y.d[axis];
     y.d[axis] = x.d[axis];
@@ -256,7 +294,8 @@ ck_node ck_concat(ck_graph *g, ck_node a, ck_node b, int axis) {
 ck_node ck_slice(ck_graph *g, ck_node a, int axis, int64_t begin, int64_t count) {
     if (bad(g)) return CK_NONE;
     ck_graph_node n = node_of(CK_OP_SLICE, g->nodes[a].shape, a, CK_NONE, CK_NONE);
-    if (begin < 0 || begin + count > n.shape.d[axis]) return misfit(g, CK_OP_SLICE, a, CK_NONE);
+    if (!has_axis(g, a, axis) || begin < 0 || count < 1 || begin + count > n.shape.d[axis])
+        return misfit(g, CK_OP_SLICE, a, CK_NONE);
     n.shape.d[axis] = count;
     n.i[0] = axis, n.i[1] = begin;
     return ck_append(g, n);
@@ -265,7 +304,8 @@ ck_node ck_slice(ck_graph *g, ck_node a, int axis, int64_t begin, int64_t count)
 ck_node ck_pad(ck_graph *g, ck_node a, int axis, int64_t begin, int64_t count) {
     if (bad(g)) return CK_NONE;
     ck_graph_node n = node_of(CK_OP_PAD, g->nodes[a].shape, a, CK_NONE, CK_NONE);
-    if (begin < 0 || begin + n.shape.d[axis] > count) return misfit(g, CK_OP_PAD, a, CK_NONE);
+    if (!has_axis(g, a, axis) || begin < 0 || begin + n.shape.d[axis] > count)
+        return misfit(g, CK_OP_PAD, a, CK_NONE);
     n.shape.d[axis] = count;
     n.i[0] = axis, n.i[1] = begin;
     return ck_append(g, n);
@@ -333,7 +373,7 @@ ck_node ck_matmul(ck_graph *g, ck_node a, ck_node b, bool ta, bool tb, ck_node r
     if (bad(g)) return CK_NONE;
     ck_shape x = g->nodes[a].shape, y = g->nodes[b].shape;
     if (x.rank != 2 || y.rank != 2 || x.d[!ta] != y.d[tb]) return misfit(g, CK_OP_MATMUL, a, b);
-    if (row != CK_NONE && count_of(g, row) != y.d[!tb]) return misfit(g, CK_OP_MATMUL, b, row);
+    if (!per_channel(g, row, y.d[!tb])) return misfit(g, CK_OP_MATMUL, b, row);
     ck_graph_node n = node_of(CK_OP_MATMUL, CK_SHAPE(x.d[ta], y.d[!tb]), a, b, row);
     n.i[0] = ta, n.i[1] = tb;
     return ck_append(g, n);
@@ -354,10 +394,11 @@ ck_node ck_conv(ck_graph *g, ck_node x, ck_node w, ck_node bias, int stride, con
     if (bad(g)) return CK_NONE;
     ck_shape s = g->nodes[x].shape, k = g->nodes[w].shape;
     if (s.rank != 4 || k.rank != 4 || s.d[3] != k.d[3]) return misfit(g, CK_OP_CONV, x, w);
-    int64_t h = (s.d[1] + pad[0] + pad[2] - k.d[1]) / stride + 1;
-    int64_t v = (s.d[2] + pad[1] + pad[3] - k.d[2]) / stride + 1;
-    if (h < 1 || v < 1) return misfit(g, CK_OP_CONV, x, w);
-    ck_graph_node n = node_of(CK_OP_CONV, CK_SHAPE(s.d[0], h, v, k.d[0]), x, w, bias);
+    if (!per_channel(g, bias, k.d[0])) return misfit(g, CK_OP_CONV, w, bias);
+    int64_t below = s.d[1] + pad[0] + pad[2] - k.d[1], right = s.d[2] + pad[1] + pad[3] - k.d[2];
+    if (stride < 1 || below < 0 || right < 0) return misfit(g, CK_OP_CONV, x, w);
+    ck_shape y = CK_SHAPE(s.d[0], below / stride + 1, right / stride + 1, k.d[0]);
+    ck_graph_node n = node_of(CK_OP_CONV, y, x, w, bias);
     n.i[0] = stride, n.i[1] = pad[0], n.i[2] = pad[1];
     return ck_append(g, n);
 }
@@ -374,6 +415,7 @@ ck_node ck_group_norm(ck_graph *g, ck_node x, ck_node gain, ck_node bias, int gr
     ck_shape s = g->nodes[x].shape;
     if (s.rank < 2 || groups < 1 || last_of(g, x) % groups || count_of(g, gain) != last_of(g, x))
         return misfit(g, CK_OP_GROUP_NORM, x, gain);
+    if (!per_channel(g, bias, last_of(g, x))) return misfit(g, CK_OP_GROUP_NORM, x, bias);
     int64_t total = count_of(g, x) + 2 * s.d[0] * groups;
     ck_graph_node n = node_of(CK_OP_GROUP_NORM, CK_SHAPE(total), x, gain, bias);
     n.i[0] = groups, n.i[1] = silu;
@@ -385,8 +427,8 @@ ck_node ck_layer_norm(ck_graph *g, ck_node x, ck_node gain, ck_node bias, double
     if (bad(g)) return CK_NONE;
     ck_shape s = g->nodes[x].shape;
     int64_t rows = count_of(g, x) / last_of(g, x);
-    if (gain != CK_NONE && count_of(g, gain) != last_of(g, x))
-        return misfit(g, CK_OP_LAYER_NORM, x, gain);
+    if (!per_channel(g, gain, last_of(g, x))) return misfit(g, CK_OP_LAYER_NORM, x, gain);
+    if (!per_channel(g, bias, last_of(g, x))) return misfit(g, CK_OP_LAYER_NORM, x, bias);
     ck_graph_node n = node_of(CK_OP_LAYER_NORM, CK_SHAPE(count_of(g, x) + 2 * rows), x, gain, bias);
     n.x[0] = eps;
     return first_part(g, n, s);
@@ -407,6 +449,9 @@ ck_node ck_attention(ck_graph *g, ck_node q, ck_node k, ck_node v, int heads, bo
     if (s.rank != 3 || t.rank != 3 || s.d[0] != t.d[0] || s.d[2] != t.d[2] || heads < 1 ||
         s.d[2] % heads || !ck_shape_equal(&t, &g->nodes[v].shape) || (causal && s.d[1] != t.d[1]))
         return misfit(g, CK_OP_ATTENTION, q, k);
+    if (s.d[2] / heads > CK_MAX_HEAD)
+        return ck_graph_fail(g, CK_INPUT, "%s: heads of %lld channels, at most %d are done",
+                             ck_op_name(CK_OP_ATTENTION), (long long)(s.d[2] / heads), CK_MAX_HEAD);
     int64_t total = count_of(g, q) + s.d[0] * s.d[1] * heads;
     ck_graph_node n = node_of(CK_OP_ATTENTION, CK_SHAPE(total), q, k, v);
     n.i[0] = heads, n.i[1] = causal;
@@ -433,6 +478,9 @@ ck_node ck_embed(ck_graph *g, ck_node table, ck_node ids) {
 
 ck_node ck_timestep(ck_graph *g, ck_node t, int dim, bool flip, double shift, double period) {
     if (bad(g)) return CK_NONE;
+    if (dim < 2 || dim % 2 || shift >= dim / 2)
+        return ck_graph_fail(g, CK_INPUT, "%s: %d numbers, shifted by %g",
+                             ck_op_name(CK_OP_TIMESTEP), dim, shift);
     ck_graph_node n = node_of(CK_OP_TIMESTEP, CK_SHAPE(count_of(g, t), dim), t, CK_NONE, CK_NONE);
     n.i[0] = flip;
     n.x[0] = shift, n.x[1] = period;

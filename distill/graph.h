@@ -27,7 +27,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CK_MAX_DIMS = 5, CK_MAX_SRC = 6, CK_MAX_ATTR = 6, CK_NONE = -1 };
+enum {
+    CK_MAX_DIMS = 5,
+    CK_MAX_SRC = 6,
+    CK_MAX_ATTR = 6,
+    CK_MAX_HEAD = 512, /* channels of an attention head; a VAE's only head has 512 */
+    CK_NONE = -1
+};
 
 typedef int32_t ck_node; /* index into the graph, or CK_NONE */
 
@@ -60,20 +66,19 @@ typedef enum ck_op {
     CK_OP_CONV,   /* a N H W C, b K R S C, c bias of K (optional); [stride, top, left] */
     CK_OP_CONV_DATA_GRAD,   /* a = dy, b = weights */
     CK_OP_CONV_WEIGHT_GRAD, /* a = x, b = dy */
-    CK_OP_GROUP_NORM, /* a N..C, b gain, c bias; [groups, silu] (eps); packed with statistics */
-    CK_OP_GROUP_NORM_GRAD, /* a = x, b, c, d = packed, e = dy; packed dx, dgain, dbias */
-    CK_OP_LAYER_NORM,      /* a ..C, b gain, c bias (both optional); (eps); packed */
-    CK_OP_LAYER_NORM_GRAD, /* a = x, b = packed, c = dy, d = gain (optional); packed as above */
-    CK_OP_GEGLU,           /* a ..2C: first half times gelu of the second */
-    CK_OP_GEGLU_GRAD,      /* a, b = dy */
-    CK_OP_ATTENTION, /* a = q, b = k, c = v, N T C; [heads, causal] (scale); packed with logsumexp
-                      */
-    CK_OP_ATTENTION_GRAD, /* a, b, c, d = packed, e = dy; packed dq, dk, dv */
-    CK_OP_UPSAMPLE,       /* N H W C, every pixel four times */
-    CK_OP_UPSAMPLE_GRAD,  /* sums of 2 x 2 pixels */
-    CK_OP_EMBED,          /* rows of a (V C) by ids b */
-    CK_OP_EMBED_GRAD,     /* a = ids, b = dy; V C */
-    CK_OP_TIMESTEP,       /* a (N): sines and cosines; [flip] (shift, max period) */
+    CK_OP_GROUP_NORM,       /* a N..C, b gain, c bias (optional); [groups, silu] (eps); packed */
+    CK_OP_GROUP_NORM_GRAD,  /* a = x, b, c, d = packed, e = dy; packed dx, dgain, dbias */
+    CK_OP_LAYER_NORM,       /* a ..C, b gain, c bias (both optional); (eps); packed */
+    CK_OP_LAYER_NORM_GRAD,  /* a = x, b = packed, c = dy, d = gain (optional); packed as above */
+    CK_OP_GEGLU,            /* a ..2C: first half times gelu of the second */
+    CK_OP_GEGLU_GRAD,       /* a, b = dy */
+    CK_OP_ATTENTION,        /* a = q, b = k, c = v, N T C; [heads, causal] (scale); packed */
+    CK_OP_ATTENTION_GRAD,   /* a, b, c, d = packed, e = dy; packed dq, dk, dv */
+    CK_OP_UPSAMPLE,         /* N H W C, every pixel four times */
+    CK_OP_UPSAMPLE_GRAD,    /* sums of 2 x 2 pixels */
+    CK_OP_EMBED,            /* rows of a (V C) by ids b; not a number for ids outside 0..V-1 */
+    CK_OP_EMBED_GRAD,       /* a = ids, b = dy; V C */
+    CK_OP_TIMESTEP,         /* a (N): sines and cosines; [flip] (shift, max period) */
     CK_OP_COUNT
 } ck_op;
 
@@ -181,7 +186,11 @@ ck_status ck_gradients(ck_graph *g, ck_node of, const ck_node *wrt, size_t count
 
 /* For gradient.c: appends a node as it is; sources must exist. */
 ck_node ck_append(ck_graph *g, ck_graph_node node);
-/* Whether a node's parts lie one after the other, the first being its result. */
+/* Whether a node has its result first and then, without a gap, numbers that its gradient reads:
+ * GROUP_NORM  mean and 1 / sqrt(variance + eps), side by side, of each group of each image
+ * LAYER_NORM  the same of each row
+ * ATTENTION   ln of the sum of exp of the scaled scores, for each image, head, query (in this
+ * order) */
 bool ck_op_packed(ck_op op);
 
 #endif

@@ -1,0 +1,948 @@
+/* Every operation of the engine: results against values that torch or a pencil gave, gradients
+ * against finite differences, backends against each other, and shapes that do not fit.
+ */
+#include "distill/backend.h"
+#include "tests/check.h"
+#include "tests/fault.h"
+#include "tests/fixture.h"
+
+#include <errno.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- A network of one operation ---- */
+
+enum { MAX_INPUTS = 6, MAX_PARAMETERS = 12 };
+
+typedef struct net {
+    ck_graph *g;
+    ck_node in[MAX_INPUTS]; /* what gradients are taken of */
+    int count;
+    ck_node ids, weight; /* inputs without gradient, or CK_NONE */
+    ck_node y, loss, grads[MAX_INPUTS];
+} net;
+
+typedef ck_node build(net *n, const int *p);
+
+typedef struct op_case {
+    const char *name;
+    build *make;
+    int p[MAX_PARAMETERS];
+} op_case;
+
+static ck_node in(net *n, ck_shape s) {
+    ck_node x = ck_input(n->g, "x", CK_F32, s);
+    n->in[n->count++] = x;
+    return x;
+}
+
+static ck_shape four(const int *p) {
+    return CK_SHAPE(p[0], p[1], p[2], p[3]);
+}
+
+/* p: function, parameter in tenths, elements, whether x must be positive */
+static ck_node unary(net *n, const int *p) {
+    ck_node x = in(n, CK_SHAPE(p[2]));
+    if (p[3]) x = ck_affine(n->g, ck_mul(n->g, x, x), 1, 0.5);
+    return ck_unary_op(n->g, (ck_unary)p[0], x, p[1] / 10.);
+}
+
+/* p: elements */
+static ck_node affine(net *n, const int *p) {
+    return ck_affine(n->g, in(n, CK_SHAPE(p[0])), -2.5, 0.5);
+}
+
+/* p: shapes of a and b */
+static ck_node add(net *n, const int *p) {
+    ck_node a = in(n, four(p));
+    return ck_add(n->g, a, in(n, four(p + 4)));
+}
+
+static ck_node mul(net *n, const int *p) {
+    ck_node a = in(n, four(p));
+    return ck_mul(n->g, a, in(n, four(p + 4)));
+}
+
+static ck_node sub(net *n, const int *p) {
+    ck_node a = in(n, four(p));
+    return ck_sub(n->g, a, in(n, four(p + 4)));
+}
+
+/* p: elements; what is used twice gets the sum of both gradients */
+static ck_node twice(net *n, const int *p) {
+    ck_node x = in(n, CK_SHAPE(p[0]));
+    return ck_add(n->g, ck_mul(n->g, x, x), ck_affine(n->g, x, 3, 0));
+}
+
+/* p: shapes before and after */
+static ck_node sum_to(net *n, const int *p) {
+    return ck_sum_to(n->g, in(n, four(p)), four(p + 4));
+}
+
+static ck_node expand(net *n, const int *p) {
+    return ck_expand(n->g, in(n, four(p)), four(p + 4));
+}
+
+static ck_node mean(net *n, const int *p) {
+    return ck_mean(n->g, in(n, four(p)));
+}
+
+/* p: shape, order */
+static ck_node permute(net *n, const int *p) {
+    return ck_permute(n->g, in(n, four(p)), p + 4);
+}
+
+/* p: shape of a, axis, length of b along it */
+static ck_node concat(net *n, const int *p) {
+    ck_shape b = four(p);
+    ck_node a = in(n, b);
+    b.d[p[4]] = p[5];
+    return ck_concat(n->g, a, in(n, b), p[4]);
+}
+
+/* p: shape, axis, begin, length */
+static ck_node slice(net *n, const int *p) {
+    return ck_slice(n->g, in(n, four(p)), p[4], p[5], p[6]);
+}
+
+static ck_node pad(net *n, const int *p) {
+    return ck_pad(n->g, in(n, four(p)), p[4], p[5], p[6]);
+}
+
+/* p: elements, offset, shape of 2 */
+static ck_node view(net *n, const int *p) {
+    return ck_view(n->g, in(n, CK_SHAPE(p[0])), p[1], CK_SHAPE(p[2], p[3]));
+}
+
+/* p: rows, columns, depth, transposed a, transposed b, with row */
+static ck_node matmul(net *n, const int *p) {
+    ck_node a = in(n, p[3] ? CK_SHAPE(p[2], p[0]) : CK_SHAPE(p[0], p[2]));
+    ck_node b = in(n, p[4] ? CK_SHAPE(p[1], p[2]) : CK_SHAPE(p[2], p[1]));
+    return ck_matmul(n->g, a, b, p[3], p[4], p[5] ? in(n, CK_SHAPE(p[1])) : CK_NONE);
+}
+
+/* p: images, tokens, channels before and after */
+static ck_node linear(net *n, const int *p) {
+    ck_node x = in(n, CK_SHAPE(p[0], p[1], p[2])), w = in(n, CK_SHAPE(p[3], p[2]));
+    return ck_linear(n->g, x, w, in(n, CK_SHAPE(p[3])));
+}
+
+/* p: shape of x, channels of y, side of the kernel, stride, padding (4), with bias */
+static ck_node conv(net *n, const int *p) {
+    ck_node x = in(n, four(p)), w = in(n, CK_SHAPE(p[4], p[5], p[5], p[3]));
+    return ck_conv(n->g, x, w, p[11] ? in(n, CK_SHAPE(p[4])) : CK_NONE, p[6], p + 7);
+}
+
+/* p: shape, groups, silu, with bias */
+static ck_node group_norm(net *n, const int *p) {
+    ck_node x = in(n, four(p)), gain = in(n, CK_SHAPE(p[3]));
+    ck_node bias = p[6] ? in(n, CK_SHAPE(p[3])) : CK_NONE;
+    return ck_group_norm(n->g, x, gain, bias, p[4], 1e-5, p[5]);
+}
+
+/* p: images, tokens, channels, with gain, with bias */
+static ck_node layer_norm(net *n, const int *p) {
+    ck_node x = in(n, CK_SHAPE(p[0], p[1], p[2]));
+    ck_node gain = p[3] ? in(n, CK_SHAPE(p[2])) : CK_NONE;
+    return ck_layer_norm(n->g, x, gain, p[4] ? in(n, CK_SHAPE(p[2])) : CK_NONE, 1e-5);
+}
+
+/* p: rows, channels of the result */
+static ck_node geglu(net *n, const int *p) {
+    return ck_geglu(n->g, in(n, CK_SHAPE(p[0], 2 * p[1])));
+}
+
+/* p: images, queries, keys, channels, heads, causal, scale in hundredths */
+static ck_node attention(net *n, const int *p) {
+    ck_node q = in(n, CK_SHAPE(p[0], p[1], p[3])), k = in(n, CK_SHAPE(p[0], p[2], p[3]));
+    ck_node v = in(n, CK_SHAPE(p[0], p[2], p[3]));
+    return ck_attention(n->g, q, k, v, p[4], p[5], p[6] / 100.);
+}
+
+static ck_node upsample(net *n, const int *p) {
+    return ck_upsample(n->g, in(n, four(p)));
+}
+
+/* p: vocabulary, channels, images, tokens */
+static ck_node embed(net *n, const int *p) {
+    ck_node table = in(n, CK_SHAPE(p[0], p[1]));
+    n->ids = ck_input(n->g, "ids", CK_I32, CK_SHAPE(p[2], p[3]));
+    return ck_embed(n->g, table, n->ids);
+}
+
+/* p: times, numbers for each, flip, shift */
+static ck_node timestep(net *n, const int *p) {
+    n->weight = ck_input(n->g, "t", CK_F32, CK_SHAPE(p[0]));
+    return ck_timestep(n->g, n->weight, p[1], p[2], p[3], 10000);
+}
+
+static ck_node constant(net *n, const int *p) {
+    return ck_const(n->g, CK_SHAPE(p[0]), 2.5);
+}
+
+/* ---- Running it ---- */
+
+static void make(net *n, build *f, const int *p) {
+    *n = (net){.g = ck_graph_new(), .ids = CK_NONE, .weight = CK_NONE};
+    assert_non_null(n->g);
+    n->y = f(n, p);
+    ck_error err;
+    if (ck_graph_check(n->g, &err) != CK_OK) fail_msg("%s", err.message);
+}
+
+/* The sum of y's elements, each times a number of an input: every one's gradient is another. */
+static void make_loss(net *n) {
+    ck_shape s = ck_node_shape(n->g, n->y);
+    n->weight = ck_input(n->g, "weight", CK_F32, s);
+    ck_node flat = ck_reshape(n->g, ck_mul(n->g, n->y, n->weight), CK_SHAPE(ck_shape_count(&s)));
+    n->loss = ck_sum_to(n->g, flat, CK_SHAPE(1));
+    ck_error err;
+    if (ck_gradients(n->g, n->loss, n->in, (size_t)n->count, n->grads, &err) != CK_OK)
+        fail_msg("%s", err.message);
+}
+
+static size_t count_of(const net *n, ck_node x) {
+    ck_shape s = ck_node_shape(n->g, x);
+    return (size_t)ck_shape_count(&s);
+}
+
+static const ck_backend *backend(const char *name) {
+    const ck_backend *b;
+    ck_error err;
+    if (ck_backend_open(name, &b, &err) != CK_OK) fail_msg("%s", err.message);
+    return b;
+}
+
+static ck_exec *exec_of(const net *n, const char *name, const ck_node *outputs, int count) {
+    ck_exec *e;
+    ck_error err;
+    if (ck_exec_new(backend(name), n->g, outputs, (size_t)count, &e, &err) != CK_OK ||
+        ck_exec_allocate(e, 0, &err) != CK_OK)
+        fail_msg("%s", err.message);
+    return e;
+}
+
+static void run(ck_exec *e) {
+    ck_error err;
+    if (ck_exec_run(e, &err) != CK_OK) fail_msg("%s", err.message);
+}
+
+static void write_random(ck_exec *e, const net *n, ck_node x, uint64_t seed) {
+    ck_error err;
+    size_t count = count_of(n, x);
+    float *values = malloc(count * sizeof *values);
+    for (size_t i = 0; i < count; i++) values[i] = fixture_random_float(&seed);
+    assert_int_equal(ck_exec_write(e, x, values, count, &err), CK_OK);
+    free(values);
+}
+
+/* The same numbers whatever the backend. */
+static void write_inputs(ck_exec *e, const net *n) {
+    for (int i = 0; i < n->count; i++) write_random(e, n, n->in[i], 100 + (uint64_t)i);
+    if (n->weight != CK_NONE) write_random(e, n, n->weight, 99);
+    if (n->ids == CK_NONE) return;
+    ck_error err;
+    ck_shape table = ck_node_shape(n->g, n->in[0]);
+    size_t count = count_of(n, n->ids);
+    int32_t *ids = malloc(count * sizeof *ids);
+    for (size_t i = 0; i < count; i++) ids[i] = (int32_t)(i * i % (size_t)table.d[0]);
+    assert_int_equal(ck_exec_write(e, n->ids, ids, count, &err), CK_OK);
+    free(ids);
+}
+
+/* Results as they are, to be freed: count_of(x) elements of the backend's. */
+static void *bits_of(const ck_exec *e, const net *n, ck_node x, size_t element) {
+    size_t bytes = count_of(n, x) * element;
+    void *copy = malloc(bytes);
+    memcpy(copy, ck_exec_pointer(e, x), bytes);
+    return copy;
+}
+
+/* The same as doubles. */
+static double *values_of(const ck_exec *e, const net *n, ck_node x, size_t element) {
+    void *bits = bits_of(e, n, x, element);
+    if (element == sizeof(double)) return bits;
+    size_t count = count_of(n, x);
+    double *values = malloc(count * sizeof *values);
+    for (size_t i = 0; i < count; i++) values[i] = (double)((float *)bits)[i];
+    free(bits);
+    return values;
+}
+
+/* ---- Results ---- */
+
+#define NUMBERS(...) ((const double[]){__VA_ARGS__})
+
+typedef struct example {
+    op_case op;
+    const double *in[4];
+    const double *want;
+} example;
+
+/* From torch 2.15 in f64 where the numbers are crooked. */
+static const example examples[] = {
+    {{"const", constant, {3}}, {NULL}, NUMBERS(2.5, 2.5, 2.5)},
+    {{"silu", unary, {CK_SILU, 0, 6}},
+     {NUMBERS(-3, -1, -0.25, 0, 0.5, 2)},
+     NUMBERS(-0.14227762, -0.268941421, -0.109455875, 0, 0.311229666, 1.76159416)},
+    {{"gelu", unary, {CK_GELU, 0, 6}},
+     {NUMBERS(-3, -1, -0.25, 0, 0.5, 2)},
+     NUMBERS(-0.00404969409, -0.158655254, -0.100323419, 0, 0.345731231, 1.95449974)},
+    {{"gelu_tanh", unary, {CK_GELU_TANH, 0, 6}},
+     {NUMBERS(-3, -1, -0.25, 0, 0.5, 2)},
+     NUMBERS(-0.00363739208, -0.158808009, -0.100324649, 0, 0.34571401, 1.95459769)},
+    {{"quick_gelu", unary, {CK_QUICK_GELU, 0, 6}},
+     {NUMBERS(-3, -1, -0.25, 0, 0.5, 2)},
+     NUMBERS(-0.0180713097, -0.154204234, -0.0988003501, 0, 0.350388437, 1.93565862)},
+    {{"sqrt", unary, {CK_SQRT, 0, 3}}, {NUMBERS(0, 0.25, 9)}, NUMBERS(0, 0.5, 3)},
+    {{"reciprocal", unary, {CK_RECIPROCAL, 0, 3}}, {NUMBERS(-2, 0.5, 8)}, NUMBERS(-0.5, 2, 0.125)},
+    {{"exp", unary, {CK_EXP, 0, 3}}, {NUMBERS(-1, 0, 2)}, NUMBERS(0.36787944117, 1, 7.3890560989)},
+    {{"huber", unary, {CK_HUBER, 5, 6}},
+     {NUMBERS(-3, -1, -0.25, 0, 0.5, 2)},
+     NUMBERS(1.375, 0.375, 0.03125, 0, 0.125, 0.875)},
+    {{"affine", affine, {3}}, {NUMBERS(-1, 0, 2)}, NUMBERS(3, 0.5, -4.5)},
+    {{"add", add, {1, 1, 2, 2, 1, 1, 2, 2}},
+     {NUMBERS(1, 2, 3, 4), NUMBERS(10, 20, 30, 40)},
+     NUMBERS(11, 22, 33, 44)},
+    {{"add a row", add, {1, 1, 2, 2, 1, 1, 1, 2}},
+     {NUMBERS(1, 2, 3, 4), NUMBERS(10, 20)},
+     NUMBERS(11, 22, 13, 24)},
+    {{"add per image", add, {2, 1, 1, 2, 2, 1, 1, 1}},
+     {NUMBERS(1, 2, 3, 4), NUMBERS(10, 20)},
+     NUMBERS(11, 12, 23, 24)},
+    {{"mul a channel", mul, {1, 2, 2, 1, 1, 2, 1, 1}},
+     {NUMBERS(1, 2, 3, 4), NUMBERS(10, 20)},
+     NUMBERS(10, 20, 60, 80)},
+    {{"sub", sub, {1, 1, 2, 2, 1, 1, 1, 1}},
+     {NUMBERS(1, 2, 3, 4), NUMBERS(1)},
+     NUMBERS(0, 1, 2, 3)},
+    {{"sum_to columns", sum_to, {1, 1, 2, 3, 1, 1, 1, 3}},
+     {NUMBERS(1, 2, 3, 4, 5, 6)},
+     NUMBERS(5, 7, 9)},
+    {{"sum_to rows", sum_to, {1, 1, 2, 3, 1, 1, 2, 1}},
+     {NUMBERS(1, 2, 3, 4, 5, 6)},
+     NUMBERS(6, 15)},
+    {{"sum_to the middle", sum_to, {2, 2, 1, 2, 2, 1, 1, 2}},
+     {NUMBERS(1, 2, 3, 4, 5, 6, 7, 8)},
+     NUMBERS(4, 6, 12, 14)},
+    {{"mean", mean, {1, 1, 2, 3}}, {NUMBERS(1, 2, 3, 4, 5, 9)}, NUMBERS(4)},
+    {{"expand", expand, {1, 2, 1, 1, 2, 2, 1, 2}},
+     {NUMBERS(1, 2)},
+     NUMBERS(1, 1, 2, 2, 1, 1, 2, 2)},
+    {{"permute", permute, {1, 2, 3, 1, 2, 0, 3, 1}},
+     {NUMBERS(1, 2, 3, 4, 5, 6)},
+     NUMBERS(1, 4, 2, 5, 3, 6)},
+    {{"concat", concat, {1, 1, 2, 2, 3, 1}},
+     {NUMBERS(1, 2, 3, 4), NUMBERS(8, 9)},
+     NUMBERS(1, 2, 8, 3, 4, 9)},
+    {{"slice", slice, {1, 2, 3, 1, 2, 1, 2}}, {NUMBERS(1, 2, 3, 4, 5, 6)}, NUMBERS(2, 3, 5, 6)},
+    {{"pad", pad, {1, 2, 1, 2, 2, 1, 3}},
+     {NUMBERS(1, 2, 3, 4)},
+     NUMBERS(0, 0, 1, 2, 0, 0, 0, 0, 3, 4, 0, 0)},
+    {{"view", view, {6, 1, 2, 2}}, {NUMBERS(1, 2, 3, 4, 5, 6)}, NUMBERS(2, 3, 4, 5)},
+    {{"matmul", matmul, {2, 2, 3, 0, 0, 0}},
+     {NUMBERS(1, 2, 3, 4, 5, 6), NUMBERS(1, 0, 2, 1, 0, -1)},
+     NUMBERS(5, -1, 14, -1)},
+    {{"matmul, both transposed", matmul, {2, 2, 3, 1, 1, 1}},
+     {NUMBERS(1, 4, 2, 5, 3, 6), NUMBERS(1, 2, 0, 0, 1, -1), NUMBERS(100, 200)},
+     NUMBERS(105, 199, 114, 199)},
+    {{"linear", linear, {1, 2, 2, 1}},
+     {NUMBERS(1, 2, 3, 4), NUMBERS(10, 1), NUMBERS(0.5)},
+     NUMBERS(12.5, 34.5)},
+    {{"conv", conv, {1, 3, 3, 2, 2, 2, 1, 0, 0, 0, 0, 1}},
+     {NUMBERS(1, 0, 2, -1, 0, 1, 3, 1, -2, 0, 1, 1, 0, 2, 1, 1, -1, 3),
+      NUMBERS(1, 0, 0, 1, 2, -1, 1, 1, -1, 2, 1, 0, 0, 1, 3, -2), NUMBERS(10, 20)},
+     NUMBERS(13, 16, 11, 17, 13, 20, 12, 15)},
+    {{"conv, stride 2, padded below and right", conv, {1, 3, 3, 2, 2, 2, 2, 0, 0, 1, 1, 1}},
+     {NUMBERS(1, 0, 2, -1, 0, 1, 3, 1, -2, 0, 1, 1, 0, 2, 1, 1, -1, 3),
+      NUMBERS(1, 0, 0, 1, 2, -1, 1, 1, -1, 2, 1, 0, 0, 1, 3, -2), NUMBERS(10, 20)},
+     NUMBERS(13, 16, 11, 23, 11, 25, 9, 27)},
+    {{"conv, stride 2, padded above and left", conv, {1, 3, 3, 2, 2, 2, 2, 1, 1, 0, 0, 0}},
+     {NUMBERS(1, 0, 2, -1, 0, 1, 3, 1, -2, 0, 1, 1, 0, 2, 1, 1, -1, 3),
+      NUMBERS(1, 0, 0, 1, 2, -1, 1, 1, -1, 2, 1, 0, 0, 1, 3, -2)},
+     NUMBERS(1, 3, 6, -3, 3, -1, 2, -5)},
+    {{"group_norm", group_norm, {2, 1, 2, 4, 2, 0, 1}},
+     {NUMBERS(1, 2, 0, -1, 3, -2, 4, 1, 0, 1, 1, 5, 2, 2, -3, 1), NUMBERS(1, 2, -1, 0.5),
+      NUMBERS(0, 1, 0.5, -1)},
+     NUMBERS(0, 2.06904344, 1.03452172, -1.53452172, 1.06904344, -2.20713032, -1.10356516, -1,
+             -1.50754576, 0.396981696, 0.5, -0.292893661, 0.904527455, 2.80905491, 1.91421268, -1)},
+    {{"group_norm with silu", group_norm, {2, 1, 2, 4, 2, 1, 1}},
+     {NUMBERS(1, 2, 0, -1, 3, -2, 4, 1, 0, 1, 1, 5, 2, 2, -3, 1), NUMBERS(1, 2, -1, 0.5),
+      NUMBERS(0, 1, 0.5, -1)},
+     NUMBERS(0, 1.83701627, 0.763261421, -0.272121443, 0.795811932, -0.21875312, -0.274867719,
+             -0.268941421, -0.273322262, 0.237380074, 0.311229666, -0.125152172, 0.643914107,
+             2.64939716, 1.66822043, -0.268941421)},
+    {{"layer_norm", layer_norm, {1, 2, 4, 1, 1}},
+     {NUMBERS(1, 2, 0, -1, 3, -2, 4, 1), NUMBERS(1, 2, -1, 0.5), NUMBERS(0, 1, 0.5, -1)},
+     NUMBERS(0.447211807, 3.68327084, 0.947211807, -1.67081771, 0.654653047, -2.05504755,
+             -0.591088412, -1.10910884)},
+    {{"layer_norm alone", layer_norm, {1, 2, 4, 0, 0}},
+     {NUMBERS(1, 2, 0, -1, 3, -2, 4, 1)},
+     NUMBERS(0.447211807, 1.34163542, -0.447211807, -1.34163542, 0.654653047, -1.52752378,
+             1.09108841, -0.218217682)},
+    {{"geglu", geglu, {2, 2}},
+     {NUMBERS(1, 2, -1, 0.5, 3, -2, 2, 1)},
+     NUMBERS(-0.158655254, 0.691462461, 5.86349921, -1.68268949)},
+    {{"attention, two heads", attention, {1, 2, 3, 4, 2, 0, 50}},
+     {NUMBERS(1, 0, 2, -1, 0, 1, 1, 1), NUMBERS(1, 1, 0, -1, 2, 0, 1, 0, -1, 1, 1, 2),
+      NUMBERS(1, 2, 3, 4, 5, 6, 7, 8, -1, 0, 1, 2)},
+     NUMBERS(2.94229424, 3.94229424, 4.65327412, 5.65327412, 1.16348269, 2.16348269, 2.64843197,
+             3.64843197)},
+    {{"attention, causal", attention, {1, 2, 2, 4, 1, 1, 100}},
+     {NUMBERS(1, 0, 2, -1, 0, 1, 1, 1), NUMBERS(1, 1, 0, -1, 2, 0, 1, 0),
+      NUMBERS(1, 2, 3, 4, 5, 6, 7, 8)},
+     NUMBERS(1, 2, 3, 4, 3.92423431, 4.92423431, 5.92423431, 6.92423431)},
+    {{"upsample", upsample, {1, 1, 2, 2}},
+     {NUMBERS(1, 2, 3, 4)},
+     NUMBERS(1, 2, 1, 2, 3, 4, 3, 4, 1, 2, 1, 2, 3, 4, 3, 4)},
+};
+enum { EXAMPLES = sizeof examples / sizeof *examples };
+
+static const char *const backends[] = {"reference64", "reference", "cpu"};
+enum { BACKENDS = sizeof backends / sizeof *backends };
+
+static void write_numbers(ck_exec *e, const net *n, ck_node x, const double *numbers) {
+    ck_error err;
+    float values[64];
+    size_t count = count_of(n, x);
+    assert_true(count <= 64);
+    for (size_t i = 0; i < count; i++) values[i] = (float)numbers[i];
+    assert_int_equal(ck_exec_write(e, x, values, count, &err), CK_OK);
+}
+
+static void expect(const char *name, const ck_exec *e, const net *n, const double *want,
+                   size_t element) {
+    double *y = values_of(e, n, n->y, element);
+    for (size_t i = 0; i < count_of(n, n->y); i++) {
+        double off = fabs(y[i] - want[i]), most = element == 8 ? 1e-8 : 1e-6;
+        if (!(off <= most * (1 + fabs(want[i]))) && !(isnan(y[i]) && isnan(want[i])))
+            fail_msg("%s: element %zu is %.9g, want %.9g", name, i, y[i], want[i]);
+    }
+    free(y);
+}
+
+static void test_results(void **state) {
+    (void)state;
+    for (int k = 0; k < EXAMPLES; k++)
+        for (int b = 0; b < BACKENDS; b++) {
+            net n;
+            make(&n, examples[k].op.make, examples[k].op.p);
+            ck_exec *e = exec_of(&n, backends[b], &n.y, 1);
+            for (int i = 0; i < n.count; i++) write_numbers(e, &n, n.in[i], examples[k].in[i]);
+            run(e);
+            expect(examples[k].op.name, e, &n, examples[k].want, backend(backends[b])->element);
+            ck_exec_free(e);
+            ck_graph_free(n.g);
+        }
+}
+
+/* Ids that come again, and ids outside the table: seen in the result, not in memory beside it. */
+static void test_embed(void **state) {
+    (void)state;
+    const int32_t ids[] = {2, 0, 2, -1, 3, 0};
+    for (int b = 0; b < BACKENDS; b++) {
+        net n;
+        make(&n, embed, (const int[]){3, 2, 2, 3});
+        make_loss(&n);
+        ck_exec *e = exec_of(&n, backends[b], (ck_node[]){n.y, n.grads[0]}, 2);
+        ck_error err;
+        write_numbers(e, &n, n.in[0], NUMBERS(1, 2, 3, 4, 5, 6));
+        write_numbers(e, &n, n.weight, NUMBERS(1, 10, 2, 20, 3, 30, 4, 40, 5, 50, 6, 60));
+        assert_int_equal(ck_exec_write(e, n.ids, ids, 6, &err), CK_OK);
+        run(e);
+        size_t element = backend(backends[b])->element;
+        expect("embed", e, &n, NUMBERS(5, 6, 1, 2, 5, 6, NAN, NAN, NAN, NAN, 1, 2), element);
+        n.y = n.grads[0];
+        expect("embed_grad", e, &n, NUMBERS(8, 80, 0, 0, 4, 40), element);
+        ck_exec_free(e);
+        ck_graph_free(n.g);
+    }
+}
+
+static void test_timestep(void **state) {
+    (void)state;
+    const double *want[2] = {
+        NUMBERS(0, 0, 1, 1, 0.141120008, 0.000299999995, -0.989992497, 0.999999955, -0.0264607527,
+                0.0997339157, 0.999649853, 0.995014144),
+        NUMBERS(1, 1, 0, 0, -0.989992497, 0.999550034, 0.141120008, 0.0299955002, 0.999649853,
+                -0.844469696, -0.0264607527, -0.535603335)};
+    for (int b = 0; b < BACKENDS; b++)
+        for (int flip = 0; flip < 2; flip++) {
+            net n;
+            make(&n, timestep, (const int[]){3, 4, flip, !flip});
+            ck_exec *e = exec_of(&n, backends[b], &n.y, 1);
+            write_numbers(e, &n, n.weight, NUMBERS(0, 3, 999));
+            run(e);
+            expect("timestep", e, &n, want[flip], backend(backends[b])->element);
+            ck_exec_free(e);
+            ck_graph_free(n.g);
+        }
+}
+
+/* ---- Gradients ---- */
+
+static const op_case small[] = {
+    {"silu", unary, {CK_SILU, 0, 9}},
+    {"gelu", unary, {CK_GELU, 0, 9}},
+    {"gelu_tanh", unary, {CK_GELU_TANH, 0, 9}},
+    {"quick_gelu", unary, {CK_QUICK_GELU, 0, 9}},
+    {"sqrt", unary, {CK_SQRT, 0, 9, 1}},
+    {"reciprocal", unary, {CK_RECIPROCAL, 0, 9, 1}},
+    {"exp", unary, {CK_EXP, 0, 9}},
+    {"huber", unary, {CK_HUBER, 5, 9}},
+    {"affine", affine, {5}},
+    {"add", add, {2, 3, 2, 2, 2, 3, 2, 2}},
+    {"add a row", add, {2, 3, 2, 2, 1, 1, 1, 2}},
+    {"add per image", add, {2, 3, 2, 2, 2, 1, 1, 2}},
+    {"mul", mul, {2, 3, 2, 2, 2, 3, 2, 2}},
+    {"mul a row", mul, {2, 3, 2, 2, 1, 1, 1, 2}},
+    {"mul a column", mul, {2, 3, 2, 2, 2, 1, 2, 1}},
+    {"sub", sub, {2, 1, 2, 2, 1, 1, 1, 1}},
+    {"twice", twice, {5}},
+    {"sum_to", sum_to, {2, 3, 2, 2, 1, 3, 1, 2}},
+    {"sum_to, last too", sum_to, {2, 3, 2, 2, 2, 1, 2, 1}},
+    {"expand", expand, {1, 3, 1, 2, 2, 3, 2, 2}},
+    {"expand, last too", expand, {2, 1, 2, 1, 2, 3, 2, 2}},
+    {"mean", mean, {2, 3, 2, 2}},
+    {"permute", permute, {2, 3, 4, 2, 0, 3, 1, 2}},
+    {"permute, round", permute, {2, 3, 4, 2, 3, 0, 1, 2}},
+    {"concat images", concat, {2, 3, 2, 2, 0, 1}},
+    {"concat rows", concat, {2, 3, 2, 2, 1, 2}},
+    {"concat columns", concat, {2, 3, 2, 2, 2, 3}},
+    {"concat channels", concat, {2, 3, 2, 2, 3, 5}},
+    {"slice", slice, {2, 4, 3, 2, 1, 1, 2}},
+    {"slice channels", slice, {2, 2, 3, 4, 3, 2, 2}},
+    {"pad", pad, {2, 2, 3, 2, 1, 1, 4}},
+    {"view", view, {11, 3, 2, 3}},
+    {"matmul", matmul, {3, 4, 5, 0, 0, 1}},
+    {"matmul, a transposed", matmul, {3, 4, 5, 1, 0, 0}},
+    {"matmul, b transposed", matmul, {3, 4, 5, 0, 1, 1}},
+    {"matmul, both transposed", matmul, {3, 4, 5, 1, 1, 0}},
+    {"linear", linear, {2, 3, 4, 5}},
+    {"conv 1", conv, {2, 3, 2, 3, 2, 1, 1, 0, 0, 0, 0, 1}},
+    {"conv 3", conv, {2, 4, 3, 2, 3, 3, 1, 1, 1, 1, 1, 1}},
+    {"conv 3, stride 2", conv, {1, 5, 4, 2, 2, 3, 2, 1, 1, 1, 1, 0}},
+    {"conv 3, stride 2, padded below and right", conv, {1, 4, 4, 2, 2, 3, 2, 0, 0, 1, 1, 1}},
+    {"conv 3, stride 2, a pixel unread", conv, {1, 6, 4, 2, 1, 3, 2, 0, 0, 0, 0, 0}},
+    {"conv 4, stride 2", conv, {1, 4, 6, 1, 2, 4, 2, 1, 1, 1, 1, 1}},
+    {"conv 4, one-sided", conv, {1, 3, 3, 2, 2, 4, 1, 2, 1, 1, 2, 0}},
+    {"group_norm, 1 group", group_norm, {2, 2, 2, 4, 1, 0, 1}},
+    {"group_norm, 2 groups", group_norm, {2, 2, 2, 4, 2, 0, 1}},
+    {"group_norm, channels alone", group_norm, {2, 3, 2, 4, 4, 0, 1}},
+    {"group_norm, silu", group_norm, {2, 2, 3, 6, 3, 1, 1}},
+    {"group_norm, silu, no bias", group_norm, {1, 2, 3, 6, 2, 1, 0}},
+    {"layer_norm", layer_norm, {2, 2, 5, 1, 1}},
+    {"layer_norm, gain", layer_norm, {2, 2, 5, 1, 0}},
+    {"layer_norm alone", layer_norm, {2, 2, 5, 0, 0}},
+    {"geglu", geglu, {3, 4}},
+    {"attention", attention, {2, 3, 4, 4, 1, 0, 60}},
+    {"attention, heads", attention, {1, 4, 2, 6, 3, 0, 80}},
+    {"attention, causal", attention, {2, 4, 4, 4, 2, 1, 70}},
+    {"upsample", upsample, {2, 2, 3, 2}},
+    {"embed", embed, {4, 3, 2, 4}},
+};
+enum { SMALL = sizeof small / sizeof *small };
+
+/* f(x + h) - f(x - h) over 2 h: off by about h^2 = 1e-9 for the bend and 1e-16 / h for rounding. */
+static double difference(ck_exec *e, const net *n, double *x) {
+    const double h = 3e-5, old = *x;
+    *x = old + h;
+    run(e);
+    double above = *(double *)ck_exec_pointer(e, n->loss);
+    *x = old - h;
+    run(e);
+    double below = *(double *)ck_exec_pointer(e, n->loss);
+    *x = old;
+    return (above - below) / (2 * h);
+}
+
+static void check_gradients(const op_case *c) {
+    net n;
+    make(&n, c->make, c->p);
+    make_loss(&n);
+    ck_exec *all = exec_of(&n, "reference64", n.grads, n.count);
+    ck_exec *loss = exec_of(&n, "reference64", &n.loss, 1);
+    write_inputs(all, &n);
+    write_inputs(loss, &n);
+    run(all);
+    for (int i = 0; i < n.count; i++) {
+        const double *grad = ck_exec_pointer(all, n.grads[i]);
+        double *x = ck_exec_pointer(loss, n.in[i]), largest = 0;
+        size_t count = count_of(&n, n.in[i]);
+        for (size_t k = 0; k < count; k++) largest = fmax(largest, fabs(grad[k]));
+        for (size_t k = 0; k < count; k++) {
+            double want = difference(loss, &n, &x[k]);
+            if (!(fabs(grad[k] - want) <= 1e-6 * (largest + 1e-3)))
+                fail_msg("%s: input %d, element %zu: %.9g, the difference is %.9g", c->name, i, k,
+                         grad[k], want);
+        }
+    }
+    ck_exec_free(all);
+    ck_exec_free(loss);
+    ck_graph_free(n.g);
+}
+
+static void test_gradients(void **state) {
+    (void)state;
+    for (int k = 0; k < SMALL; k++) check_gradients(&small[k]);
+}
+
+/* ---- Backends against each other ---- */
+
+/* Sizes that are no multiples of vectors, strips and blocks, and enough for two threads. */
+static const op_case large[] = {
+    {"silu", unary, {CK_SILU, 0, 20011}},
+    {"gelu", unary, {CK_GELU, 0, 20011}},
+    {"gelu_tanh", unary, {CK_GELU_TANH, 0, 20011}},
+    {"quick_gelu", unary, {CK_QUICK_GELU, 0, 20011}},
+    {"exp", unary, {CK_EXP, 0, 20011}},
+    {"huber", unary, {CK_HUBER, 5, 20011}},
+    {"affine", affine, {20011}},
+    {"add", add, {2, 31, 17, 19, 2, 31, 17, 19}},
+    {"add per image", add, {2, 31, 17, 19, 2, 1, 1, 19}},
+    {"mul", mul, {2, 31, 17, 19, 2, 31, 17, 19}},
+    {"mul a number", mul, {2, 31, 17, 19, 2, 1, 1, 1}},
+    {"sum_to a row", sum_to, {2, 31, 9, 67, 1, 1, 1, 67}},
+    {"sum_to a number", sum_to, {2, 31, 17, 19, 1, 1, 1, 1}},
+    {"expand", expand, {2, 1, 1, 67, 2, 31, 9, 67}},
+    {"permute", permute, {2, 31, 17, 19, 0, 2, 3, 1}},
+    {"concat", concat, {2, 31, 9, 17, 3, 33}},
+    {"slice", slice, {2, 31, 17, 39, 3, 3, 20}},
+    {"pad", pad, {2, 31, 17, 19, 1, 2, 40}},
+    {"matmul", matmul, {37, 71, 41, 0, 0, 1}},
+    {"matmul, both transposed", matmul, {37, 71, 41, 1, 1, 1}},
+    {"linear", linear, {2, 19, 41, 71}},
+    {"conv 3", conv, {2, 9, 7, 10, 17, 3, 1, 1, 1, 1, 1, 1}},
+    {"conv 3, stride 2", conv, {2, 9, 8, 10, 17, 3, 2, 0, 0, 1, 1, 1}},
+    {"group_norm", group_norm, {2, 17, 19, 40, 4, 0, 1}},
+    {"group_norm, silu", group_norm, {2, 17, 19, 60, 20, 1, 1}},
+    {"group_norm, 1 group", group_norm, {3, 9, 19, 37, 1, 1, 0}},
+    {"layer_norm", layer_norm, {2, 150, 77, 1, 1}},
+    {"layer_norm alone", layer_norm, {2, 150, 64, 0, 0}},
+    {"geglu", geglu, {150, 77}},
+    {"attention", attention, {2, 70, 70, 40, 5, 0, 35}},
+    {"attention, crossed", attention, {2, 67, 16, 48, 2, 0, 20}},
+    {"attention, causal", attention, {2, 77, 77, 20, 1, 1, 22}},
+    {"attention, a wide head", attention, {1, 35, 33, 100, 1, 0, 10}},
+    {"upsample", upsample, {2, 9, 17, 19}},
+    {"embed", embed, {19, 70, 2, 200}},
+};
+enum { LARGE = sizeof large / sizeof *large };
+
+/* y and all gradients. */
+static int outputs_of(const net *n, ck_node *out) {
+    out[0] = n->y;
+    memcpy(out + 1, n->grads, (size_t)n->count * sizeof *out);
+    return n->count + 1;
+}
+
+/* Fails where results are apart by more than `most` times the largest of them. */
+static void compare(const char *name, const op_case *c, const char *other, double most) {
+    net n;
+    make(&n, c->make, c->p);
+    make_loss(&n);
+    ck_node out[MAX_INPUTS + 1];
+    int count = outputs_of(&n, out);
+    ck_exec *a = exec_of(&n, name, out, count), *b = exec_of(&n, other, out, count);
+    write_inputs(a, &n);
+    write_inputs(b, &n);
+    run(a);
+    run(b);
+    for (int i = 0; i < count; i++) {
+        double *x = values_of(a, &n, out[i], backend(name)->element), largest = 0;
+        double *want = values_of(b, &n, out[i], backend(other)->element);
+        for (size_t k = 0; k < count_of(&n, out[i]); k++) largest = fmax(largest, fabs(want[k]));
+        for (size_t k = 0; k < count_of(&n, out[i]); k++)
+            if (!(fabs(x[k] - want[k]) <= most * largest))
+                fail_msg("%s, %s, %d: element %zu is %.9g, %s has %.9g (of %.3g)", name, c->name, i,
+                         k, x[k], other, want[k], largest);
+        free(x);
+        free(want);
+    }
+    ck_exec_free(a);
+    ck_exec_free(b);
+    ck_graph_free(n.g);
+}
+
+/* Each operation rounds to f32 once (6e-8), a gradient reads results of two or three. */
+static void test_reference_in_f32(void **state) {
+    (void)state;
+    for (int k = 0; k < SMALL; k++) compare("reference", &small[k], "reference64", 1e-6);
+    for (int k = 0; k < LARGE; k++) compare("reference", &large[k], "reference64", 1e-6);
+}
+
+/* Sums of up to some thousand products in f32, each rounded: 6e-8 times the square root of that. */
+static void test_cpu(void **state) {
+    (void)state;
+    for (int k = 0; k < SMALL; k++) compare("cpu", &small[k], "reference", 5e-6);
+    for (int k = 0; k < LARGE; k++) compare("cpu", &large[k], "reference", 5e-6);
+}
+
+static void check_threads(const char *name, const op_case *c) {
+    net n;
+    make(&n, c->make, c->p);
+    make_loss(&n);
+    ck_node out[MAX_INPUTS + 1];
+    int count = outputs_of(&n, out), threads = omp_get_max_threads();
+    void *first[MAX_INPUTS + 1];
+    for (int t = 1; t <= 3; t++) {
+        omp_set_num_threads(t);
+        ck_exec *e = exec_of(&n, name, out, count);
+        write_inputs(e, &n);
+        run(e);
+        for (int i = 0; i < count; i++) {
+            void *bits = bits_of(e, &n, out[i], sizeof(float));
+            if (t == 1)
+                first[i] = bits;
+            else if (memcmp(first[i], bits, count_of(&n, out[i]) * sizeof(float)) != 0)
+                fail_msg("%s, %s: %d threads give other bits", name, c->name, t);
+            if (t > 1) free(bits);
+        }
+        ck_exec_free(e);
+    }
+    omp_set_num_threads(threads);
+    for (int i = 0; i < count; i++) free(first[i]);
+    ck_graph_free(n.g);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    for (int k = 0; k < LARGE; k++) check_threads("reference", &large[k]);
+}
+
+/* ---- Checkpointing ---- */
+
+/* Two blocks, the second with a connection past it, as in a UNet. */
+static void make_deep(net *n, bool blocks) {
+    *n = (net){.g = ck_graph_new(), .ids = CK_NONE, .weight = CK_NONE};
+    ck_graph *g = n->g;
+    const int around[4] = {1, 1, 1, 1};
+    ck_node x = in(n, CK_SHAPE(2, 8, 8, 16)), w = in(n, CK_SHAPE(16, 3, 3, 16));
+    for (int i = 0; i < 2; i++) {
+        if (blocks) ck_block_begin(g);
+        ck_node gain = in(n, CK_SHAPE(16)); /* what is given inside a block stays outside it */
+        ck_node h = ck_group_norm(g, x, gain, CK_NONE, 4, 1e-5, true);
+        h = ck_conv(g, h, w, CK_NONE, 1, around);
+        ck_node tokens = ck_reshape(g, h, CK_SHAPE(2, 64, 16));
+        h = ck_reshape(g, ck_attention(g, tokens, tokens, tokens, 2, false, 0.35),
+                       CK_SHAPE(2, 8, 8, 16));
+        x = ck_add(g, x, ck_unary_op(g, CK_GELU, h, 0));
+        if (blocks) ck_block_end(g);
+    }
+    n->y = x;
+    make_loss(n);
+}
+
+static void test_checkpointing(void **state) {
+    (void)state;
+    for (int b = 1; b < BACKENDS; b++) {
+        net plain, blocks;
+        make_deep(&plain, false);
+        make_deep(&blocks, true);
+        ck_exec *p = exec_of(&plain, backends[b], plain.grads, plain.count);
+        ck_exec *q = exec_of(&blocks, backends[b], blocks.grads, blocks.count);
+        assert_true(ck_exec_peak(q) < ck_exec_peak(p));
+        write_inputs(p, &plain);
+        write_inputs(q, &blocks);
+        run(p);
+        run(q);
+        for (int i = 0; i < plain.count; i++)
+            assert_memory_equal(ck_exec_pointer(p, plain.grads[i]),
+                                ck_exec_pointer(q, blocks.grads[i]),
+                                count_of(&plain, plain.grads[i]) * sizeof(float));
+        ck_exec_free(p);
+        ck_exec_free(q);
+        ck_graph_free(plain.g);
+        ck_graph_free(blocks.g);
+    }
+}
+
+/* ---- Mistakes ---- */
+
+static ck_node conv_without_room(net *n, const int *p) {
+    (void)p;
+    ck_node x = in(n, CK_SHAPE(1, 1, 4, 2));
+    return ck_conv(n->g, x, in(n, CK_SHAPE(3, 2, 2, 2)), CK_NONE, 2, (const int[4]){0});
+}
+
+static ck_node conv_with_a_long_bias(net *n, const int *p) {
+    (void)p;
+    ck_node x = in(n, CK_SHAPE(1, 4, 4, 2)), w = in(n, CK_SHAPE(3, 1, 1, 2));
+    return ck_conv(n->g, x, w, in(n, CK_SHAPE(4)), 1, (const int[4]){0});
+}
+
+static ck_node conv_of_other_channels(net *n, const int *p) {
+    (void)p;
+    ck_node x = in(n, CK_SHAPE(1, 4, 4, 2));
+    return ck_conv(n->g, x, in(n, CK_SHAPE(3, 1, 1, 3)), CK_NONE, 1, (const int[4]){0});
+}
+
+static ck_node matmul_of_other_depths(net *n, const int *p) {
+    (void)p;
+    ck_node a = in(n, CK_SHAPE(2, 3));
+    return ck_matmul(n->g, a, in(n, CK_SHAPE(2, 3)), false, false, CK_NONE);
+}
+
+static ck_node norm_with_a_short_bias(net *n, const int *p) {
+    (void)p;
+    ck_node x = in(n, CK_SHAPE(2, 3, 4)), gain = in(n, CK_SHAPE(4));
+    return ck_layer_norm(n->g, x, gain, in(n, CK_SHAPE(3)), 1e-5);
+}
+
+static ck_node geglu_of_three(net *n, const int *p) {
+    (void)p;
+    return ck_geglu(n->g, in(n, CK_SHAPE(2, 3)));
+}
+
+static ck_node attention_of_other_keys(net *n, const int *p) {
+    (void)p;
+    ck_node q = in(n, CK_SHAPE(2, 3, 4)), k = in(n, CK_SHAPE(2, 3, 4));
+    return ck_attention(n->g, q, k, in(n, CK_SHAPE(2, 2, 4)), 2, false, 1);
+}
+
+static ck_node view_before_the_start(net *n, const int *p) {
+    (void)p;
+    return ck_view(n->g, in(n, CK_SHAPE(8)), -1, CK_SHAPE(2));
+}
+
+static ck_node sum_of_ids(net *n, const int *p) {
+    (void)p;
+    ck_node ids = ck_input(n->g, "ids", CK_I32, CK_SHAPE(4));
+    return ck_sum_to(n->g, ids, CK_SHAPE(1));
+}
+
+static ck_node too_large_to_count(net *n, const int *p) {
+    (void)p;
+    return ck_expand(n->g, in(n, CK_SHAPE(1, 1)), CK_SHAPE((int64_t)1 << 40, (int64_t)1 << 40));
+}
+
+static const op_case mistakes[] = {
+    {"conv", conv_without_room, {0}},
+    {"conv", conv_with_a_long_bias, {0}},
+    {"conv", conv_of_other_channels, {0}},
+    {"conv", conv, {1, 4, 4, 2, 3, 3, 0, 1, 1, 1, 1, 0}},
+    {"matmul", matmul_of_other_depths, {0}},
+    {"add", add, {2, 3, 2, 2, 2, 3, 2, 3}},
+    {"mul", mul, {2, 1, 2, 2, 2, 3, 2, 2}},
+    {"sum_to", sum_to, {2, 3, 2, 2, 2, 2, 2, 2}},
+    {"sum_to", sum_of_ids, {0}},
+    {"expand", expand, {2, 3, 2, 2, 2, 4, 2, 2}},
+    {"expand", too_large_to_count, {0}},
+    {"permute", permute, {2, 3, 2, 2, 0, 1, 1, 2}},
+    {"permute", permute, {2, 3, 2, 2, 0, 1, 2, 4}},
+    {"concat", concat, {2, 3, 2, 2, 4, 1}},
+    {"slice", slice, {2, 3, 2, 2, 1, 2, 2}},
+    {"slice", slice, {2, 3, 2, 2, 1, 1, 0}},
+    {"pad", pad, {2, 3, 2, 2, 1, 2, 4}},
+    {"view", view, {6, 3, 2, 2}},
+    {"view", view_before_the_start, {0}},
+    {"group_norm", group_norm, {2, 2, 2, 6, 4, 0, 1}},
+    {"layer_norm", norm_with_a_short_bias, {0}},
+    {"geglu", geglu_of_three, {0}},
+    {"attention", attention, {1, 2, 2, 6, 4, 0, 100}},
+    {"attention", attention, {1, 2, 3, 6, 2, 1, 100}},
+    {"attention", attention, {1, 2, 2, 513, 1, 0, 100}},
+    {"attention", attention_of_other_keys, {0}},
+    {"timestep", timestep, {2, 5, 1, 0}},
+    {"timestep", timestep, {2, 4, 1, 2}},
+};
+enum { MISTAKES = sizeof mistakes / sizeof *mistakes };
+
+static void test_mistakes(void **state) {
+    (void)state;
+    for (int k = 0; k < MISTAKES; k++) {
+        net n = {.g = ck_graph_new(), .ids = CK_NONE, .weight = CK_NONE};
+        ck_error err = {CK_OK, ""};
+        ck_node y = mistakes[k].make(&n, mistakes[k].p);
+        assert_int_equal(y, CK_NONE);
+        if (ck_graph_check(n.g, &err) != CK_INPUT || !strstr(err.message, mistakes[k].name))
+            fail_msg("mistake %d: '%s' does not name %s", k, err.message, mistakes[k].name);
+        /* What is built upon it neither crashes nor hides it. */
+        assert_int_equal(ck_mean(n.g, ck_affine(n.g, y, 2, 0)), CK_NONE);
+        ck_error again = {CK_OK, ""};
+        ck_graph_check(n.g, &again);
+        assert_string_equal(again.message, err.message);
+        ck_graph_free(n.g);
+    }
+}
+
+static void expect_no_gradient(ck_graph *g, ck_node of, ck_node wrt, const char *why) {
+    ck_error err = {CK_OK, ""};
+    ck_node grad;
+    assert_int_equal(ck_gradients(g, of, &wrt, 1, &grad, &err), CK_USAGE);
+    if (!strstr(err.message, why)) fail_msg("'%s' does not say '%s'", err.message, why);
+}
+
+static void test_no_gradient(void **state) {
+    (void)state;
+    ck_graph *g = ck_graph_new();
+    ck_error err;
+    ck_node x = ck_input(g, "x", CK_F32, CK_SHAPE(3)), z = ck_input(g, "z", CK_F32, CK_SHAPE(3));
+    ck_node y = ck_unary_op(g, CK_SILU, x, 0), loss = ck_mean(g, y), dx;
+    expect_no_gradient(g, y, x, "one number");
+    expect_no_gradient(g, loss, z, "z: the loss does not depend on it");
+    expect_no_gradient(g, ck_mean(g, ck_detach(g, y)), x, "x: the loss does not depend on it");
+    assert_int_equal(ck_gradients(g, loss, &x, 1, &dx, &err), CK_OK);
+    /* Not silently without the part that goes through dx. */
+    expect_no_gradient(g, ck_mean(g, ck_mul(g, dx, x)), x, "unary_grad");
+    ck_node kept = ck_detach(g, dx);
+    assert_int_equal(ck_gradients(g, ck_mean(g, ck_mul(g, kept, x)), &x, 1, &dx, &err), CK_OK);
+    ck_graph_free(g);
+}
+
+static void test_unknown_backend(void **state) {
+    (void)state;
+    const ck_backend *b;
+    ck_error err;
+    assert_int_equal(ck_backend_open("abacus", &b, &err), CK_USAGE);
+    assert_non_null(strstr(err.message, "'abacus'"));
+}
+
+/* From the empty graph to the result, every allocation failing once. */
+static ck_status run_deep(ck_error *err) {
+    net n;
+    ck_exec *e = NULL;
+    const ck_backend *b;
+    n.g = ck_graph_new();
+    if (!n.g) return ck_fail(err, CK_MEMORY, "graph");
+    ck_node x = ck_input(n.g, "x", CK_F32, CK_SHAPE(2, 6)), dx;
+    ck_block_begin(n.g);
+    ck_node y = ck_geglu(n.g, ck_layer_norm(n.g, x, CK_NONE, CK_NONE, 1e-5));
+    ck_block_end(n.g);
+    ck_status s = ck_gradients(n.g, ck_mean(n.g, y), &x, 1, &dx, err);
+    if (s == CK_OK) s = ck_backend_open("cpu", &b, err);
+    if (s == CK_OK) s = ck_exec_new(b, n.g, &dx, 1, &e, err);
+    if (s == CK_OK) s = ck_exec_allocate(e, 0, err);
+    if (s == CK_OK) s = ck_exec_run(e, err);
+    ck_exec_free(e);
+    ck_graph_free(n.g);
+    return s;
+}
+
+static void test_out_of_memory(void **state) {
+    (void)state;
+    const fault_kind kinds[] = {FAULT_CALLOC, FAULT_REALLOC};
+    for (int k = 0; k < 2; k++)
+        for (fault_first(kinds[k], ENOMEM); fault_more();) {
+            ck_error err = {CK_OK, ""};
+            fault_arm();
+            ck_status s = run_deep(&err);
+            fault_disarm();
+            assert_int_equal(s, fault_hit() ? CK_MEMORY : CK_OK);
+        }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_results),          cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_timestep),         cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_reference_in_f32), cmocka_unit_test(test_cpu),
+        cmocka_unit_test(test_threads),          cmocka_unit_test(test_checkpointing),
+        cmocka_unit_test(test_mistakes),         cmocka_unit_test(test_no_gradient),
+        cmocka_unit_test(test_unknown_backend),  cmocka_unit_test(test_out_of_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
