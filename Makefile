@@ -1,4 +1,4 @@
-# ckmerge, cktool: build, test, install. `make help` lists the targets.
+# ckmerge, cktool, ckdistill: build, test, install. `make help` lists the targets.
 
 # (make has a CC of its own, so ?= would not do.)
 ifeq ($(origin CC),default)
@@ -51,8 +51,8 @@ ALL_CFLAGS += -DCK_HAVE_ONEDNN -isystem deps/onednn/include
 LIBS += -Ldeps/onednn/lib -ldnnl -Wl,-rpath,$(abspath deps/onednn/lib):'$$ORIGIN/../lib/ckmerge'
 endif
 
-PROGRAMS := ckmerge cktool
-LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c) \
+PROGRAMS := ckmerge cktool ckdistill
+LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c distill/methods/*.c) \
             $(filter-out $(PROGRAMS:%=merge/%.c),$(wildcard merge/*.c)) \
             $(filter-out $(PROGRAMS:%=distill/%.c),$(wildcard distill/*.c))
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
@@ -78,7 +78,9 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 $(BUILD)/libck.a: $(LIB_OBJ)
 	rm -f $@ && ar rcs $@ $^
 
-$(PROGRAMS:%=$(BUILD)/%): $(BUILD)/%: $(BUILD)/merge/%.o $(BUILD)/libck.a
+$(BUILD)/ckmerge $(BUILD)/cktool: $(BUILD)/%: $(BUILD)/merge/%.o $(BUILD)/libck.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/ckdistill: $(BUILD)/%: $(BUILD)/distill/%.o $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(TESTS:%=$(BUILD)/tests/%): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_OBJ) $(BUILD)/libck.a

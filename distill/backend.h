@@ -59,8 +59,8 @@ ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err)
 typedef struct ck_exec ck_exec;
 
 /* Plans what the outputs need: liveness, then an offset for every node in one arena, best fit by
- * descending size; views share the bytes of what they show. The graph must outlive it.
- * Nodes are run in the graph's order. */
+ * descending size; views share the bytes of what they show. The graph must outlive it, and
+ * may grow. Nodes are run in the graph's order. */
 ck_status ck_exec_new(const ck_backend *b, const ck_graph *g, const ck_node *outputs, size_t count,
                       ck_exec **e, ck_error *err);
 void ck_exec_free(ck_exec *e);

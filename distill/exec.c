@@ -24,7 +24,8 @@ typedef struct slot {
 struct ck_exec {
     const ck_backend *backend;
     const ck_graph *graph;
-    slot *slots; /* by node */
+    size_t count; /* nodes of the graph when this was planned; it may grow */
+    slot *slots;  /* by node */
     ck_kernel *kernels;
     size_t scratch, arena; /* bytes */
     char *memory;          /* arena, then scratch; NULL before ck_exec_allocate */
@@ -49,14 +50,14 @@ static bool in_params(const ck_exec *e, ck_node n) {
 
 static void mark_needed(ck_exec *e, const ck_node *outputs, size_t count) {
     for (size_t i = 0; i < count; i++) e->slots[outputs[i]].needed = true;
-    for (size_t i = e->graph->count; i-- > 0;)
+    for (size_t i = e->count; i-- > 0;)
         for (int s = 0; s < CK_MAX_SRC && e->slots[i].needed; s++)
             if (e->graph->nodes[i].src[s] != CK_NONE)
                 e->slots[e->graph->nodes[i].src[s]].needed = true;
 }
 
 static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
-    ck_node end = (ck_node)e->graph->count;
+    ck_node end = (ck_node)e->count;
     for (ck_node i = 0; i < end; i++) {
         const ck_graph_node *n = &e->graph->nodes[i];
         slot *s = &e->slots[i];
@@ -108,7 +109,7 @@ static size_t best_gap(const block *const *placed, size_t count, const block *b)
 /* Offsets by descending size: within a few percent of the least possible on networks like these. */
 static void place(ck_exec *e, block *blocks, const block **placed) {
     size_t count = 0;
-    for (size_t i = 0; i < e->graph->count; i++) {
+    for (size_t i = 0; i < e->count; i++) {
         const slot *s = &e->slots[i];
         if (s->needed && s->root == (ck_node)i && s->bytes)
             blocks[count++] = (block){s->bytes, 0, s->first, s->last, (ck_node)i};
@@ -131,7 +132,7 @@ static bool is_run(const ck_exec *e, size_t n) {
 }
 
 static ck_status prepare(ck_exec *e, ck_error *err) {
-    for (size_t i = 0; i < e->graph->count; i++) {
+    for (size_t i = 0; i < e->count; i++) {
         if (!is_run(e, i)) continue;
         ck_kernel *k = &e->kernels[i];
         CK_TRY(e->backend->prepare(e->backend, e->graph, (ck_node)i, k, err));
@@ -141,7 +142,7 @@ static ck_status prepare(ck_exec *e, ck_error *err) {
 }
 
 static ck_status plan(ck_exec *e, const ck_node *outputs, size_t count, ck_error *err) {
-    size_t n = e->graph->count;
+    size_t n = e->count = e->graph->count;
     e->slots = ck_alloc_array(n, sizeof *e->slots);
     e->kernels = ck_alloc_array(n, sizeof *e->kernels);
     block *blocks = ck_alloc_array(n, sizeof *blocks);
@@ -174,7 +175,7 @@ ck_status ck_exec_new(const ck_backend *b, const ck_graph *g, const ck_node *out
 
 void ck_exec_free(ck_exec *e) {
     if (!e) return;
-    for (size_t i = 0; e->kernels && i < e->graph->count; i++)
+    for (size_t i = 0; e->kernels && i < e->count; i++)
         if (e->kernels[i].release) e->kernels[i].release(e->kernels[i].state);
     if (e->memory) e->backend->free(e->memory);
     free(e->kernels);
@@ -275,7 +276,7 @@ static void run_node(ck_exec *e, ck_node i) {
 ck_status ck_exec_run(ck_exec *e, ck_error *err) {
     if (!e->memory) return ck_fail(err, CK_USAGE, "a graph was run before it had memory");
     double before = now();
-    for (size_t i = 0; i < e->graph->count; i++) {
+    for (size_t i = 0; i < e->count; i++) {
         const ck_graph_node *n = &e->graph->nodes[i];
         if (n->op == CK_OP_PARAM && e->slots[i].needed && !in_params(e, (ck_node)i))
             to_real(e, (ck_node)i, ck_params_data(n->params, n->param),

@@ -304,6 +304,15 @@ ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err) {
     return CK_OK;
 }
 
+void ck_params_assign(ck_params *p, const ck_params *from) {
+    for (size_t i = 0; i < from->count; i++) {
+        const weight *w = &from->weights[i];
+        size_t at = weight_of(p, w->name);
+        if (at != SIZE_MAX && p->weights[at].elements == w->elements)
+            memcpy(p->weights[at].data, w->data, w->elements * sizeof *w->data);
+    }
+}
+
 /* ---- As a checkpoint ---- */
 
 /* Where the data of a tensor are: its offset is the index into this. */

@@ -51,6 +51,9 @@ size_t ck_params_elements(const ck_params *p, size_t index); /* of one weight */
 /* A deep copy, for a student that begins as its teacher; it can load what was not asked for yet. */
 ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err);
 
+/* Overwrites the weights of p with those of the same name and size in from. */
+void ck_params_assign(ck_params *p, const ck_params *from);
+
 /* The weights as a checkpoint: the source file's tensors in their order, names (with prefix) and
  * shapes; F32 from memory where a weight was asked for, as in the file where not. It reads from p,
  * which must outlive it and be asked for nothing new meanwhile. To be closed with ck_reader_close.

@@ -1,4 +1,4 @@
-/* The commands of cktool: one file and one row in cktool.c each.
+/* The commands of cktool and ckdistill: one file and one row in the program's table each.
  *
  * A command has its table for the command line and a function that does the work; options have been
  * stored where the table says. The function prints its report to standard output; an error comes
@@ -27,6 +27,11 @@ typedef struct ck_tool {
 extern const ck_tool ck_tool_ls, ck_tool_inspect, ck_tool_hash, ck_tool_verify, ck_tool_diff;
 extern const ck_tool ck_tool_split, ck_tool_join, ck_tool_swap_vae, ck_tool_prune, ck_tool_convert;
 extern const ck_tool ck_tool_scan;
+
+/* A whole program: finds the command, which are program->commands in the same order, parses, runs and
+ * reports. Returns the exit status: 0; 1 for an error or a finding; 2 for wrong usage; 130 when
+ * stopped on request. */
+int ck_tool_main(const ck_program *program, const ck_tool *const *tools, int argc, char **argv);
 
 /* Prints a JSON document and releases it; NULL, or a document that could not be built (ok false),
  * is CK_MEMORY. */

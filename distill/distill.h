@@ -1,0 +1,179 @@
+/* What distillation methods are written with: networks in one graph, asked at moments of the noise
+ * process that are drawn anew for every sample and step.
+ *
+ *   static ck_status build(ck_distill *d, ck_error *err) {
+ *       ck_point *from = ck_distill_point(d, "from"), *to = ck_distill_point(d, "to");
+ *       ck_node x = ck_distill_noisy(d, from);
+ *       ck_node x0 = ck_distill_guided(d, &d->teacher, x, from);
+ *       ...
+ *       return ck_distill_part(d, loss, d->student.params, err);
+ *   }
+ *   static void draw(ck_distill *d) {
+ *       for (size_t i = 0; i < d->batch; i++) ck_point_set(d, from, i, moment of sample i);
+ *   }
+ *
+ * A method is one file in distill/methods/ and one row in distill_methods.c. It builds its loss (or
+ * losses) once; before every step it draws. The rest (gradients, optimiser, averages, checkpoints,
+ * guards) is distill/trainer.h's.
+ */
+#ifndef CK_DISTILL_H
+#define CK_DISTILL_H
+
+#include "distill/network.h"
+#include "distill/process.h"
+
+enum { CK_DISTILL_SETTINGS = 12, CK_DISTILL_PARTS = 2 };
+
+/* The feeds that every method has, in this order. */
+enum { CK_FEED_X0, CK_FEED_NOISE, CK_FEED_CONTEXT, CK_FEED_NO_CONTEXT };
+
+/* A number in a config, method.NAME. */
+typedef struct ck_setting {
+    const char *name; /* NULL ends a list */
+    double fallback, min, max;
+    const char *help;
+} ck_setting;
+
+/* An input of the graph and what it is given in the next run. */
+typedef struct ck_feed {
+    ck_node node;
+    float *value;
+    size_t n;
+    ck_node from; /* this node's result becomes the value after a run; or CK_NONE */
+    char *name;
+} ck_feed;
+
+/* Where in the process each sample of the batch is: inputs of N x 1 x ... x 1, by what they hold
+ * (of ck_moment and ck_wrap; CK_AT_INVERSE is 1 / s, or 0 where s is 0). */
+enum { CK_AT_A, CK_AT_S, CK_AT_INVERSE, CK_AT_IN, CK_AT_SKIP, CK_AT_OUT, CK_AT_TIME, CK_AT_COUNT };
+typedef struct ck_point {
+    ck_node node[CK_AT_COUNT];
+    size_t feed[CK_AT_COUNT];
+} ck_point;
+
+/* A loss and the weights that it trains. */
+typedef struct ck_part {
+    ck_node loss;
+    ck_params *params;
+} ck_part;
+
+typedef enum ck_loss {
+    CK_LOSS_L2,           /* d^2 */
+    CK_LOSS_L1,           /* |d|, rounded off below 1e-4 */
+    CK_LOSS_HUBER,        /* sqrt(d^2 + c^2) - c of every element */
+    CK_LOSS_PSEUDO_HUBER, /* the same of the whole sample's |d| */
+} ck_loss;
+
+/* How a student that a method made is sampled. */
+typedef enum ck_steps {
+    CK_STEPS_DDIM,        /* along the trajectory, without new noise */
+    CK_STEPS_CONSISTENCY, /* to x0 and back with new noise */
+} ck_steps;
+
+typedef struct ck_distill ck_distill;
+
+typedef struct ck_distill_method {
+    const char *name, *summary;
+    const char *source; /* paper and year */
+    ck_setting settings[CK_DISTILL_SETTINGS];
+    ck_loss loss; /* unless the config says another */
+    ck_steps steps;
+    bool teacher; /* asks a teacher */
+    bool average; /* asks the average of the student */
+    bool rival;   /* trains a second network, which begins as the teacher */
+    /* Appends nodes and adds one or two parts. */
+    ck_status (*build)(ck_distill *d, ck_error *err);
+    /* Sets points (and other feeds) for d->round. */
+    void (*draw)(ck_distill *d);
+    /* Which parts are trained in d->step, a bit for each; NULL: all. */
+    unsigned (*turn)(const ck_distill *d);
+    /* Before a step: whether student and teacher change roles now (progressive distillation): the
+     * student so far becomes the teacher, and the optimiser begins anew. NULL: never. */
+    bool (*promote)(const ck_distill *d);
+    /* Before a step: whether the loss has another scale from now on, so that what it was says
+     * nothing about what it should be. NULL: never (but after a promotion). */
+    bool (*anew)(const ck_distill *d);
+} ck_distill_method;
+
+struct ck_distill {
+    const ck_distill_method *method;
+    double setting[CK_DISTILL_SETTINGS]; /* in the method's order */
+    ck_loss loss;
+    double huber;    /* c of the Huber losses */
+    double guidance; /* scale of classifier-free guidance; 1: the teacher is asked once */
+    size_t scale;    /* the feed of the guidance of each sample, or SIZE_MAX */
+    bool heun;       /* the teacher's steps are Heun's, not Euler's */
+    uint64_t seed;
+    uint64_t step, steps; /* the one that is being made, from 0; of the whole run */
+    uint64_t round;       /* the batch that is being made: a step may be of several */
+
+    const ck_process *process;
+    size_t batch;
+    ck_shape shape; /* of a batch of samples, N first */
+    ck_network teacher, student, average, rival;
+    ck_node x0, noise;           /* N ...: data and unit noise */
+    ck_node context, no_context; /* N T C: of the captions, of the empty caption; or CK_NONE */
+
+    ck_graph *graph;
+    ck_feed *feeds;
+    size_t feed_count, feed_capacity;
+    ck_point **points;
+    size_t point_count, point_capacity;
+    ck_part parts[CK_DISTILL_PARTS];
+    size_t part_count;
+    void *own; /* what the method remembers of build, made with ck_distill_own */
+};
+
+/* The table of methods; NULL past the last, or if there is none of this name. */
+const ck_distill_method *ck_distill_method_at(size_t i);
+const ck_distill_method *ck_distill_method_find(const char *name);
+
+/* Builds the graph: d is set up to `no_context` excluded, of zeroes behind. context: T and C of the
+ * text, or 0. */
+ck_status ck_distill_build(ck_distill *d, size_t tokens, size_t width, ck_error *err);
+/* Releases what build made; networks and process are the caller's. */
+void ck_distill_clear(ck_distill *d);
+
+/* ---- For methods ---- */
+
+/* Zeroed memory for d->own, released by ck_distill_clear. */
+ck_status ck_distill_own(ck_distill *d, size_t size, ck_error *err);
+
+/* An input of the graph, with a buffer of zeroes. The index into d->feeds, or SIZE_MAX after a
+ * mistake, which the graph keeps. */
+size_t ck_distill_feed(ck_distill *d, const char *name, ck_shape shape);
+/* One number per sample, N x 1 x ... x 1. */
+size_t ck_distill_coefficient(ck_distill *d, const char *name);
+/* Never NULL: after a mistake, which the graph keeps, it is a point without nodes. */
+ck_point *ck_distill_point(ck_distill *d, const char *name);
+void ck_point_set(ck_distill *d, ck_point *p, size_t sample, ck_moment m);
+
+/* Uniform in [0, 1) by seed, round, stream and sample. */
+double ck_distill_uniform(const ck_distill *d, uint32_t stream, size_t sample);
+/* Normal with mean 0 and variance 1, the same way. */
+double ck_distill_normal(const ck_distill *d, uint32_t stream, size_t sample);
+/* A batch of unit noise; stream 0 is d->noise. */
+void ck_distill_noise(const ck_distill *d, uint32_t stream, float *noise);
+
+/* a x0 + s noise */
+ck_node ck_distill_noisy(ck_distill *d, const ck_point *p, ck_node x0, ck_node noise);
+/* The network's x0 of x, asked with this context. */
+ck_node ck_distill_x0(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p,
+                      ck_node context);
+/* With classifier-free guidance: x0 of no caption + guidance (x0 of the caption - that), where
+ * d->guidance is not 1. The feed d->scale holds d->guidance, unless the method says another. */
+ck_node ck_distill_guided(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p);
+/* x at another moment on the straight way through x0: a DDIM step, which is Euler's in sigma. */
+ck_node ck_distill_move(ck_distill *d, ck_node x, ck_node x0, const ck_point *from,
+                        const ck_point *to);
+/* A step of the network along its trajectory: DDIM, or Heun's if d->heun (Euler's
+ * where `to` is clean; a may not be 0 at `from`). */
+ck_node ck_distill_solve(ck_distill *d, const ck_network *n, ck_node x, const ck_point *from,
+                         const ck_point *to);
+/* The loss of d->loss between a prediction and a target that no gradient flows to, weighted per
+ * sample (weight may be CK_NONE), the mean of the batch. */
+ck_node ck_distill_distance(ck_distill *d, ck_node prediction, ck_node target, ck_node weight);
+/* Adds a part; passes on a mistake of the graph. */
+ck_status ck_distill_part(ck_distill *d, ck_node loss, ck_params *params, ck_error *err);
+
+#endif

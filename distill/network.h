@@ -1,0 +1,21 @@
+/* The networks that are trained and asked: a small perceptron for points in the plane, on which
+ * every method can be tried in seconds.
+ *
+ *   ck_network n = {.params = params};
+ *   ck_node answer = ck_network_answer(g, &n, x, time, context);
+ */
+#ifndef CK_NETWORK_H
+#define CK_NETWORK_H
+
+#include "distill/graph.h"
+
+typedef struct ck_network {
+    ck_params *params;
+} ck_network;
+
+/* F(x, time, context): of the shape of x. time: one number per sample. context: N T C for the UNet,
+ * CK_NONE for the perceptron: 2 numbers and 16 of the time, three hidden layers of 128, SiLU. */
+ck_node ck_network_answer(ck_graph *g, const ck_network *n, ck_node x, ck_node time,
+                          ck_node context);
+
+#endif

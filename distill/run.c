@@ -1,0 +1,347 @@
+/* The loop of a run, see run.h. */
+#include "distill/run_int.h"
+
+#include "distill/interrupt.h"
+#include "io/os.h"
+#include "io/progress.h"
+#include "io/writer.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- Words ---- */
+
+static void say(const ck_session *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void say(const ck_session *r, const char *format, ...) {
+    if (r->options->quiet) return;
+    va_list args;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+}
+
+static void describe(const ck_session *r) {
+    char arena[32], held[32];
+    ck_format_bytes(arena, sizeof arena, ck_trainer_peak(r->trainer));
+    ck_format_bytes(held, sizeof held, ck_trainer_held(r->trainer));
+    say(r, "%s on %s, batch %zu x %zu, %llu steps; memory: %s for a step, %s for weights\n",
+        r->d.method->name, r->task->kind->name, r->d.batch, r->settings.accumulate,
+        (unsigned long long)r->d.steps, arena, held);
+}
+
+/* On a terminal a line that is redrawn, elsewhere one line a log entry. */
+static void show(const ck_session *r, const ck_trainer_report *report, double rate) {
+    if (r->options->quiet) return;
+    double seconds = now() - r->began, steps = (double)(r->done - r->began_done);
+    double left = steps > 0 ? seconds / steps * (double)(r->d.steps - r->done) : 0;
+    double each = steps * (double)(r->d.batch * r->settings.accumulate) / fmax(seconds, 1e-9);
+    bool terminal = isatty(STDERR_FILENO);
+    fprintf(
+        stderr,
+        "%sstep %llu/%llu  loss %.5g  grad %.3g  rate %.3g  %.0f samples/s  %02d:%02d:%02d left%s",
+        terminal ? "\r" : "", (unsigned long long)r->done, (unsigned long long)r->d.steps,
+        report->loss, report->norm, rate, each, (int)(left / 3600), (int)(left / 60) % 60,
+        (int)left % 60, terminal ? "\x1b[K" : "\n");
+}
+
+static ck_status event(ck_session *r, const char *name, const char *text, ck_error *err) {
+    return ck_runlog_append(r->log, &(ck_log_record){.step = r->done, .event = name, .text = text},
+                            err);
+}
+
+/* ---- What lasts ---- */
+
+enum { MOST_WEIGHTS = 5 };
+
+typedef struct saved {
+    ck_checkpoint_weights weights[MOST_WEIGHTS];
+    size_t count;
+    ck_state_count counts[8];
+    ck_state_number numbers[8];
+    ck_checkpoint what;
+} saved;
+
+static void add_weights(saved *s, const char *name, ck_params *params) {
+    if (params) s->weights[s->count++] = (ck_checkpoint_weights){name, params};
+}
+
+/* All that a step depends on. Points into r. */
+static ck_status gather(ck_session *r, saved *s, ck_error *err) {
+    *s = (saved){0};
+    add_weights(s, "student", r->d.student.params);
+    add_weights(s, "average", ck_trainer_average(r->trainer));
+    add_weights(s, "target", r->d.average.params);
+    add_weights(s, "rival", r->d.rival.params);
+    if (r->d.method->promote) add_weights(s, "teacher", r->d.teacher.params);
+    s->what.weights = s->weights;
+    s->what.weights_count = s->count;
+    ck_state *state = &s->what.state;
+    CK_TRY(ck_trainer_state(r->trainer, state, err));
+    memcpy(s->counts, state->counts, state->count_count * sizeof *s->counts);
+    s->counts[state->count_count++] = (ck_state_count){"steps done", &r->done};
+    state->counts = s->counts;
+    const ck_state_number numbers[] = {{"guard mean", &r->guard.mean},
+                                       {"guard seen", &r->guard.seen},
+                                       {"guard skipped", &r->guard.skipped},
+                                       {"guard high", &r->guard.high},
+                                       {"rollbacks", &r->rollbacks}};
+    memcpy(s->numbers, numbers, sizeof numbers);
+    state->numbers = s->numbers;
+    state->number_count = sizeof numbers / sizeof *numbers;
+    return CK_OK;
+}
+
+static ck_status save(ck_session *r, ck_error *err) {
+    saved s;
+    CK_TRY(gather(r, &s, err));
+    r->rollbacks = r->guard.rollbacks;
+    CK_TRY(ck_checkpoint_save(r->folder, r->done, &s.what, err));
+    CK_TRY(ck_checkpoint_rotate(r->folder, &r->keep, err));
+    return event(r, "saved", NULL, err);
+}
+
+/* After a rollback everything random is drawn anew, and slower. */
+static void set_rollbacks(ck_session *r, double rollbacks) {
+    r->guard.rollbacks = r->rollbacks = rollbacks;
+    r->d.seed = r->seed + (uint64_t)rollbacks * 0x9e3779b97f4a7c15u;
+}
+
+static ck_status load(ck_session *r, ck_error *err) {
+    saved s;
+    ck_checkpoint_found found;
+    CK_TRY(gather(r, &s, err));
+    CK_TRY(ck_checkpoint_load(r->folder, &s.what, &found, err));
+    if (found.warning[0]) say(r, "%s\n", found.warning);
+    set_rollbacks(r, r->rollbacks);
+    return CK_OK;
+}
+
+static ck_status roll_back(ck_session *r, const char *why, ck_error *err) {
+    double rollbacks = r->guard.rollbacks;
+    uint64_t from = r->done;
+    CK_TRY(event(r, "rollback", why, err));
+    CK_TRY(load(r, err));
+    set_rollbacks(r, rollbacks);
+    say(r, "\nstep %llu: %s; back to step %llu, with other random numbers and half the rate\n",
+        (unsigned long long)from, why, (unsigned long long)r->done);
+    ck_runlog_close(r->log);
+    r->log = NULL;
+    char *path = ck_run_path(r, "log.jsonl");
+    if (!path) return ck_fail_memory(err, r->folder);
+    ck_status s = ck_runlog_open(path, r->done, &r->log, err);
+    free(path);
+    return s;
+}
+
+/* ---- A step ---- */
+
+static ck_status log_step(ck_session *r, const ck_trainer_report *report, double rate,
+                          ck_error *err) {
+    double seconds = now() - r->began, steps = (double)(r->done - r->began_done);
+    ck_log_value values[6] = {
+        {"loss", report->loss},
+        {"grad_norm", report->norm},
+        {"lr", rate},
+        {"samples_per_s", steps * (double)(r->d.batch * r->settings.accumulate) / seconds},
+    };
+    size_t count = 4;
+    if (r->d.part_count > 1) {
+        values[count++] = (ck_log_value){"rival_loss", report->rival_loss};
+        values[count++] = (ck_log_value){"rival_grad_norm", report->rival_norm};
+    }
+    show(r, report, rate);
+    return ck_runlog_append(
+        r->log, &(ck_log_record){.step = r->done, .values = values, .count = count}, err);
+}
+
+/* The worse of the two parts that have a turn. */
+static ck_verdict judge(ck_session *r, const ck_trainer_report *p) {
+    bool first = !(isnan(p->loss) && isnan(p->norm)) || r->d.part_count == 1 ||
+                 (r->d.method->turn(&r->d) & 1);
+    if (r->d.part_count > 1 && !(isfinite(p->rival_loss) && isfinite(p->rival_norm)))
+        return ck_guard_judge(&r->guard, NAN, NAN);
+    return first ? ck_guard_judge(&r->guard, p->loss, p->norm) : CK_GUARD_OK;
+}
+
+static ck_status step(ck_session *r, ck_error *err) {
+    ck_trainer_report report;
+    r->d.step = r->done;
+    const ck_distill_method *m = r->d.method;
+    if ((m->promote && m->promote(&r->d)) || (m->anew && m->anew(&r->d)))
+        ck_guard_forget(&r->guard);
+    double rate = ck_rate_at(&r->rate, r->done) * pow(0.5, r->guard.rollbacks);
+    CK_TRY(ck_trainer_run(r->trainer, &r->task->data, &report, err));
+    switch (judge(r, &report)) {
+    case CK_GUARD_OK:
+        ck_trainer_update(r->trainer, rate);
+        break;
+    case CK_GUARD_SKIP:
+        CK_TRY(event(r, "nan", "the loss or its gradient is no number; step left out", err));
+        break;
+    case CK_GUARD_ROLLBACK:
+        return roll_back(r, "the loss is no number, or far above what it was", err);
+    case CK_GUARD_GIVE_UP:
+        return ck_fail(err, CK_INPUT,
+                       "%s: the loss went astray again after every rollback; the last checkpoint "
+                       "is good. Try a lower rate.peak, or more clipping",
+                       r->folder);
+    }
+    r->done++;
+    return r->done % r->log_every == 0 || r->done == r->d.steps ? log_step(r, &report, rate, err)
+                                                                : CK_OK;
+}
+
+static ck_status stop(ck_session *r, ck_error *err) {
+    CK_TRY(save(r, err));
+    CK_TRY(event(r, "stopped", "on request", err));
+    return ck_fail(err, CK_CANCELLED,
+                   "stopped after step %llu, and saved; `ckdistill resume %s` goes on",
+                   (unsigned long long)r->done, r->folder);
+}
+
+static ck_status loop(ck_session *r, ck_error *err) {
+    r->began = now();
+    r->began_done = r->done;
+    while (r->done < r->d.steps) {
+        uint64_t before = r->done;
+        CK_TRY(step(r, err));
+        if (ck_interrupt_asked()) return stop(r, err);
+        if (r->done <= before || r->done == r->d.steps) continue;
+        bool judged = r->evaluate_every && r->done % r->evaluate_every == 0;
+        if (judged || r->done % r->save_every == 0) CK_TRY(save(r, err));
+        if (judged) CK_TRY(ck_run_judge(r, false, err));
+    }
+    return CK_OK;
+}
+
+static ck_status finish(ck_session *r, ck_error *err) {
+    CK_TRY(save(r, err));
+    CK_TRY(ck_run_export(r, err));
+    CK_TRY(ck_run_judge(r, true, err));
+    CK_TRY(event(r, "finished", NULL, err));
+    say(r, "\n%s/student.safetensors\n", r->folder);
+    return CK_OK;
+}
+
+static ck_status go(ck_session *r, ck_error *err) {
+    ck_interrupt_begin("\nfinishing this step, then saving; once more stops at once\n");
+    ck_status s = loop(r, err);
+    ck_interrupt_end();
+    return s == CK_OK ? finish(r, err) : s;
+}
+
+/* ---- Starting ---- */
+
+static ck_status make_folder(const char *path, bool force, ck_error *err) {
+    if (mkdir(path, 0777) == 0) return CK_OK;
+    if (errno != EEXIST) return ck_fail_errno(err, "%s", path);
+    DIR *dir = opendir(path);
+    if (!dir) return ck_fail_errno(err, "%s", path);
+    bool empty = true;
+    for (struct dirent *e; (e = readdir(dir));)
+        empty &= strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
+    closedir(dir);
+    if (empty || force) return CK_OK;
+    return ck_fail(err, CK_USAGE,
+                   "%s is not empty: `ckdistill resume %s` goes on with a run, --force starts anew",
+                   path, path);
+}
+
+static ck_status write_config(const ck_session *r, ck_error *err) {
+    char *text = ck_config_print(r->config), *path = ck_run_path(r, "config.json");
+    ck_status s = text && path ? ck_write_file(path, text, strlen(text), true, err)
+                               : ck_fail_memory(err, r->folder);
+    free(text);
+    free(path);
+    return s;
+}
+
+static ck_status open_log(ck_session *r, ck_error *err) {
+    char *path = ck_run_path(r, "log.jsonl");
+    if (!path) return ck_fail_memory(err, r->folder);
+    ck_status s = ck_runlog_open(path, r->done, &r->log, err);
+    free(path);
+    return s;
+}
+
+static ck_status start(ck_session *r, ck_error *err) {
+    CK_TRY(ck_run_open(r, err));
+    describe(r);
+    if (r->options->dry_run) return CK_OK;
+    CK_TRY(make_folder(r->folder, r->options->force, err));
+    CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
+    CK_TRY(write_config(r, err));
+    CK_TRY(open_log(r, err));
+    CK_TRY(event(r, "started", NULL, err));
+    /* So that there is something to go back to from the first step on. */
+    CK_TRY(save(r, err));
+    return go(r, err);
+}
+
+ck_status ck_run_start(const char *config, const char *const *sets, size_t set_count,
+                       const char *folder, const ck_run_options *options, ck_error *err) {
+    ck_session r = {.folder = folder, .options = options};
+    CK_TRY(ck_config_load(config, sets, set_count, &r.config, err));
+    ck_status s = start(&r, err);
+    ck_run_close(&r);
+    return s;
+}
+
+/* ---- Going on ---- */
+
+static ck_status reopen(ck_session *r, ck_error *err) {
+    char *path = ck_run_path(r, "config.json");
+    if (!path) return ck_fail_memory(err, r->folder);
+    ck_status s = ck_config_load(path, NULL, 0, &r->config, err);
+    free(path);
+    CK_TRY(s);
+    CK_TRY(ck_run_open(r, err));
+    describe(r);
+    if (r->options->dry_run) return CK_OK;
+    CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
+    return load(r, err);
+}
+
+static ck_status resume(ck_session *r, ck_error *err) {
+    CK_TRY(reopen(r, err));
+    if (r->options->dry_run) return CK_OK;
+    CK_TRY(open_log(r, err));
+    CK_TRY(event(r, "resumed", NULL, err));
+    say(r, "going on after step %llu\n", (unsigned long long)r->done);
+    return go(r, err);
+}
+
+ck_status ck_run_resume(const char *folder, const ck_run_options *options, ck_error *err) {
+    ck_session r = {.folder = folder, .options = options};
+    ck_status s = resume(&r, err);
+    ck_run_close(&r);
+    return s;
+}
+
+static ck_status evaluate(ck_session *r, ck_error *err) {
+    CK_TRY(reopen(r, err));
+    if (r->options->dry_run) return CK_OK;
+    CK_TRY(open_log(r, err));
+    return ck_run_judge(r, true, err);
+}
+
+ck_status ck_run_evaluate(const char *folder, const ck_run_options *options, ck_error *err) {
+    ck_session r = {.folder = folder, .options = options};
+    ck_status s = evaluate(&r, err);
+    ck_run_close(&r);
+    return s;
+}

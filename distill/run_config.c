@@ -1,0 +1,177 @@
+/* From a config to everything that a run needs in memory. See run.h. */
+#include "distill/run_int.h"
+
+#include "io/os.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOSSES "l2|l1|huber|pseudo_huber"
+
+/* "finetune|pd|...", of the table. */
+static char *method_names(void) {
+    char *all = ck_strdup("");
+    for (size_t i = 0; all && ck_distill_method_at(i); i++) {
+        char *longer = ck_sprintf("%s%s%s", all, i ? "|" : "", ck_distill_method_at(i)->name);
+        free(all);
+        all = longer;
+    }
+    return all;
+}
+
+static ck_status read_method(ck_session *r, ck_error *err) {
+    ck_config *c = r->config;
+    char *names = method_names();
+    if (!names) return ck_fail_memory(err, "methods");
+    size_t which;
+    ck_status s = ck_config_choice(c, "method.name", names, 0, &which, err);
+    free(names);
+    if (s != CK_OK) return s;
+    r->d.method = ck_distill_method_at(which);
+    for (size_t i = 0; r->d.method->settings[i].name; i++) {
+        const ck_setting *setting = &r->d.method->settings[i];
+        char key[96];
+        snprintf(key, sizeof key, "method.%s", setting->name);
+        CK_TRY(ck_config_number(c, key, setting->fallback, setting->min, setting->max,
+                                &r->d.setting[i], err));
+    }
+    return CK_OK;
+}
+
+static ck_status read_loss(ck_session *r, ck_error *err) {
+    ck_config *c = r->config;
+    size_t loss;
+    CK_TRY(ck_config_choice(c, "loss", LOSSES, r->d.method->loss, &loss, err));
+    r->d.loss = (ck_loss)loss;
+    CK_TRY(ck_config_number(c, "huber", 0.001, 0, INFINITY, &r->d.huber, err));
+    CK_TRY(ck_config_number(c, "guidance", 1, 0, 100, &r->d.guidance, err));
+    return ck_config_bool(c, "heun", r->task->teacher_walk == CK_WALK_HEUN, &r->d.heun, err);
+}
+
+static ck_status read_optimiser(ck_session *r, ck_error *err) {
+    ck_config *c = r->config;
+    ck_adamw *a = &r->settings.adamw;
+    uint64_t accumulate;
+    size_t shape;
+    CK_TRY(ck_config_number(c, "adamw.beta1", 0.9, 0, 1, &a->beta1, err));
+    CK_TRY(ck_config_number(c, "adamw.beta2", 0.999, 0, 1, &a->beta2, err));
+    CK_TRY(ck_config_number(c, "adamw.eps", 1e-8, 0, 1, &a->eps, err));
+    CK_TRY(ck_config_number(c, "adamw.decay", 0, 0, 1, &a->decay, err));
+    CK_TRY(ck_config_number(c, "clip", 1, 0, INFINITY, &r->settings.clip, err));
+    CK_TRY(ck_config_number(c, "ema", 0.999, 0, 1, &r->settings.ema, err));
+    CK_TRY(ck_config_number(c, "target", 0.95, 0, 1, &r->settings.target, err));
+    CK_TRY(ck_config_count(c, "accumulate", 1, 1, 1 << 20, &accumulate, err));
+    r->settings.accumulate = accumulate;
+    CK_TRY(ck_config_choice(c, "rate.shape", CK_RATE_SHAPES, CK_RATE_COSINE, &shape, err));
+    r->rate.shape = (ck_rate_shape)shape;
+    CK_TRY(ck_config_number(c, "rate.peak", 1e-4, 0, 1, &r->rate.peak, err));
+    CK_TRY(ck_config_count(c, "rate.warmup", 0, 0, UINT32_MAX, &r->rate.warmup, err));
+    CK_TRY(ck_config_number(c, "rate.least", 0, 0, 1, &r->rate.least, err));
+    r->rate.steps = r->d.steps;
+    return CK_OK;
+}
+
+static ck_status read_evaluation(ck_session *r, ck_error *err) {
+    ck_config *c = r->config;
+    static const double usual[] = {1, 2, 4};
+    const double *steps;
+    size_t walk;
+    CK_TRY(ck_config_count(c, "evaluate.every", 0, 0, UINT32_MAX, &r->evaluate_every, err));
+    CK_TRY(
+        ck_config_numbers(c, "evaluate.steps", usual, 3, 1, 1000, &steps, &r->judged_count, err));
+    if (r->judged_count > CK_RUN_STEPS)
+        return ck_config_fail(c, "evaluate.steps", err, "more than %d numbers", CK_RUN_STEPS);
+    for (size_t i = 0; i < r->judged_count; i++) r->judged[i] = (size_t)steps[i];
+    ck_walk usual_walk = r->d.method->steps == CK_STEPS_DDIM ? CK_WALK_DDIM : CK_WALK_CONSISTENCY;
+    CK_TRY(ck_config_choice(c, "evaluate.walk", CK_WALKS, usual_walk, &walk, err));
+    r->walk = (ck_walk)walk;
+    return CK_OK;
+}
+
+static ck_status read_saving(ck_session *r, ck_error *err) {
+    ck_config *c = r->config;
+    static const ck_dtype dtypes[] = {CK_F32, CK_F16, CK_BF16};
+    size_t dtype;
+    CK_TRY(ck_config_count(c, "save_every", r->d.steps, 1, UINT32_MAX, &r->save_every, err));
+    CK_TRY(ck_config_count(c, "log_every", 20, 1, UINT32_MAX, &r->log_every, err));
+    CK_TRY(ck_config_count(c, "keep.last", 2, 1, 1000, &r->keep.last, err));
+    CK_TRY(ck_config_count(c, "keep.best", 1, 0, 1000, &r->keep.best, err));
+    CK_TRY(ck_config_count(c, "keep.every", 0, 0, UINT32_MAX, &r->keep.every, err));
+    CK_TRY(ck_config_choice(c, "dtype", "f32|f16|bf16", 0, &dtype, err));
+    r->dtype = dtypes[dtype];
+    return CK_OK;
+}
+
+static ck_status read_basics(ck_session *r, const ck_backend **backend, size_t *batch,
+                             ck_error *err) {
+    ck_config *c = r->config;
+    uint64_t threads, size;
+    double memory;
+    const char *name;
+    CK_TRY(ck_config_count(c, "steps", 10000, 1, UINT32_MAX, &r->d.steps, err));
+    CK_TRY(ck_config_count(c, "batch", 64, 1, 1 << 20, &size, err));
+    CK_TRY(ck_config_count(c, "seed", 0, 0, UINT64_MAX, &r->seed, err));
+    CK_TRY(ck_config_count(c, "threads", (uint64_t)omp_get_max_threads(), 1, 4096, &threads, err));
+    CK_TRY(ck_config_number(c, "memory", 0, 0, INFINITY, &memory, err));
+    CK_TRY(ck_config_text(c, "backend", "cpu", &name, err));
+    omp_set_num_threads((int)threads);
+    r->memory = (size_t)(memory * 0x1p30);
+    *batch = size;
+    return ck_backend_open(name, backend, err);
+}
+
+/* Copies where a method asks for more networks than the teacher and the student. */
+static ck_status copy_networks(ck_session *r, ck_error *err) {
+    ck_distill *d = &r->d;
+    d->teacher = r->task->teacher;
+    d->student = d->average = d->rival = r->task->student;
+    d->average.params = d->rival.params = NULL;
+    if (d->method->teacher && !d->teacher.params)
+        return ck_config_fail(r->config, "teacher", err, "method '%s' needs a teacher",
+                              d->method->name);
+    /* A teacher that is replaced on the way is a copy: the task's own is what is compared with. */
+    if (d->method->promote) CK_TRY(ck_params_copy(d->teacher.params, &d->teacher.params, err));
+    if (d->method->average) CK_TRY(ck_params_copy(d->student.params, &d->average.params, err));
+    if (d->method->rival) CK_TRY(ck_params_copy(d->teacher.params, &d->rival.params, err));
+    return CK_OK;
+}
+
+ck_status ck_run_open(ck_session *r, ck_error *err) {
+    const ck_backend *backend;
+    size_t batch;
+    CK_TRY(read_basics(r, &backend, &batch, err));
+    CK_TRY(read_method(r, err));
+    CK_TRY(ck_task_open(r->config, backend, r->seed, batch, &r->task, err));
+    CK_TRY(read_loss(r, err));
+    CK_TRY(read_optimiser(r, err));
+    CK_TRY(read_evaluation(r, err));
+    CK_TRY(read_saving(r, err));
+    CK_TRY(ck_config_check(r->config, err));
+    r->guard.rules = ck_guard_rules_default();
+    r->d.process = r->task->process;
+    r->d.shape = r->task->shape;
+    r->d.batch = batch;
+    r->d.seed = r->seed;
+    CK_TRY(copy_networks(r, err));
+    CK_TRY(ck_distill_build(&r->d, r->task->tokens, r->task->width, err));
+    return ck_trainer_new(&r->d, backend, &r->settings, &r->trainer, err);
+}
+
+void ck_run_close(ck_session *r) {
+    ck_runlog_close(r->log);
+    ck_trainer_free(r->trainer);
+    ck_distill_clear(&r->d);
+    ck_params_free(r->d.average.params);
+    ck_params_free(r->d.rival.params);
+    if (r->d.method && r->d.method->promote && r->d.teacher.params != r->task->teacher.params)
+        ck_params_free(r->d.teacher.params);
+    ck_task_close(r->task);
+    ck_config_free(r->config);
+}
+
+char *ck_run_path(const ck_session *r, const char *name) {
+    return ck_sprintf("%s/%s", r->folder, name);
+}

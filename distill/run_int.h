@@ -1,0 +1,51 @@
+/* What the files of a run share: everything that is open while it goes. */
+#ifndef CK_RUN_INT_H
+#define CK_RUN_INT_H
+
+#include "distill/checkpoint.h"
+#include "distill/guard.h"
+#include "distill/rate.h"
+#include "distill/run.h"
+#include "distill/runlog.h"
+#include "distill/task.h"
+
+enum { CK_RUN_STEPS = 8 };
+
+typedef struct ck_session {
+    const char *folder;
+    const ck_run_options *options;
+    ck_config *config;
+    ck_task *task;
+    ck_distill d;
+    ck_trainer *trainer;
+    ck_trainer_settings settings;
+    size_t memory; /* bytes that training may take; 0: no limit */
+    ck_rate rate;
+    ck_guard guard;
+    ck_keep keep;
+    uint64_t save_every, log_every, evaluate_every;
+    size_t judged[CK_RUN_STEPS]; /* numbers of steps that are evaluated */
+    size_t judged_count;
+    ck_walk walk;   /* how the student is sampled */
+    ck_dtype dtype; /* of student.safetensors */
+    uint64_t seed;
+    uint64_t done;    /* steps */
+    double rollbacks; /* as a number of the state */
+    ck_runlog *log;
+    double began; /* monotonic seconds, and the steps done then */
+    uint64_t began_done;
+} ck_session;
+
+/* run_config.c: everything up to the trainer's memory. */
+ck_status ck_run_open(ck_session *r, ck_error *err);
+void ck_run_close(ck_session *r);
+
+/* run_result.c */
+ck_status ck_run_judge(ck_session *r, bool teacher,
+                       ck_error *err); /* to RUN/metrics.json and the log */
+ck_status ck_run_export(ck_session *r, ck_error *err);
+
+/* "RUN/name", to be released with free(); NULL when out of memory. */
+char *ck_run_path(const ck_session *r, const char *name);
+
+#endif

@@ -1,0 +1,48 @@
+/* The table of tasks, and what they share. See task.h. */
+#include "distill/task.h"
+
+#include "distill/tasks.h"
+#include "io/os.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const ck_task_kind *const kinds[] = {&ck_task_checkerboard};
+
+#define TASKS "checkerboard"
+
+const ck_task_kind *ck_task_kind_at(size_t i) {
+    return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL;
+}
+
+const char *ck_walk_name(ck_walk walk) {
+    static const char *const names[] = {"ddim", "heun", "consistency"};
+    return names[walk];
+}
+
+ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, size_t batch,
+                       ck_task **out, ck_error *err) {
+    size_t kind;
+    CK_TRY(ck_config_choice(c, "task", TASKS, 0, &kind, err));
+    ck_task *t = ck_alloc(sizeof *t);
+    if (!t) return ck_fail_memory(err, "a task");
+    t->kind = kinds[kind];
+    t->backend = backend;
+    t->seed = seed;
+    t->shape.d[0] = (int64_t)batch;
+    ck_status s = t->kind->open(t, c, err);
+    if (s != CK_OK)
+        ck_task_close(t);
+    else
+        *out = t;
+    return s;
+}
+
+void ck_task_close(ck_task *t) {
+    if (!t) return;
+    t->kind->close(t);
+    ck_params_free(t->teacher.params);
+    ck_params_free(t->student.params);
+    ck_process_free(t->process);
+    free(t);
+}

@@ -1,0 +1,74 @@
+/* What a run is about: a process, networks, data, and how good samples are. One file and one row in
+ * the table of task.c each.
+ *
+ *   ck_task *t;
+ *   CK_TRY(ck_task_open(config, backend, &t, err));        by the config's "task"
+ *   ... t->process, t->teacher, t->student, t->data ...
+ *   CK_TRY(t->kind->judge(t, &network, &row, NULL, err));
+ *   CK_TRY(t->kind->export(t, weights, "RUN/student.safetensors", CK_F16, facts, count, err));
+ *   ck_task_close(t);
+ */
+#ifndef CK_TASK_H
+#define CK_TASK_H
+
+#include "distill/config.h"
+#include "distill/trainer.h"
+#include "distill/walker.h"
+
+/* Numbers about samples that were made one way. */
+enum { CK_ROW_VALUES = 12 };
+typedef struct ck_row {
+    const char *who; /* "teacher" or "student" */
+    const char *how; /* "ddim", "heun", "consistency" */
+    size_t steps, samples;
+    double guidance;
+    const char *names[CK_ROW_VALUES]; /* of the metrics */
+    double values[CK_ROW_VALUES];
+    size_t count;
+} ck_row;
+
+typedef struct ck_task ck_task;
+
+typedef struct ck_task_kind {
+    const char *name, *summary;
+    /* Fills in the rest of a zeroed task whose kind and backend are set. */
+    ck_status (*open)(ck_task *t, ck_config *c, ck_error *err);
+    void (*close)(ck_task *t);
+    /* Samples of a network, first to first + row->samples - 1 of their kind, judged: values and
+     * count of the row, whose other fields say how. picture: where a grid of samples goes, or NULL;
+     * tasks without pictures ignore it. */
+    ck_status (*judge)(ck_task *t, const ck_network *n, ck_row *row, const char *picture,
+                       ck_error *err);
+    bool pictures; /* makes them */
+    /* The weights as a checkpoint of the teacher's layout, with these metadata added. */
+    ck_status (*export)(ck_task *t, const ck_params *weights, const char *path, ck_dtype dtype,
+                        const ck_meta *facts, size_t count, ck_error *err);
+} ck_task_kind;
+
+struct ck_task {
+    const ck_task_kind *kind;
+    const ck_backend *backend;
+    uint64_t seed;
+    ck_process *process;
+    ck_shape shape; /* of a batch */
+    size_t tokens, width;
+    ck_network teacher; /* without params where the config has none */
+    ck_network student; /* begins as the teacher unless the config says otherwise */
+    ck_data data;
+    size_t teacher_steps; /* "many": those of the teacher's best row */
+    ck_walk teacher_walk;
+    void *own;
+};
+
+ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, size_t batch,
+                       ck_task **t, ck_error *err);
+void ck_task_close(ck_task *t); /* NULL is allowed */
+
+/* Table of tasks; NULL past the last. */
+const ck_task_kind *ck_task_kind_at(size_t i);
+
+/* The names of walks as rows and configs have them. */
+#define CK_WALKS "ddim|heun|consistency"
+const char *ck_walk_name(ck_walk walk);
+
+#endif

@@ -1,0 +1,136 @@
+/* ckdistill run, resume, eval: training runs in a folder; see run.h. */
+#include "distill/run.h"
+#include "distill/tools.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool quiet, dry_run, force;
+static const char *folder;
+static ck_text_list sets;
+
+#define QUIET                                                                                      \
+    { .name = "quiet", .letter = 'q', .type = CK_OPT_FLAG, .value = &quiet, .help = "no progress" }
+#define DRY_RUN                                                                                    \
+    {                                                                                              \
+        .name = "dry-run", .type = CK_OPT_FLAG, .value = &dry_run,                                 \
+        .help = "say what it takes of memory, and stop"                                            \
+    }
+
+static ck_run_options run_options(void) {
+    return (ck_run_options){.quiet = quiet, .dry_run = dry_run, .force = force};
+}
+
+/* ---- run ---- */
+
+static const ck_option options_run[] = {
+    {.name = "output",
+     .letter = 'o',
+     .argument = "RUN",
+     .type = CK_OPT_TEXT,
+     .value = &folder,
+     .help = "the run's folder (default: the config's name without .json)"},
+    {.name = "set",
+     .argument = "KEY=VALUE",
+     .type = CK_OPT_LIST,
+     .value = &sets,
+     .help = "a setting over the config's, such as rate.peak=3e-5; can be given again"},
+    DRY_RUN,
+    {.name = "force",
+     .letter = 'f',
+     .type = CK_OPT_FLAG,
+     .value = &force,
+     .help = "begin anew in a folder that holds a run"},
+    QUIET,
+    {0},
+};
+
+static const ck_command command_run = {
+    .name = "ckdistill run",
+    .summary = "train or distil as a config says, until it is done or stopped",
+    .synopsis = "CONFIG.json [-o RUN] [--set KEY=VALUE]...",
+    .details =
+        "Everything goes to the folder RUN: the config with all defaults filled in, a log, "
+        "checkpoints, metrics, and at the end student.safetensors.\n\n"
+        "Ctrl-C finishes the step and saves; `ckdistill resume RUN` goes on as if nothing had "
+        "been. A loss that is no number, or that stays far above what it was, goes back to the "
+        "last checkpoint; after three times the run gives up.",
+    .options = options_run,
+    .examples = "$ ckdistill run recipes/distill/checkerboard-pd.json -o pd\n"
+                "  a student that needs one step where its teacher needs 32, in seconds\n"
+                "$ ckdistill run lcm.json --set batch=8 --dry-run\n"
+                "  what it would take",
+    .files = true,
+};
+
+/* "recipes/pd.json" to "pd". */
+static char *default_folder(const char *config) {
+    const char *slash = strrchr(config, '/'), *name = slash ? slash + 1 : config;
+    size_t n = strlen(name);
+    if (n > 5 && strcmp(name + n - 5, ".json") == 0) n -= 5;
+    return strndup(name, n);
+}
+
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
+    ck_run_options options = run_options();
+    char *own = folder ? NULL : default_folder(operands[0]);
+    ck_status s = folder || own ? ck_run_start(operands[0], sets.items, sets.count,
+                                               folder ? folder : own, &options, err)
+                                : ck_fail_memory(err, operands[0]);
+    free(own);
+    free(sets.items);
+    return s;
+}
+
+const ck_tool ck_tool_run = {
+    .command = &command_run, .min_operands = 1, .max_operands = 1, .run = run};
+
+/* ---- resume ---- */
+
+static const ck_option options_resume[] = {DRY_RUN, QUIET, {0}};
+
+static const ck_command command_resume = {
+    .name = "ckdistill resume",
+    .summary = "go on with a run from its last checkpoint",
+    .synopsis = "RUN",
+    .details = "With the same number of threads the result has the same bits as if the run had "
+               "never been interrupted.",
+    .options = options_resume,
+    .examples = "$ ckdistill resume pd\n"
+                "  goes on where it was stopped, or killed",
+    .files = true,
+};
+
+static ck_status resume(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
+    ck_run_options options = run_options();
+    return ck_run_resume(operands[0], &options, err);
+}
+
+const ck_tool ck_tool_resume = {
+    .command = &command_resume, .min_operands = 1, .max_operands = 1, .run = resume};
+
+/* ---- eval ---- */
+
+static const ck_option options_eval[] = {QUIET, {0}};
+
+static const ck_command command_eval = {
+    .name = "ckdistill eval",
+    .summary = "measure a run's student and its teacher, side by side",
+    .synopsis = "RUN",
+    .details = "Of the last checkpoint. Writes RUN/metrics.json, as the end of a run does.",
+    .options = options_eval,
+    .examples = "$ ckdistill eval pd && cat pd/metrics.json\n"
+                "  the teacher at many steps and at the student's, and the student",
+    .files = true,
+};
+
+static ck_status eval(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
+    ck_run_options options = run_options();
+    return ck_run_evaluate(operands[0], &options, err);
+}
+
+const ck_tool ck_tool_eval = {
+    .command = &command_eval, .min_operands = 1, .max_operands = 1, .run = eval};

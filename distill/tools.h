@@ -1,0 +1,9 @@
+/* The commands of ckdistill: one file each, one line here and one in ckdistill.c. */
+#ifndef CK_DISTILL_TOOLS_H
+#define CK_DISTILL_TOOLS_H
+
+#include "merge/tool.h"
+
+extern const ck_tool ck_tool_run, ck_tool_resume, ck_tool_eval, ck_tool_methods;
+
+#endif

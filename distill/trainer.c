@@ -1,0 +1,315 @@
+/* A step of training, see trainer.h. */
+#include "distill/trainer.h"
+
+#include "io/os.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A part in training: its own plan of the common graph. */
+typedef struct work {
+    ck_part part;
+    ck_node *outputs; /* loss, gradients, what is carried */
+    size_t output_count;
+    size_t *index; /* of the trained weights, in the order of the gradients */
+    size_t weights;
+    ck_exec *exec;
+    ck_optimizer *optimizer;
+    float *sum; /* gradients of several rounds; NULL where there is one */
+    size_t elements;
+    double norm;
+    bool turn; /* in this step */
+} work;
+
+struct ck_trainer {
+    ck_distill *d;
+    ck_trainer_settings settings;
+    work works[CK_DISTILL_PARTS];
+    ck_params *ema;
+    ck_state_array *arrays;
+    ck_state_count counts[CK_DISTILL_PARTS];
+};
+
+/* ---- Making ---- */
+
+static bool is_trained(const ck_graph_node *n, const ck_params *params) {
+    return n->op == CK_OP_PARAM && n->params == params;
+}
+
+/* The loss, the gradients of all weights of the part that it depends on, and carried feeds. */
+static ck_status find_outputs(ck_distill *d, work *w, ck_error *err) {
+    ck_graph *g = d->graph;
+    size_t count = g->count, n = 0;
+    for (size_t i = 0; i < count; i++) n += is_trained(&g->nodes[i], w->part.params);
+    w->outputs = ck_alloc_array(n + d->feed_count + 1, sizeof *w->outputs);
+    w->index = ck_alloc_array(n, sizeof *w->index);
+    ck_node *weights = ck_alloc_array(n, sizeof *weights);
+    if (!w->outputs || !w->index || !weights) {
+        free(weights);
+        return ck_fail_memory(err, d->method->name);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (is_trained(&g->nodes[i], w->part.params)) {
+            w->index[w->weights] = g->nodes[i].param;
+            weights[w->weights++] = (ck_node)i;
+        }
+    w->outputs[0] = w->part.loss;
+    ck_status s = ck_gradients(g, w->part.loss, weights, w->weights, w->outputs + 1, err);
+    free(weights);
+    w->output_count = 1 + w->weights;
+    for (size_t i = 0; i < d->feed_count; i++)
+        if (d->feeds[i].from != CK_NONE) w->outputs[w->output_count++] = d->feeds[i].from;
+    return s;
+}
+
+static ck_status prepare(ck_trainer *t, work *w, const ck_backend *backend, ck_error *err) {
+    if (!backend->host)
+        return ck_fail(err, CK_USAGE, "backend '%s' cannot train yet", backend->name);
+    CK_TRY(find_outputs(t->d, w, err));
+    CK_TRY(ck_exec_new(backend, t->d->graph, w->outputs, w->output_count, &w->exec, err));
+    for (size_t i = 0; i < w->weights; i++)
+        w->elements += ck_params_elements(w->part.params, w->index[i]);
+    return CK_OK;
+}
+
+static ck_status copy_for_ema(ck_trainer *t, ck_error *err) {
+    return t->settings.ema > 0 ? ck_params_copy(t->d->student.params, &t->ema, err) : CK_OK;
+}
+
+ck_status ck_trainer_new(ck_distill *d, const ck_backend *backend,
+                         const ck_trainer_settings *settings, ck_trainer **out, ck_error *err) {
+    ck_trainer *t = ck_alloc(sizeof *t);
+    if (!t) return ck_fail_memory(err, d->method->name);
+    t->d = d;
+    t->settings = *settings;
+    ck_status s = copy_for_ema(t, err);
+    for (size_t i = 0; i < d->part_count && s == CK_OK; i++) {
+        t->works[i].part = d->parts[i];
+        s = prepare(t, &t->works[i], backend, err);
+    }
+    if (s != CK_OK)
+        ck_trainer_free(t);
+    else
+        *out = t;
+    return s;
+}
+
+void ck_trainer_free(ck_trainer *t) {
+    if (!t) return;
+    for (size_t i = 0; i < CK_DISTILL_PARTS; i++) {
+        work *w = &t->works[i];
+        ck_exec_free(w->exec);
+        ck_optimizer_free(w->optimizer);
+        free(w->outputs), free(w->index), free(w->sum);
+    }
+    ck_params_free(t->ema);
+    free(t->arrays);
+    free(t);
+}
+
+/* ---- Memory ---- */
+
+size_t ck_trainer_peak(const ck_trainer *t) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < t->d->part_count; i++) bytes += ck_exec_peak(t->works[i].exec);
+    return bytes;
+}
+
+static size_t weight_bytes(const ck_params *p) {
+    size_t n = 0;
+    for (size_t i = 0; p && i < ck_params_count(p); i++) n += ck_params_elements(p, i);
+    return n * sizeof(float);
+}
+
+size_t ck_trainer_held(const ck_trainer *t) {
+    size_t bytes = weight_bytes(t->d->teacher.params) + weight_bytes(t->d->student.params) +
+                   weight_bytes(t->d->average.params) + weight_bytes(t->d->rival.params) +
+                   weight_bytes(t->ema);
+    size_t copies = t->settings.accumulate > 1 ? 3 : 2;
+    for (size_t i = 0; i < t->d->part_count; i++)
+        bytes += copies * t->works[i].elements * sizeof(float);
+    return bytes;
+}
+
+/* The optimiser of a part, on the gradients where the run leaves them, or on their sum. */
+static ck_status make_optimizer(ck_trainer *t, work *w, ck_error *err) {
+    ck_trained *slices = ck_alloc_array(w->weights, sizeof *slices);
+    if (t->settings.accumulate > 1) w->sum = ck_alloc_array(w->elements, sizeof *w->sum);
+    if (!slices || (t->settings.accumulate > 1 && !w->sum)) {
+        free(slices);
+        return ck_fail_memory(err, "the optimiser");
+    }
+    float *next = w->sum;
+    for (size_t i = 0; i < w->weights; i++) {
+        slices[i].value = ck_params_data(w->part.params, w->index[i]);
+        slices[i].n = ck_params_elements(w->part.params, w->index[i]);
+        slices[i].gradient = next ? next : ck_exec_pointer(w->exec, w->outputs[1 + i]);
+        if (next) next += slices[i].n;
+    }
+    w->optimizer = ck_optimizer_new(slices, w->weights, t->settings.adamw);
+    free(slices);
+    return w->optimizer ? CK_OK : ck_fail_memory(err, "the optimiser");
+}
+
+ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
+    size_t need = ck_trainer_peak(t) + ck_trainer_held(t);
+    if (limit && need > limit)
+        return ck_fail(err, CK_MEMORY,
+                       "training needs %.1f MiB of memory, %.1f MiB are allowed: use a smaller "
+                       "batch (and accumulate), or turn checkpointing on",
+                       (double)need / 0x1p20, (double)limit / 0x1p20);
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        CK_TRY(ck_exec_allocate(t->works[i].exec, 0, err));
+        CK_TRY(make_optimizer(t, &t->works[i], err));
+    }
+    return CK_OK;
+}
+
+/* ---- Running ---- */
+
+static ck_status feed(ck_trainer *t, work *w, ck_error *err) {
+    for (size_t i = 0; i < t->d->feed_count; i++) {
+        const ck_feed *f = &t->d->feeds[i];
+        CK_TRY(ck_exec_write(w->exec, f->node, f->value, f->n, err));
+    }
+    return CK_OK;
+}
+
+/* Gradients of a round into the sum, as the mean over all rounds. */
+static void add_gradients(ck_trainer *t, work *w) {
+    float share = 1 / (float)t->settings.accumulate, *sum = w->sum;
+    for (size_t i = 0; i < w->weights; i++) {
+        const float *g = ck_exec_pointer(w->exec, w->outputs[1 + i]);
+        size_t n = ck_params_elements(w->part.params, w->index[i]);
+        for (size_t k = 0; k < n; k++) sum[k] += share * g[k];
+        sum += n;
+    }
+}
+
+static ck_status run_part(ck_trainer *t, work *w, double *loss, ck_error *err) {
+    CK_TRY(feed(t, w, err));
+    CK_TRY(ck_exec_run(w->exec, err));
+    float value;
+    CK_TRY(ck_exec_read(w->exec, w->part.loss, &value, 1, err));
+    *loss += (double)value / (double)t->settings.accumulate;
+    if (w->sum) add_gradients(t, w);
+    return CK_OK;
+}
+
+static ck_status fill(ck_trainer *t, const ck_data *data, ck_error *err) {
+    ck_distill *d = t->d;
+    float *context = d->context == CK_NONE ? NULL : d->feeds[CK_FEED_CONTEXT].value;
+    float *none = d->context == CK_NONE ? NULL : d->feeds[CK_FEED_NO_CONTEXT].value;
+    ck_distill_noise(d, 0, d->feeds[CK_FEED_NOISE].value);
+    CK_TRY(data->batch(data->self, d, d->feeds[CK_FEED_X0].value, context, none, err));
+    d->method->draw(d);
+    return CK_OK;
+}
+
+static ck_status carry(ck_trainer *t, const work *w, ck_error *err) {
+    for (size_t i = 0; i < t->d->feed_count; i++) {
+        ck_feed *f = &t->d->feeds[i];
+        if (f->from != CK_NONE) CK_TRY(ck_exec_read(w->exec, f->from, f->value, f->n, err));
+    }
+    return CK_OK;
+}
+
+static ck_status run_round(ck_trainer *t, const ck_data *data, double *losses, ck_error *err) {
+    CK_TRY(fill(t, data, err));
+    for (size_t i = 0; i < t->d->part_count; i++)
+        if (t->works[i].turn) CK_TRY(run_part(t, &t->works[i], &losses[i], err));
+    return carry(t, &t->works[0], err);
+}
+
+/* The student so far is the teacher from here on. */
+static void promote(ck_trainer *t) {
+    ck_params_assign(t->d->teacher.params, t->d->student.params);
+    ck_optimizer_reset(t->works[0].optimizer);
+}
+
+ck_status ck_trainer_run(ck_trainer *t, const ck_data *data, ck_trainer_report *report,
+                         ck_error *err) {
+    ck_distill *d = t->d;
+    double losses[CK_DISTILL_PARTS] = {0}, norms[CK_DISTILL_PARTS] = {0};
+    unsigned turns = d->method->turn ? d->method->turn(d) : ~0u;
+    if (d->method->promote && d->method->promote(d)) promote(t);
+    for (size_t i = 0; i < d->part_count; i++) {
+        work *w = &t->works[i];
+        w->turn = turns >> i & 1;
+        if (w->sum) memset(w->sum, 0, w->elements * sizeof *w->sum);
+    }
+    for (size_t k = 0; k < t->settings.accumulate; k++) {
+        d->round = d->step * t->settings.accumulate + k;
+        CK_TRY(run_round(t, data, losses, err));
+    }
+    for (size_t i = 0; i < CK_DISTILL_PARTS; i++) {
+        work *w = &t->works[i];
+        if (w->turn)
+            norms[i] = w->norm = ck_optimizer_norm(w->optimizer);
+        else
+            losses[i] = norms[i] = NAN;
+    }
+    *report = (ck_trainer_report){losses[0], norms[0], losses[1], norms[1]};
+    return CK_OK;
+}
+
+static void average(ck_params *average, const ck_params *student, double keep) {
+    for (size_t i = 0; i < ck_params_count(student); i++)
+        ck_average(ck_params_data(average, i), ck_params_data(student, i),
+                   ck_params_elements(student, i), keep);
+}
+
+void ck_trainer_update(ck_trainer *t, double rate) {
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        work *w = &t->works[i];
+        double clip = t->settings.clip;
+        if (w->turn)
+            ck_optimizer_step(w->optimizer, rate, clip > 0 && w->norm > clip ? clip / w->norm : 1);
+    }
+    if (!t->works[0].turn) return;
+    const ck_params *student = t->d->student.params;
+    if (t->d->average.params) average(t->d->average.params, student, t->settings.target);
+    /* The average begins short, so that the first weights are soon forgotten. */
+    double steps = (double)t->d->step + 1, ema = fmin(t->settings.ema, steps / (steps + 9));
+    if (t->ema) average(t->ema, student, ema);
+}
+
+/* ---- What lasts ---- */
+
+ck_status ck_trainer_state(ck_trainer *t, ck_state *state, ck_error *err) {
+    ck_distill *d = t->d;
+    if (!t->arrays) {
+        t->arrays = ck_alloc_array(d->part_count + d->feed_count, sizeof *t->arrays);
+        if (!t->arrays) return ck_fail_memory(err, "a checkpoint");
+    }
+    static const char *const moments[] = {"moments", "rival moments"};
+    static const char *const steps[] = {"optimiser steps", "rival optimiser steps"};
+    *state = (ck_state){.arrays = t->arrays, .counts = t->counts};
+    for (size_t i = 0; i < d->part_count; i++) {
+        ck_optimizer *o = t->works[i].optimizer;
+        t->arrays[state->array_count++] = (ck_state_array){moments[i], o->moments, o->moment_count};
+        t->counts[state->count_count++] = (ck_state_count){steps[i], &o->steps};
+    }
+    for (size_t i = 0; i < d->feed_count; i++)
+        if (d->feeds[i].from != CK_NONE)
+            t->arrays[state->array_count++] =
+                (ck_state_array){d->feeds[i].name, d->feeds[i].value, d->feeds[i].n};
+    return CK_OK;
+}
+
+ck_params *ck_trainer_average(const ck_trainer *t) {
+    return t->ema;
+}
+
+ck_params *ck_trainer_result(const ck_trainer *t) {
+    return t->ema ? t->ema : t->d->student.params;
+}
+
+void ck_trainer_seconds(const ck_trainer *t, double *seconds) {
+    for (int op = 0; op < CK_OP_COUNT; op++) {
+        seconds[op] = 0;
+        for (size_t i = 0; i < t->d->part_count; i++)
+            seconds[op] += ck_exec_seconds(t->works[i].exec)[op];
+    }
+}

@@ -1,0 +1,74 @@
+/* One step of training: feed, run, clip, update, average.
+ *
+ *   ck_trainer *t;
+ *   CK_TRY(ck_trainer_new(&d, backend, &settings, &t, err));       d: built, see distill.h
+ *   printf("%zu bytes\n", ck_trainer_peak(t));
+ *   CK_TRY(ck_trainer_allocate(t, limit, err));
+ *   for (d.step = 0; d.step < d.steps; d.step++) {
+ *       CK_TRY(ck_trainer_run(t, &data, &report, err));             losses and gradients
+ *       ck_trainer_update(t, rate);                                 unless they are no good
+ *   }
+ *
+ * The same step gives the same bits, whatever ran before it: all that lasts from step to step are
+ * the weights, ck_trainer_state and the checkpoint's step.
+ */
+#ifndef CK_TRAINER_H
+#define CK_TRAINER_H
+
+#include "distill/backend.h"
+#include "distill/distill.h"
+#include "distill/optimizer.h"
+#include "distill/state.h"
+
+typedef struct ck_trainer ck_trainer;
+
+typedef struct ck_trainer_settings {
+    ck_adamw adamw;
+    double clip;       /* the norm of gradients that is not exceeded; 0: none */
+    size_t accumulate; /* rounds (batches) of a step, 1 or more */
+    double target;     /* how much the average that a method asks keeps in each step */
+    double ema;        /* the same of the average that is the result; 0: the student itself is */
+} ck_trainer_settings;
+
+/* Where batches come from. */
+typedef struct ck_data {
+    void *self;
+    /* Data and captions of d->round to x0 (of d->shape), context and no_context (both NULL where
+     * the network takes none). The same round gives the same batch. NULL: the method needs none. */
+    ck_status (*batch)(void *self, const ck_distill *d, float *x0, float *context,
+                       float *no_context, ck_error *err);
+} ck_data;
+
+typedef struct ck_trainer_report {
+    double loss, norm;             /* of the first part; NaN if it has no turn */
+    double rival_loss, rival_norm; /* of the second; NaN */
+} ck_trainer_report;
+
+/* d is borrowed, the part parameters are trained in place. */
+ck_status ck_trainer_new(ck_distill *d, const ck_backend *backend,
+                         const ck_trainer_settings *settings, ck_trainer **t, ck_error *err);
+void ck_trainer_free(ck_trainer *t); /* NULL is allowed */
+
+/* Bytes of the arenas, and of everything that lasts: weights, moments, averages. */
+size_t ck_trainer_peak(const ck_trainer *t);
+size_t ck_trainer_held(const ck_trainer *t);
+ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err);
+
+/* d->step: changes roles if it is time, runs all rounds. */
+ck_status ck_trainer_run(ck_trainer *t, const ck_data *data, ck_trainer_report *report,
+                         ck_error *err);
+/* Clips and takes the optimiser's step with this rate, then the averages'. */
+void ck_trainer_update(ck_trainer *t, double rate);
+
+/* What is to be saved besides the weights: moments, carried feeds, counters. Points into t. */
+ck_status ck_trainer_state(ck_trainer *t, ck_state *state, ck_error *err);
+
+/* The weights that are the result: the average, or the student's. Owned by t or d. */
+ck_params *ck_trainer_result(const ck_trainer *t);
+/* The average alone; NULL if there is none. */
+ck_params *ck_trainer_average(const ck_trainer *t);
+
+/* Seconds spent in each operation since the start, by ck_op, to seconds[CK_OP_COUNT]. */
+void ck_trainer_seconds(const ck_trainer *t, double *seconds);
+
+#endif

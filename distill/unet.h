@@ -1,0 +1,59 @@
+/* UNet2DConditionModel, the network of Stable Diffusion 1, 2, XL and their kin.
+ *
+ *   ck_unet_config c;
+ *   CK_TRY(ck_unet_read("model/unet/config.json", &c, err));
+ *   ck_node out = ck_unet(g, params, &c, &(ck_unet_inputs){.x = x, .time = t, .context = text});
+ *
+ * Weights have the names that diffusers gives them. What a config asks for that is not implemented
+ * is CK_INPUT with file, line and field.
+ */
+#ifndef CK_UNET_H
+#define CK_UNET_H
+
+#include "distill/graph.h"
+
+enum { CK_UNET_LEVELS = 8 };
+
+typedef struct ck_unet_level {
+    int64_t channels, heads, layers;
+    int64_t depth;    /* transformer blocks of an attention; 0: no attention on the way down ... */
+    int64_t up_depth; /* ... and up */
+} ck_unet_level;
+
+typedef struct ck_unet_config {
+    int64_t in_channels, out_channels, sample_size;
+    ck_unet_level level[CK_UNET_LEVELS]; /* from the largest image down */
+    int64_t levels;
+    bool mid;          /* a middle block, with attention of mid_depth */
+    int64_t mid_depth; /* 0: only resnets */
+    int64_t context;   /* width of the text */
+    int64_t groups;
+    double eps;
+    bool linear_projection, flip;
+    double shift;        /* of the time's frequencies */
+    int64_t guidance;    /* width of the guidance embedding (LCM); 0: none */
+    int64_t added_time;  /* SDXL: width of each of its six sizes; 0: none */
+    int64_t added_width; /* SDXL: of pooled text and sizes together */
+    bool checkpoint;     /* blocks are computed again in the backward pass; not in files */
+} ck_unet_config;
+
+/* N samples. */
+typedef struct ck_unet_inputs {
+    ck_node x;             /* N H W in_channels; H and W multiples of 2^(levels - 1) */
+    ck_node time;          /* N */
+    ck_node context;       /* N T context */
+    ck_node guidance;      /* N guidance: embedded, see ck_guidance_embed; only with c->guidance */
+    ck_node pooled, sizes; /* SDXL: N P, and N 6 */
+} ck_unet_inputs;
+
+ck_status ck_unet_read(const char *path, ck_unet_config *c, ck_error *err);
+
+/* What it answers, N H W out_channels. */
+ck_node ck_unet(ck_graph *g, ck_params *params, const ck_unet_config *c,
+                const ck_unet_inputs *inputs);
+
+/* The embedding of a guidance scale as LCM has it (sines first, period 10000 over width / 2 - 1, of
+ * 1000 (scale - 1)), to out[width]. */
+void ck_guidance_embed(double scale, size_t width, float *out);
+
+#endif
