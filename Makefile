@@ -51,10 +51,10 @@ ALL_CFLAGS += -DCK_HAVE_ONEDNN -isystem deps/onednn/include
 LIBS += -Ldeps/onednn/lib -ldnnl -Wl,-rpath,$(abspath deps/onednn/lib):'$$ORIGIN/../lib/ckmerge'
 endif
 
-PROGRAMS := ckmerge cktool ckdistill
+PROGRAMS := ckmerge cktool
 LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c distill/methods/*.c) \
             $(filter-out $(PROGRAMS:%=merge/%.c),$(wildcard merge/*.c)) \
-            $(filter-out $(PROGRAMS:%=distill/%.c),$(wildcard distill/*.c))
+            $(filter-out distill/ckdistill.c,$(wildcard distill/*.c))
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 # What tests share: fixtures, fault injection, reference implementations.

@@ -176,7 +176,7 @@ static const ck_model_setting settings[] = {
     {"cross_attention_dim", NULL},
     {"norm_num_groups", NULL},
     {"norm_eps", NULL},
-    {"use_linear_projection", NULL},
+    {"use_linear_projection", ""}, /* a 1x1 convolution is the same */
     {"flip_sin_to_cos", NULL},
     {"freq_shift", NULL},
     {"time_cond_proj_dim", NULL},
@@ -308,7 +308,6 @@ static ck_status read_config(const ck_json *doc, ck_unet_config *c, ck_error *er
     CK_TRY(ck_model__real(doc, "norm_eps", 0, 1, &c->eps, err));
     CK_TRY(ck_model__real(doc, "freq_shift", 0, 1, &c->shift, err));
     CK_TRY(ck_model__flag(doc, "flip_sin_to_cos", &c->flip, err));
-    CK_TRY(ck_model__flag(doc, "use_linear_projection", &c->linear_projection, err));
     CK_TRY(read_levels(doc, c, err));
     CK_TRY(read_middle(doc, c, err));
     return read_added(doc, c, err);

@@ -29,7 +29,7 @@ typedef struct ck_unet_config {
     int64_t context;   /* width of the text */
     int64_t groups;
     double eps;
-    bool linear_projection, flip;
+    bool flip; /* cosines before sines */
     double shift;        /* of the time's frequencies */
     int64_t guidance;    /* width of the guidance embedding (LCM); 0: none */
     int64_t added_time;  /* SDXL: width of each of its six sizes; 0: none */

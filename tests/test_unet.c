@@ -1,0 +1,238 @@
+/* The UNet against PyTorch, on a real model: what it answers, every gradient, ten steps of AdamW.
+ * tests/data/parity was computed by torch 2.15 and diffusers 0.42 from tests/data/models/base. */
+#include "tests/check.h"
+
+#include "distill/backend.h"
+#include "distill/optimizer.h"
+#include "distill/unet.h"
+#include "io/json.h"
+#include "io/os.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MODEL  "tests/data/models/base/unet/diffusion_pytorch_model.safetensors"
+#define CONFIG "tests/data/models/base/unet/config.json"
+#define PARITY "tests/data/parity/unet.safetensors"
+
+enum { N = 4, C = 4, H = 16, W = 16, T = 16, D = 64, SIZE = N * C * H * W, MOST = 512 };
+
+static ck_error err;
+
+static void ok(ck_status s) {
+    if (s != CK_OK) print_error("%s\n", err.message);
+    assert_int_equal(s, CK_OK);
+}
+
+/* A tensor of the reference, in f32. */
+static float *reference(const ck_reader *r, const char *name) {
+    const ck_tensor *t = ck_reader_find(r, name);
+    assert_non_null(t);
+    assert_true(t->dtype == CK_F32 || t->dtype == CK_I64);
+    float *data = malloc(t->nbytes);
+    ok(ck_reader_read(r, t, 0, data, t->nbytes, &err));
+    if (t->dtype == CK_I64)
+        for (size_t i = 0; i < t->elements; i++) data[i] = (float)((const int64_t *)data)[i];
+    return data;
+}
+
+static void to_nhwc(const float *nchw, float *nhwc) {
+    for (int n = 0; n < N; n++)
+        for (int c = 0; c < C; c++)
+            for (int i = 0; i < H * W; i++)
+                nhwc[(n * H * W + i) * C + c] = nchw[(n * C + c) * H * W + i];
+}
+
+/* The largest difference, relative to the largest value of the reference. */
+static double difference(const float *a, const float *b, size_t n) {
+    double most = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        most = fmax(most, fabs((double)a[i] - b[i]));
+        size = fmax(size, fabs((double)b[i]));
+    }
+    return most / size;
+}
+
+typedef struct model {
+    ck_unet_config config;
+    ck_params *params;
+    ck_graph *graph;
+    ck_node x, time, context, target, out, loss;
+    ck_node weights[MOST], outputs[MOST + 2];
+    size_t count;
+    ck_exec *exec;
+} model;
+
+/* Forward, loss and all gradients, with the reference's inputs written. */
+static void open_model(model *m, const char *backend, bool checkpoint) {
+    *m = (model){0};
+    ok(ck_unet_read(CONFIG, &m->config, &err));
+    m->config.checkpoint = checkpoint;
+    ok(ck_params_open(MODEL, &m->params, &err));
+    ck_graph *g = m->graph = ck_graph_new();
+    m->x = ck_input(g, "x", CK_F32, CK_SHAPE(N, H, W, C));
+    m->time = ck_input(g, "time", CK_F32, CK_SHAPE(N));
+    m->context = ck_input(g, "context", CK_F32, CK_SHAPE(N, T, D));
+    m->target = ck_input(g, "target", CK_F32, CK_SHAPE(N, H, W, C));
+    m->out = ck_unet(g, m->params, &m->config,
+                     &(ck_unet_inputs){.x = m->x, .time = m->time, .context = m->context});
+    ok(ck_graph_check(g, &err));
+    ck_node off = ck_sub(g, m->out, m->target);
+    m->loss = ck_mean(g, ck_mul(g, off, off));
+    for (size_t i = 0; i < g->count; i++)
+        if (g->nodes[i].op == CK_OP_PARAM) m->weights[m->count++] = (ck_node)i;
+    assert_int_equal(m->count, ck_params_count(m->params));
+    m->outputs[0] = m->out, m->outputs[1] = m->loss;
+    ok(ck_gradients(g, m->loss, m->weights, m->count, m->outputs + 2, &err));
+    const ck_backend *b;
+    ok(ck_backend_open(backend, &b, &err));
+    ok(ck_exec_new(b, g, m->outputs, m->count + 2, &m->exec, &err));
+    ok(ck_exec_allocate(m->exec, 0, &err));
+}
+
+static void feed(model *m, const ck_reader *r) {
+    float *sample = reference(r, "sample"), *time = reference(r, "timestep");
+    float *context = reference(r, "encoder_hidden_states"), *target = reference(r, "target");
+    float *nhwc = malloc(SIZE * sizeof *nhwc);
+    to_nhwc(sample, nhwc);
+    ok(ck_exec_write(m->exec, m->x, nhwc, SIZE, &err));
+    to_nhwc(target, nhwc);
+    ok(ck_exec_write(m->exec, m->target, nhwc, SIZE, &err));
+    ok(ck_exec_write(m->exec, m->time, time, N, &err));
+    ok(ck_exec_write(m->exec, m->context, context, (size_t)N * T * D, &err));
+    free(sample), free(time), free(context), free(target), free(nhwc);
+}
+
+static void close_model(model *m) {
+    ck_exec_free(m->exec);
+    ck_graph_free(m->graph);
+    ck_params_free(m->params);
+}
+
+/* f32 sums in another order than torch's, through some sixty layers. */
+static const double FORWARD = 2e-5, GRADIENT = 2e-4;
+
+static void check_output(model *m, const ck_reader *r) {
+    float *want = reference(r, "out"), *loss = reference(r, "loss"), got_loss;
+    float *nhwc = malloc(SIZE * sizeof *nhwc), *got = malloc(SIZE * sizeof *got);
+    to_nhwc(want, nhwc);
+    ok(ck_exec_read(m->exec, m->out, got, SIZE, &err));
+    assert_true(difference(got, nhwc, SIZE) < FORWARD);
+    ok(ck_exec_read(m->exec, m->loss, &got_loss, 1, &err));
+    assert_true(fabs(got_loss - *loss) < 1e-5 * *loss);
+    free(want), free(loss), free(nhwc), free(got);
+}
+
+/* Every parameter's, in the layout of files. */
+static void check_gradients(model *m, const ck_reader *r) {
+    for (size_t i = 0; i < m->count; i++) {
+        const ck_graph_node *w = &m->graph->nodes[m->weights[i]];
+        char name[256];
+        snprintf(name, sizeof name, "grad.%s", w->name);
+        float *want = reference(r, name);
+        size_t n = (size_t)ck_shape_count(&w->shape);
+        float *got = malloc(n * sizeof *got), *file = malloc(n * sizeof *file);
+        ok(ck_exec_read(m->exec, m->outputs[2 + i], got, n, &err));
+        int64_t k = w->shape.d[0], area = 1, c = (int64_t)n / k;
+        if (w->shape.rank == 4) area = w->shape.d[1] * w->shape.d[2], c = w->shape.d[3];
+        for (int64_t o = 0; o < k; o++)
+            for (int64_t a = 0; a < area; a++)
+                for (int64_t j = 0; j < c; j++)
+                    file[(o * c + j) * area + a] = got[(o * area + a) * c + j];
+        double off = difference(file, want, n);
+        if (!(off < GRADIENT)) print_error("%s: %g\n", name, off);
+        assert_true(off < GRADIENT);
+        free(want), free(got), free(file);
+    }
+}
+
+static void test_parity(void **state) {
+    const char *backends[] = {"reference", "cpu"};
+    for (int i = 0; i < 2; i++) {
+        ck_reader *r;
+        model m;
+        ok(ck_reader_open(PARITY, &r, &err));
+        open_model(&m, backends[i], false);
+        feed(&m, r);
+        ok(ck_exec_run(m.exec, &err));
+        check_output(&m, r);
+        check_gradients(&m, r);
+        close_model(&m);
+        ck_reader_close(r);
+    }
+    (void)state;
+}
+
+/* Less memory, the same bits. */
+static void test_checkpointing(void **state) {
+    (void)state;
+    ck_reader *r;
+    model plain, less;
+    ok(ck_reader_open(PARITY, &r, &err));
+    open_model(&plain, "cpu", false);
+    open_model(&less, "cpu", true);
+    assert_true(ck_exec_peak(less.exec) < ck_exec_peak(plain.exec));
+    feed(&plain, r), feed(&less, r);
+    ok(ck_exec_run(plain.exec, &err));
+    ok(ck_exec_run(less.exec, &err));
+    for (size_t i = 0; i < plain.count + 2; i++) {
+        const ck_shape s = ck_node_shape(plain.graph, plain.outputs[i]);
+        size_t n = (size_t)ck_shape_count(&s);
+        float *a = malloc(n * sizeof *a), *b = malloc(n * sizeof *b);
+        ok(ck_exec_read(plain.exec, plain.outputs[i], a, n, &err));
+        ok(ck_exec_read(less.exec, less.outputs[i], b, n, &err));
+        assert_memory_equal(a, b, n * sizeof *a);
+        free(a), free(b);
+    }
+    close_model(&plain), close_model(&less);
+    ck_reader_close(r);
+}
+
+/* AdamW, 1e-3, clipped to 1: the losses that torch had. */
+static void test_ten_steps(void **state) {
+    (void)state;
+    ck_json doc;
+    ck_reader *r;
+    model m;
+    ok(ck_json_load("tests/data/parity/adamw_losses.json", &doc, &err));
+    const cJSON *losses = cJSON_GetObjectItem(doc.root, "losses");
+    assert_int_equal(cJSON_GetArraySize(losses), 10);
+    ok(ck_reader_open(PARITY, &r, &err));
+    open_model(&m, "cpu", false);
+    feed(&m, r);
+    ck_trained trained[MOST];
+    for (size_t i = 0; i < m.count; i++) {
+        const ck_graph_node *w = &m.graph->nodes[m.weights[i]];
+        trained[i] = (ck_trained){.value = ck_params_data(m.params, w->param),
+                                  .gradient = ck_exec_pointer(m.exec, m.outputs[2 + i]),
+                                  .n = ck_params_elements(m.params, w->param)};
+    }
+    ck_optimizer *o = ck_optimizer_new(trained, m.count, (ck_adamw){0.9, 0.999, 1e-8, 0.01});
+    assert_non_null(o);
+    for (int i = 0; i < 10; i++) {
+        float loss;
+        ok(ck_exec_run(m.exec, &err));
+        ok(ck_exec_read(m.exec, m.loss, &loss, 1, &err));
+        double want = cJSON_GetArrayItem(losses, i)->valuedouble;
+        /* AdamW divides by the size of gradients: where they are almost zero, rounding decides
+         * the sign of a step. */
+        assert_true(fabs(loss - want) < 1e-3 * want);
+        double norm = ck_optimizer_norm(o);
+        ck_optimizer_step(o, 1e-3, norm > 1 ? 1 / norm : 1);
+    }
+    ck_optimizer_free(o);
+    close_model(&m);
+    ck_reader_close(r);
+    ck_json_free(&doc);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_parity),
+        cmocka_unit_test(test_checkpointing),
+        cmocka_unit_test(test_ten_steps),
+    };
+    return cmocka_run_group_tests_name("unet", tests, NULL, NULL);
+}
