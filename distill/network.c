@@ -26,6 +26,7 @@ static ck_node perceptron(ck_graph *g, ck_params *params, ck_node x, ck_node tim
 
 ck_node ck_network_answer(ck_graph *g, const ck_network *n, ck_node x, ck_node time,
                           ck_node context) {
-    (void)context;
-    return perceptron(g, n->params, x, time);
+    if (!n->unet) return perceptron(g, n->params, x, time);
+    return ck_unet(g, n->params, n->unet,
+                   &(ck_unet_inputs){.x = x, .time = time, .context = context});
 }

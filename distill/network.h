@@ -1,16 +1,18 @@
-/* The networks that are trained and asked: a small perceptron for points in the plane, on which
- * every method can be tried in seconds.
+/* The networks that are trained and asked: a UNet with its text, or a small perceptron for points
+ * in the plane, on which every method can be tried in seconds.
  *
- *   ck_network n = {.params = params};
+ *   ck_network n = {.params = params, .unet = &config};
  *   ck_node answer = ck_network_answer(g, &n, x, time, context);
  */
 #ifndef CK_NETWORK_H
 #define CK_NETWORK_H
 
 #include "distill/graph.h"
+#include "distill/unet.h"
 
 typedef struct ck_network {
     ck_params *params;
+    const ck_unet_config *unet; /* NULL: the perceptron */
 } ck_network;
 
 /* F(x, time, context): of the shape of x. time: one number per sample. context: N T C for the UNet,

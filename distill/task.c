@@ -7,17 +7,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const ck_task_kind *const kinds[] = {&ck_task_checkerboard};
+static const ck_task_kind *const kinds[] = {&ck_task_checkerboard, &ck_task_images};
 
-#define TASKS "checkerboard"
+#define TASKS "checkerboard|images"
 
 const ck_task_kind *ck_task_kind_at(size_t i) {
     return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL;
 }
 
+static const char *const walks[] = {"ddim", "heun", "consistency"};
+
 const char *ck_walk_name(ck_walk walk) {
-    static const char *const names[] = {"ddim", "heun", "consistency"};
-    return names[walk];
+    return walks[walk];
+}
+
+ck_walk ck_walk_named(const char *name) {
+    ck_walk walk = CK_WALK_DDIM;
+    while (walk < CK_WALK_CONSISTENCY && strcmp(name, walks[walk]) != 0) walk++;
+    return walk;
 }
 
 ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, size_t batch,

@@ -70,5 +70,6 @@ const ck_task_kind *ck_task_kind_at(size_t i);
 /* The names of walks as rows and configs have them. */
 #define CK_WALKS "ddim|heun|consistency"
 const char *ck_walk_name(ck_walk walk);
+ck_walk ck_walk_named(const char *name);
 
 #endif

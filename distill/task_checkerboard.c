@@ -55,12 +55,6 @@ static void close_task(ck_task *t) {
     (void)t;
 }
 
-static ck_walk walk_of(const char *how) {
-    for (ck_walk w = CK_WALK_DDIM; w < CK_WALK_CONSISTENCY; w++)
-        if (strcmp(how, ck_walk_name(w)) == 0) return w;
-    return CK_WALK_CONSISTENCY;
-}
-
 static ck_status sample(ck_task *t, const ck_network *n, const ck_row *row, float *points,
                         ck_error *err) {
     ck_walker_options options = {.backend = t->backend,
@@ -72,7 +66,7 @@ static ck_status sample(ck_task *t, const ck_network *n, const ck_row *row, floa
     CK_TRY(ck_walker_new(&options, &w, err));
     ck_status s = CK_OK;
     for (size_t i = 0; i < POINTS && s == CK_OK; i += BATCH)
-        s = ck_walker_sample(w, walk_of(row->how), row->steps, t->seed, i, points + 2 * i, NULL,
+        s = ck_walker_sample(w, ck_walk_named(row->how), row->steps, t->seed, i, points + 2 * i, NULL,
                              NULL, err);
     ck_walker_free(w);
     return s;

@@ -4,6 +4,6 @@
 
 #include "distill/task.h"
 
-extern const ck_task_kind ck_task_checkerboard;
+extern const ck_task_kind ck_task_checkerboard, ck_task_images;
 
 #endif

@@ -1,0 +1,291 @@
+/* Whole models, see model.h. */
+#include "distill/model.h"
+
+#include "io/json.h"
+#include "io/os.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- Opening ---- */
+
+/* "FOLDER/PART/NAME" of the first of these names that exists, else of the first; to be released
+ * with free(). */
+static char *find_file(const char *folder, const char *part, const char *const *names) {
+    for (size_t i = 0; names[i]; i++) {
+        char *path = ck_sprintf("%s/%s/%s", folder, part, names[i]);
+        if (!path || access(path, F_OK) == 0) return path;
+        free(path);
+    }
+    return ck_sprintf("%s/%s/%s", folder, part, names[0]);
+}
+
+static ck_status open_weights(const char *folder, const char *part, const char *const *names,
+                              ck_params **params, ck_error *err) {
+    char *path = find_file(folder, part, names);
+    if (!path) return ck_fail_memory(err, folder);
+    ck_status s = ck_params_open(path, params, err);
+    free(path);
+    return s;
+}
+
+static const char *const model_files[] = {"diffusion_pytorch_model.safetensors",
+                                          "diffusion_pytorch_model.safetensors.index.json",
+                                          "diffusion_pytorch_model.fp16.safetensors", NULL};
+static const char *const text_files[] = {"model.safetensors", "model.safetensors.index.json",
+                                         "model.fp16.safetensors", NULL};
+
+static ck_status open_text(const char *folder, const char *suffix, ck_model_text *t,
+                           ck_error *err) {
+    char part[32];
+    snprintf(part, sizeof part, "text_encoder%s", suffix);
+    char *config = ck_sprintf("%s/%s/config.json", folder, part);
+    if (!config) return ck_fail_memory(err, folder);
+    ck_status s = ck_clip_read(config, &t->config, err);
+    free(config);
+    CK_TRY(s);
+    CK_TRY(ck_tokenizer_open(folder, suffix, &t->tokenizer, err));
+    return open_weights(folder, part, text_files, &t->params, err);
+}
+
+static bool has_part(const char *folder, const char *part) {
+    char *path = ck_sprintf("%s/%s/config.json", folder, part);
+    bool has = path && access(path, F_OK) == 0;
+    free(path);
+    return has;
+}
+
+static ck_status read_index(const char *folder, ck_model *m, ck_error *err) {
+    char *path = ck_sprintf("%s/model_index.json", folder);
+    if (!path) return ck_fail_memory(err, folder);
+    ck_json doc;
+    ck_status s = ck_json_load(path, &doc, err);
+    free(path);
+    CK_TRY(s);
+    s = ck_json_bool(&doc, doc.root, "force_zeros_for_empty_prompt", &m->zero_empty, err);
+    ck_json_free(&doc);
+    return s;
+}
+
+static ck_status read_configs(const char *folder, ck_model *m, ck_error *err) {
+    char *unet = ck_sprintf("%s/unet/config.json", folder);
+    char *vae = ck_sprintf("%s/vae/config.json", folder);
+    char *schedule = ck_sprintf("%s/scheduler/scheduler_config.json", folder);
+    ck_status s = unet && vae && schedule ? CK_OK : ck_fail_memory(err, folder);
+    if (s == CK_OK) s = ck_unet_read(unet, &m->unet_config, err);
+    if (s == CK_OK) s = ck_vae_read(vae, &m->vae_config, err);
+    if (s == CK_OK) s = ck_schedule_read(schedule, &m->schedule, err);
+    free(unet), free(vae), free(schedule);
+    return s;
+}
+
+static ck_status open_parts(const char *folder, ck_model *m, ck_error *err) {
+    CK_TRY(read_index(folder, m, err));
+    CK_TRY(read_configs(folder, m, err));
+    CK_TRY(open_weights(folder, "unet", model_files, &m->unet, err));
+    CK_TRY(open_weights(folder, "vae", model_files, &m->vae, err));
+    m->texts = 1;
+    CK_TRY(open_text(folder, "", &m->text[0], err));
+    if (has_part(folder, "text_encoder_2")) {
+        m->texts = 2;
+        CK_TRY(open_text(folder, "_2", &m->text[1], err));
+    }
+    if ((int64_t)ck_model_width(m) != m->unet_config.context)
+        return ck_fail(err, CK_INPUT,
+                       "%s: the UNet takes text of width %lld, the encoders give %zu", folder,
+                       (long long)m->unet_config.context, ck_model_width(m));
+    return CK_OK;
+}
+
+ck_status ck_model_open(const char *folder, ck_model *m, ck_error *err) {
+    *m = (ck_model){0};
+    ck_status s = open_parts(folder, m, err);
+    if (s != CK_OK) ck_model_close(m);
+    return s;
+}
+
+void ck_model_close(ck_model *m) {
+    ck_params_free(m->unet);
+    ck_params_free(m->vae);
+    for (size_t i = 0; i < 2; i++) {
+        ck_params_free(m->text[i].params);
+        ck_tokenizer_close(m->text[i].tokenizer);
+    }
+    *m = (ck_model){0};
+}
+
+/* ---- Text ---- */
+
+size_t ck_model_tokens(const ck_model *m) {
+    return ck_tokenizer_length(m->text[0].tokenizer);
+}
+
+size_t ck_model_width(const ck_model *m) {
+    size_t width = 0;
+    for (size_t i = 0; i < m->texts; i++) width += (size_t)m->text[i].config.width;
+    return width;
+}
+
+size_t ck_model_pooled(const ck_model *m) {
+    return m->texts == 2 ? (size_t)m->text[1].config.projection : 0;
+}
+
+/* A graph that is run once. */
+typedef struct once {
+    ck_graph *graph;
+    ck_exec *exec;
+} once;
+
+static ck_status plan(once *o, const ck_backend *b, const ck_node *outputs, size_t n,
+                      ck_error *err) {
+    CK_TRY(ck_exec_new(b, o->graph, outputs, n, &o->exec, err));
+    return ck_exec_allocate(o->exec, 0, err);
+}
+
+static void end(once *o) {
+    ck_exec_free(o->exec);
+    ck_graph_free(o->graph);
+}
+
+static ck_status tokenize(const ck_model_text *t, const char *prompt, int32_t *ids, ck_error *err) {
+    size_t lost;
+    return ck_tokenizer_encode(t->tokenizer, prompt, ids, &lost, err);
+}
+
+/* One prompt through one encoder; its numbers go to context at every stride. */
+static ck_status run_text(const ck_model *m, size_t which, const int32_t *ids, once *o,
+                          const ck_backend *b, float *states, float *pooled, ck_error *err) {
+    const ck_model_text *t = &m->text[which];
+    int64_t length = (int64_t)ck_tokenizer_length(t->tokenizer);
+    int32_t row;
+    ck_clip_ends(&t->config, ids, 1, (size_t)length, &row);
+    o->graph = ck_graph_new();
+    if (!o->graph) return ck_fail_memory(err, "a text");
+    ck_node in = ck_input(o->graph, "ids", CK_I32, CK_SHAPE(1, length));
+    ck_node at = ck_input(o->graph, "end", CK_I32, CK_SHAPE(1));
+    ck_clip_text text = ck_clip(o->graph, t->params, &t->config, in, at);
+    CK_TRY(ck_graph_check(o->graph, err));
+    /* SDXL takes what enters the last layers, and the second encoder's pooled output. */
+    bool pools = m->texts == 2 && which == 1;
+    ck_node outputs[] = {m->texts == 2 ? text.penultimate : text.last, text.pooled};
+    CK_TRY(plan(o, b, outputs, pools ? 2 : 1, err));
+    CK_TRY(ck_exec_write(o->exec, in, ids, (size_t)length, err));
+    CK_TRY(ck_exec_write(o->exec, at, &row, 1, err));
+    CK_TRY(ck_exec_run(o->exec, err));
+    size_t n = (size_t)(length * t->config.width);
+    CK_TRY(ck_exec_read(o->exec, outputs[0], states, n, err));
+    return pools ? ck_exec_read(o->exec, text.pooled, pooled, ck_model_pooled(m), err) : CK_OK;
+}
+
+static ck_status encode_text(const ck_model *m, size_t which, const ck_backend *b,
+                             const char *prompt, float *states, float *pooled, ck_error *err) {
+    int32_t *ids = ck_alloc_array(ck_tokenizer_length(m->text[which].tokenizer), sizeof *ids);
+    if (!ids) return ck_fail_memory(err, "a text");
+    ck_status s = tokenize(&m->text[which], prompt, ids, err);
+    once o = {0};
+    if (s == CK_OK) s = run_text(m, which, ids, &o, b, states, pooled, err);
+    end(&o);
+    free(ids);
+    return s;
+}
+
+static ck_status encode_prompt(ck_model *m, const ck_backend *b, const char *prompt, float *states,
+                               float *context, float *pooled, ck_error *err) {
+    size_t tokens = ck_model_tokens(m), width = ck_model_width(m), at = 0;
+    if (m->zero_empty && !*prompt) {
+        memset(context, 0, tokens * width * sizeof *context);
+        memset(pooled, 0, ck_model_pooled(m) * sizeof *pooled);
+        return CK_OK;
+    }
+    for (size_t i = 0; i < m->texts; i++) {
+        size_t own = (size_t)m->text[i].config.width;
+        CK_TRY(encode_text(m, i, b, prompt, states, pooled, err));
+        for (size_t t = 0; t < tokens; t++)
+            memcpy(context + t * width + at, states + t * own, own * sizeof *states);
+        at += own;
+    }
+    return CK_OK;
+}
+
+ck_status ck_model_encode_texts(ck_model *m, const ck_backend *b, const char *const *prompts,
+                                size_t n, float *context, float *pooled, ck_error *err) {
+    size_t size = ck_model_tokens(m) * ck_model_width(m);
+    float *states = ck_alloc_array(size, sizeof *states);
+    if (!states) return ck_fail_memory(err, "a text");
+    ck_status s = CK_OK;
+    for (size_t i = 0; i < n && s == CK_OK; i++)
+        s = encode_prompt(m, b, prompts[i], states, context + i * size,
+                          pooled ? pooled + i * ck_model_pooled(m) : NULL, err);
+    free(states);
+    return s;
+}
+
+/* ---- Images ---- */
+
+enum { BATCH = 16 };
+
+typedef struct coder {
+    once o;
+    ck_node in, out;
+    size_t in_size, out_size; /* numbers of one image */
+} coder;
+
+/* All n items in batches; the last one is filled up with what the buffer had before. */
+static ck_status code_all(coder *c, size_t batch, const float *from, size_t n, float *to,
+                          ck_error *err) {
+    float *in = ck_alloc_array(batch * c->in_size, sizeof *in);
+    float *out = ck_alloc_array(batch * c->out_size, sizeof *out);
+    ck_status s = in && out ? CK_OK : ck_fail_memory(err, "images");
+    for (size_t i = 0; i < n && s == CK_OK; i += batch) {
+        size_t some = n - i < batch ? n - i : batch;
+        memcpy(in, from + i * c->in_size, some * c->in_size * sizeof *in);
+        s = ck_exec_write(c->o.exec, c->in, in, batch * c->in_size, err);
+        if (s == CK_OK) s = ck_exec_run(c->o.exec, err);
+        if (s == CK_OK) s = ck_exec_read(c->o.exec, c->out, out, batch * c->out_size, err);
+        if (s == CK_OK) memcpy(to + i * c->out_size, out, some * c->out_size * sizeof *out);
+    }
+    free(in);
+    free(out);
+    return s;
+}
+
+static ck_status code(coder *c, const ck_backend *b, size_t batch, const float *from, size_t n,
+                      float *to, ck_error *err) {
+    CK_TRY(ck_graph_check(c->o.graph, err));
+    ck_shape in = ck_node_shape(c->o.graph, c->in), out = ck_node_shape(c->o.graph, c->out);
+    c->in_size = (size_t)ck_shape_count(&in) / batch;
+    c->out_size = (size_t)ck_shape_count(&out) / batch;
+    CK_TRY(plan(&c->o, b, &c->out, 1, err));
+    return code_all(c, batch, from, n, to, err);
+}
+
+ck_status ck_model_encode(ck_model *m, const ck_backend *b, const float *pixels, size_t n,
+                          size_t height, size_t width, float *latents, ck_error *err) {
+    const ck_vae_config *v = &m->vae_config;
+    size_t batch = n < BATCH ? n : BATCH;
+    coder c = {.o.graph = ck_graph_new()};
+    if (!c.o.graph) return ck_fail_memory(err, "images");
+    c.in = ck_input(c.o.graph, "image", CK_F32,
+                    CK_SHAPE((int64_t)batch, (int64_t)height, (int64_t)width, v->in_channels));
+    ck_node mean = ck_vae_encode(c.o.graph, m->vae, v, c.in).mean;
+    c.out = ck_affine(c.o.graph, mean, v->scale, -v->shift * v->scale);
+    ck_status s = code(&c, b, batch, pixels, n, latents, err);
+    end(&c.o);
+    return s;
+}
+
+ck_status ck_model_decode(ck_model *m, const ck_backend *b, const float *latents, size_t n,
+                          size_t h, size_t w, float *pixels, ck_error *err) {
+    const ck_vae_config *v = &m->vae_config;
+    size_t batch = n < BATCH ? n : BATCH;
+    coder c = {.o.graph = ck_graph_new()};
+    if (!c.o.graph) return ck_fail_memory(err, "images");
+    c.in = ck_input(c.o.graph, "latents", CK_F32,
+                    CK_SHAPE((int64_t)batch, (int64_t)h, (int64_t)w, v->latent_channels));
+    c.out = ck_vae_decode(c.o.graph, m->vae, v, ck_affine(c.o.graph, c.in, 1 / v->scale, v->shift));
+    ck_status s = code(&c, b, batch, latents, n, pixels, err);
+    end(&c.o);
+    return s;
+}

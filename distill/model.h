@@ -1,0 +1,59 @@
+/* A whole image model: UNet, VAE, text encoders with their tokenizers, and schedule.
+ *
+ *   ck_model m;
+ *   CK_TRY(ck_model_open("models/base", &m, err));                    a diffusers folder
+ *   CK_TRY(ck_model_encode_texts(&m, backend, prompts, 2, context, pooled, err));
+ *   CK_TRY(ck_model_decode(&m, backend, latents, n, h, w, pixels, err));
+ *   ck_model_close(&m);
+ *
+ * Weights are read when they are first needed.
+ */
+#ifndef CK_MODEL_H
+#define CK_MODEL_H
+
+#include "distill/backend.h"
+#include "distill/clip_text.h"
+#include "distill/schedule.h"
+#include "distill/tokenizer.h"
+#include "distill/unet.h"
+#include "distill/vae.h"
+
+typedef struct ck_model_text {
+    ck_clip_config config;
+    ck_params *params;
+    ck_tokenizer *tokenizer;
+} ck_model_text;
+
+typedef struct ck_model {
+    ck_unet_config unet_config;
+    ck_params *unet;
+    ck_vae_config vae_config;
+    ck_params *vae;
+    ck_model_text text[2];
+    size_t texts; /* 1, or 2 (SDXL) */
+    ck_schedule schedule;
+    bool zero_empty; /* the empty prompt is all zeros (SDXL) */
+} ck_model;
+
+/* CK_INPUT: a part is missing or not what its config says, with file and field. */
+ck_status ck_model_open(const char *folder, ck_model *m, ck_error *err);
+void ck_model_close(ck_model *m); /* a zeroed one is allowed */
+
+/* Tokens of a prompt, numbers of each, numbers of its pooled output (0 without one). */
+size_t ck_model_tokens(const ck_model *m);
+size_t ck_model_width(const ck_model *m);
+size_t ck_model_pooled(const ck_model *m);
+
+/* n prompts to context[n tokens width] and, for models with a pooled output, pooled[n pooled]. */
+ck_status ck_model_encode_texts(ck_model *m, const ck_backend *b, const char *const *prompts,
+                                size_t n, float *context, float *pooled, ck_error *err);
+
+/* n images N H W C in [-1, 1] to the latents' mean, scaled for the UNet: n h w latent_channels,
+ * with h = H / ck_vae_factor(). */
+ck_status ck_model_encode(ck_model *m, const ck_backend *b, const float *pixels, size_t n,
+                          size_t height, size_t width, float *latents, ck_error *err);
+/* n latents of h x w to images. */
+ck_status ck_model_decode(ck_model *m, const ck_backend *b, const float *latents, size_t n,
+                          size_t h, size_t w, float *pixels, ck_error *err);
+
+#endif
