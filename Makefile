@@ -229,5 +229,5 @@ help:
 	@echo "           PNG=$(PNG) JPEG=$(JPEG)"
 
 .SECONDARY:
--include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels io merge merge/methods distill \
+-include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels io merge merge/methods distill distill/methods \
                                                            tests tests/bench tests/fuzz)))

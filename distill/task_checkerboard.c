@@ -66,8 +66,8 @@ static ck_status sample(ck_task *t, const ck_network *n, const ck_row *row, floa
     CK_TRY(ck_walker_new(&options, &w, err));
     ck_status s = CK_OK;
     for (size_t i = 0; i < POINTS && s == CK_OK; i += BATCH)
-        s = ck_walker_sample(w, ck_walk_named(row->how), row->steps, t->seed, i, points + 2 * i, NULL,
-                             NULL, err);
+        s = ck_walker_sample(w, ck_walk_named(row->how), row->steps, t->seed, i, points + 2 * i,
+                             NULL, NULL, err);
     ck_walker_free(w);
     return s;
 }

@@ -124,8 +124,8 @@ static ck_status encode_names(ck_task *t, ck_error *err) {
     o->contexts = ck_alloc_array((o->classes + 1) * size, sizeof *o->contexts);
     if (!o->contexts) return ck_fail_memory(err, "captions");
     const char *empty = "";
-    CK_TRY(ck_model_encode_texts(&o->model, t->backend, o->names, o->classes, o->contexts, NULL,
-                                 err));
+    CK_TRY(
+        ck_model_encode_texts(&o->model, t->backend, o->names, o->classes, o->contexts, NULL, err));
     return ck_model_encode_texts(&o->model, t->backend, &empty, 1, o->contexts + o->classes * size,
                                  NULL, err);
 }
@@ -214,14 +214,14 @@ static ck_status sample(ck_task *t, const ck_network *n, const ck_row *row, floa
     size_t size = t->tokens * t->width, image = o->height * o->width;
     float *x = ck_alloc_array(SOME * o->latent, sizeof *x);
     float *context = ck_alloc_array(2 * SOME * size, sizeof *context);
-    ck_walker_options options = {.backend = t->backend,
-                                 .process = t->process,
-                                 .network = n,
-                                 .shape = CK_SHAPE(SOME, (int64_t)o->h, (int64_t)o->w,
-                                                   o->model.vae_config.latent_channels),
-                                 .tokens = t->tokens,
-                                 .width = t->width,
-                                 .guidance = row->guidance};
+    ck_walker_options options = {
+        .backend = t->backend,
+        .process = t->process,
+        .network = n,
+        .shape = CK_SHAPE(SOME, (int64_t)o->h, (int64_t)o->w, o->model.vae_config.latent_channels),
+        .tokens = t->tokens,
+        .width = t->width,
+        .guidance = row->guidance};
     ck_walker *w = NULL;
     ck_status s = x && context ? ck_walker_new(&options, &w, err) : ck_fail_memory(err, "samples");
     float *empty = o->contexts + o->classes * size;
