@@ -29,6 +29,15 @@ typedef struct ck_call {
     void *state;                 /* of prepare */
 } ck_call;
 
+/* Of the node that is run, and of one of its sources. */
+static inline const ck_graph_node *ck_call_node(const ck_call *call) {
+    return &call->graph->nodes[call->node];
+}
+
+static inline ck_shape ck_call_shape(const ck_call *call, int source) {
+    return ck_node_shape(call->graph, ck_call_node(call)->src[source]);
+}
+
 typedef struct ck_kernel {
     /* Fills dst. Deterministic at a fixed number of threads. */
     void (*run)(const ck_call *call);

@@ -3,6 +3,7 @@
 
 #include "distill/onednn.h"
 #include "distill/reference.h"
+#include "distill/simd.h"
 #include "io/os.h"
 
 #include <stdlib.h>
@@ -28,11 +29,12 @@ static ck_status prepare_f64(const ck_backend *b, const ck_graph *g, ck_node n, 
     return prepare_plain(ck_reference_f64, g, n, kernel, err);
 }
 
-/* The first that can: oneDNN, then what is plain. */
+/* The first that can: oneDNN, own kernels in vectors, plain ones. */
 static ck_status prepare_cpu(const ck_backend *b, const ck_graph *g, ck_node n, ck_kernel *kernel,
                              ck_error *err) {
     bool done;
     CK_TRY(ck_onednn_prepare(g, n, false, kernel, &done, err));
+    if (!done) CK_TRY(ck_simd_prepare(g, n, kernel, &done, err));
     return done ? CK_OK : prepare_f32(b, g, n, kernel, err);
 }
 

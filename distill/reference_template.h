@@ -17,14 +17,6 @@ enum {
     ALONE = 1 << 14, /* less work (multiplications or so) is not worth a second thread */
 };
 
-static const ck_graph_node *node_of(const ck_call *call) {
-    return &call->graph->nodes[call->node];
-}
-
-static ck_shape shape_of(const ck_call *call, int source) {
-    return ck_node_shape(call->graph, node_of(call)->src[source]);
-}
-
 static int64_t last_of(const ck_shape *s) {
     return s->d[s->rank - 1];
 }
@@ -53,7 +45,7 @@ static void store(real *dst, const double *x, int64_t n) {
 /* ---- Element by element ---- */
 
 static void run_const(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
+    const ck_graph_node *n = ck_call_node(call);
     int64_t count = ck_shape_count(&n->shape);
     real *y = call->dst;
     for (int64_t i = 0; i < count; i++) y[i] = (real)n->x[0];
@@ -134,7 +126,7 @@ static double unary_slope(ck_unary f, double x, double p) {
 }
 
 static void run_unary(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
+    const ck_graph_node *n = ck_call_node(call);
     int64_t count = ck_shape_count(&n->shape);
     const real *x = call->src[0];
     real *y = call->dst;
@@ -143,7 +135,7 @@ static void run_unary(const ck_call *call) {
 }
 
 static void run_unary_grad(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
+    const ck_graph_node *n = ck_call_node(call);
     int64_t count = ck_shape_count(&n->shape);
     const real *x = call->src[0], *dy = call->src[1];
     real *dx = call->dst;
@@ -153,7 +145,7 @@ static void run_unary_grad(const ck_call *call) {
 }
 
 static void run_affine(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
+    const ck_graph_node *n = ck_call_node(call);
     int64_t count = ck_shape_count(&n->shape);
     const real *x = call->src[0];
     real *y = call->dst;
@@ -162,7 +154,7 @@ static void run_affine(const ck_call *call) {
 }
 
 static void run_geglu(const ck_call *call) {
-    ck_shape s = node_of(call)->shape;
+    ck_shape s = ck_call_node(call)->shape;
     int64_t c = last_of(&s), rows = ck_shape_count(&s) / c;
     const real *x = call->src[0];
     real *y = call->dst;
@@ -175,7 +167,7 @@ static void run_geglu(const ck_call *call) {
 }
 
 static void run_geglu_grad(const ck_call *call) {
-    ck_shape s = shape_of(call, 1);
+    ck_shape s = ck_call_shape(call, 1);
     int64_t c = last_of(&s), rows = ck_shape_count(&s) / c;
     const real *x = call->src[0], *dy = call->src[1];
     real *dx = call->dst;
@@ -218,8 +210,8 @@ static int64_t row_start(const ck_shape *s, const strides *t, int64_t r) {
 }
 
 static void run_binary(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
-    ck_shape b_shape = shape_of(call, 1);
+    const ck_graph_node *n = ck_call_node(call);
+    ck_shape b_shape = ck_call_shape(call, 1);
     strides t = repeated(&b_shape);
     int64_t c = last_of(&n->shape), count = ck_shape_count(&n->shape);
     int64_t step = t.d[n->shape.rank - 1];
@@ -237,7 +229,7 @@ static void run_binary(const ck_call *call) {
 
 /* y's elements are those that lie at these strides in the source. */
 static void gather(const ck_call *call, const strides *t) {
-    ck_shape s = node_of(call)->shape;
+    ck_shape s = ck_call_node(call)->shape;
     int64_t c = last_of(&s), count = ck_shape_count(&s), step = t->d[s.rank - 1];
     const real *x = call->src[0];
     real *y = call->dst;
@@ -249,20 +241,20 @@ static void gather(const ck_call *call, const strides *t) {
 }
 
 static void run_expand(const ck_call *call) {
-    ck_shape s = shape_of(call, 0);
+    ck_shape s = ck_call_shape(call, 0);
     strides t = repeated(&s);
     gather(call, &t);
 }
 
 static void run_permute(const ck_call *call) {
-    ck_shape s = shape_of(call, 0);
+    ck_shape s = ck_call_shape(call, 0);
     strides from = strides_of(&s), t = {{0}};
-    for (int i = 0; i < s.rank; i++) t.d[i] = from.d[node_of(call)->i[i]];
+    for (int i = 0; i < s.rank; i++) t.d[i] = from.d[ck_call_node(call)->i[i]];
     gather(call, &t);
 }
 
 static void run_sum_to(const ck_call *call) {
-    ck_shape s = node_of(call)->shape, a = shape_of(call, 0), summed = a;
+    ck_shape s = ck_call_node(call)->shape, a = ck_call_shape(call, 0), summed = a;
     strides t = strides_of(&a);
     int64_t c = last_of(&a), width = last_of(&s), rows = ck_shape_count(&s) / width, each = 1;
     for (int i = 0; i < s.rank - 1; i++) {
@@ -300,8 +292,8 @@ static sliced slice_at(ck_shape s, int64_t axis) {
 }
 
 static void run_concat(const ck_call *call) {
-    int64_t axis = node_of(call)->i[0];
-    sliced a = slice_at(shape_of(call, 0), axis), b = slice_at(shape_of(call, 1), axis);
+    int64_t axis = ck_call_node(call)->i[0];
+    sliced a = slice_at(ck_call_shape(call, 0), axis), b = slice_at(ck_call_shape(call, 1), axis);
     int64_t first = a.n * a.inner, second = b.n * b.inner;
     const real *x = call->src[0], *z = call->src[1];
     real *y = call->dst;
@@ -314,8 +306,8 @@ static void run_concat(const ck_call *call) {
 }
 
 static void run_slice(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
-    sliced a = slice_at(shape_of(call, 0), n->i[0]), s = slice_at(n->shape, n->i[0]);
+    const ck_graph_node *n = ck_call_node(call);
+    sliced a = slice_at(ck_call_shape(call, 0), n->i[0]), s = slice_at(n->shape, n->i[0]);
     const real *x = (const real *)call->src[0] + n->i[1] * a.inner;
     real *y = call->dst;
     int64_t taken = s.n * s.inner;
@@ -325,8 +317,8 @@ static void run_slice(const ck_call *call) {
 }
 
 static void run_pad(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
-    sliced a = slice_at(shape_of(call, 0), n->i[0]), s = slice_at(n->shape, n->i[0]);
+    const ck_graph_node *n = ck_call_node(call);
+    sliced a = slice_at(ck_call_shape(call, 0), n->i[0]), s = slice_at(n->shape, n->i[0]);
     const real *x = call->src[0];
     real *y = call->dst;
     int64_t before = n->i[1] * a.inner, taken = a.n * a.inner, all = s.n * s.inner;
@@ -340,7 +332,7 @@ static void run_pad(const ck_call *call) {
 }
 
 static void run_upsample(const ck_call *call) {
-    ck_shape s = shape_of(call, 0);
+    ck_shape s = ck_call_shape(call, 0);
     int64_t rows = s.d[0] * s.d[1], w = s.d[2], c = s.d[3];
     const real *x = call->src[0];
     real *y = call->dst;
@@ -354,7 +346,7 @@ static void run_upsample(const ck_call *call) {
 }
 
 static void run_upsample_grad(const ck_call *call) {
-    ck_shape s = node_of(call)->shape;
+    ck_shape s = ck_call_node(call)->shape;
     int64_t rows = s.d[0] * s.d[1], w = s.d[2], c = s.d[3];
     const real *dy = call->src[0];
     real *dx = call->dst;
@@ -372,8 +364,8 @@ static void run_upsample_grad(const ck_call *call) {
 
 /* Row i of op(a) times columns begin to begin + n - 1 of op(b). */
 static void matmul_strip(const ck_call *call, int64_t i, int64_t begin, int64_t n, double *sum) {
-    ck_shape s = shape_of(call, 0), t = shape_of(call, 1);
-    bool ta = node_of(call)->i[0], tb = node_of(call)->i[1];
+    ck_shape s = ck_call_shape(call, 0), t = ck_call_shape(call, 1);
+    bool ta = ck_call_node(call)->i[0], tb = ck_call_node(call)->i[1];
     int64_t depth = s.d[!ta], step = ta ? s.d[1] : 1;
     const real *a = (const real *)call->src[0] + (ta ? i : i * depth), *b = call->src[1];
     if (!tb) {
@@ -390,8 +382,8 @@ static void matmul_strip(const ck_call *call, int64_t i, int64_t begin, int64_t 
 }
 
 static void run_matmul(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
-    ck_shape a = shape_of(call, 0);
+    const ck_graph_node *n = ck_call_node(call);
+    ck_shape a = ck_call_shape(call, 0);
     int64_t rows = n->shape.d[0], columns = n->shape.d[1], depth = a.d[!n->i[0]];
     const real *c = call->src[2];
     real *y = call->dst;
@@ -414,7 +406,7 @@ typedef struct convolution {
 } convolution;
 
 static convolution convolution_of(const ck_call *call, ck_shape x, ck_shape w, ck_shape y) {
-    const int64_t *i = node_of(call)->i;
+    const int64_t *i = ck_call_node(call)->i;
     return (convolution){.n = x.d[0],
                          .h = x.d[1],
                          .w = x.d[2],
@@ -447,8 +439,8 @@ static double conv_pixel(const convolution *v, const real *x, const real *w, int
 }
 
 static void run_conv(const ck_call *call) {
-    convolution v =
-        convolution_of(call, shape_of(call, 0), shape_of(call, 1), node_of(call)->shape);
+    convolution v = convolution_of(call, ck_call_shape(call, 0), ck_call_shape(call, 1),
+                                   ck_call_node(call)->shape);
     const real *x = call->src[0], *w = call->src[1], *bias = call->src[2];
     real *y = call->dst;
 #pragma omp parallel for collapse(3) if (v.work > ALONE)
@@ -468,8 +460,8 @@ static int64_t reader(int64_t i, int64_t r, int64_t pad, int64_t stride, int64_t
 }
 
 static void run_conv_data_grad(const ck_call *call) {
-    convolution v =
-        convolution_of(call, node_of(call)->shape, shape_of(call, 1), shape_of(call, 0));
+    convolution v = convolution_of(call, ck_call_node(call)->shape, ck_call_shape(call, 1),
+                                   ck_call_shape(call, 0));
     const real *dy = call->src[0], *w = call->src[1];
     real *dx = call->dst;
 #pragma omp parallel for if (v.work > ALONE)
@@ -493,8 +485,8 @@ static void run_conv_data_grad(const ck_call *call) {
 }
 
 static void run_conv_weight_grad(const ck_call *call) {
-    convolution v =
-        convolution_of(call, shape_of(call, 0), node_of(call)->shape, shape_of(call, 1));
+    convolution v = convolution_of(call, ck_call_shape(call, 0), ck_call_node(call)->shape,
+                                   ck_call_shape(call, 1));
     const real *x = call->src[0], *dy = call->src[1];
     real *dw = call->dst;
 #pragma omp parallel for if (v.work > ALONE)
@@ -529,8 +521,8 @@ typedef struct norm {
 } norm;
 
 static norm group_norm_of(const ck_call *call) {
-    ck_shape s = shape_of(call, 0);
-    int64_t c = last_of(&s), groups = node_of(call)->i[0];
+    ck_shape s = ck_call_shape(call, 0);
+    int64_t c = last_of(&s), groups = ck_call_node(call)->i[0];
     return (norm){.n = s.d[0],
                   .pixels = ck_shape_count(&s) / s.d[0] / c,
                   .channels = c,
@@ -539,11 +531,11 @@ static norm group_norm_of(const ck_call *call) {
                   .x = call->src[0],
                   .gain = call->src[1],
                   .bias = call->src[2],
-                  .silu = node_of(call)->i[1]};
+                  .silu = ck_call_node(call)->i[1]};
 }
 
 static norm layer_norm_of(const ck_call *call) {
-    ck_shape s = shape_of(call, 0);
+    ck_shape s = ck_call_shape(call, 0);
     int64_t c = last_of(&s);
     return (norm){.n = ck_shape_count(&s) / c,
                   .pixels = 1,
@@ -651,7 +643,7 @@ static void norm_grad(const norm *v, real *dx) {
 
 static void run_group_norm(const ck_call *call) {
     norm v = group_norm_of(call);
-    norm_forward(&v, node_of(call)->x[0], call->dst);
+    norm_forward(&v, ck_call_node(call)->x[0], call->dst);
 }
 
 static void run_group_norm_grad(const ck_call *call) {
@@ -665,7 +657,7 @@ static void run_layer_norm(const ck_call *call) {
     norm v = layer_norm_of(call);
     v.gain = call->src[1];
     v.bias = call->src[2];
-    norm_forward(&v, node_of(call)->x[0], call->dst);
+    norm_forward(&v, ck_call_node(call)->x[0], call->dst);
 }
 
 static void run_layer_norm_grad(const ck_call *call) {
@@ -687,8 +679,8 @@ typedef struct attention {
 } attention;
 
 static attention attention_of(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
-    ck_shape q = shape_of(call, 0), k = shape_of(call, 1);
+    const ck_graph_node *n = ck_call_node(call);
+    ck_shape q = ck_call_shape(call, 0), k = ck_call_shape(call, 1);
     return (attention){.n = q.d[0],
                        .queries = q.d[1],
                        .keys = k.d[1],
@@ -805,7 +797,7 @@ static void run_attention_grad(const ck_call *call) {
 /* ---- Embeddings ---- */
 
 static void run_embed(const ck_call *call) {
-    ck_shape table = shape_of(call, 0), ids = shape_of(call, 1);
+    ck_shape table = ck_call_shape(call, 0), ids = ck_call_shape(call, 1);
     int64_t count = ck_shape_count(&ids), c = table.d[1];
     const real *rows = call->src[0];
     const int32_t *id = call->src[1];
@@ -823,7 +815,7 @@ static bool is_first(const int32_t *id, int64_t i) {
 }
 
 static void run_embed_grad(const ck_call *call) {
-    ck_shape ids = shape_of(call, 0), table = node_of(call)->shape;
+    ck_shape ids = ck_call_shape(call, 0), table = ck_call_node(call)->shape;
     int64_t count = ck_shape_count(&ids), c = table.d[1];
     const int32_t *id = call->src[0];
     const real *dy = call->src[1];
@@ -843,7 +835,7 @@ static void run_embed_grad(const ck_call *call) {
 }
 
 static void run_timestep(const ck_call *call) {
-    const ck_graph_node *n = node_of(call);
+    const ck_graph_node *n = ck_call_node(call);
     int64_t count = n->shape.d[0], half = n->shape.d[1] / 2;
     const real *t = call->src[0];
     real *y = call->dst;

@@ -1,7 +1,11 @@
 /* Every operation of the engine: results against values that torch or a pencil gave, gradients
  * against finite differences, backends against each other, and shapes that do not fit.
+ *
+ *   build/tests/test_ops --bench      measures the backend "cpu" instead
  */
 #include "distill/backend.h"
+#include "distill/onednn.h"
+#include "kernels/nn.h"
 #include "tests/check.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"
@@ -674,11 +678,45 @@ static void test_reference_in_f32(void **state) {
     for (int k = 0; k < LARGE; k++) compare("reference", &large[k], "reference64", 1e-6);
 }
 
+static char *saved_isa;
+
+static void force_isa(const char *isa) {
+    const char *old = getenv("CK_ISA");
+    if (!saved_isa && old) saved_isa = strdup(old);
+    setenv("CK_ISA", isa, 1);
+}
+
+static void unforce_isa(void) {
+    unsetenv("CK_ISA");
+    if (saved_isa) setenv("CK_ISA", saved_isa, 1);
+    free(saved_isa);
+    saved_isa = NULL;
+}
+
 /* Sums of up to some thousand products in f32, each rounded: 6e-8 times the square root of that. */
 static void test_cpu(void **state) {
     (void)state;
-    for (int k = 0; k < SMALL; k++) compare("cpu", &small[k], "reference", 5e-6);
-    for (int k = 0; k < LARGE; k++) compare("cpu", &large[k], "reference", 5e-6);
+    size_t tables;
+    const ck_nn *const *all = ck_nn_all(&tables);
+    for (size_t t = 0; t < tables; t++) {
+        force_isa(all[t]->isa);
+        for (int k = 0; k < SMALL; k++) compare("cpu", &small[k], "reference", 5e-6);
+        for (int k = 0; k < LARGE; k++) compare("cpu", &large[k], "reference", 5e-6);
+        unforce_isa();
+    }
+}
+
+static void test_unknown_isa(void **state) {
+    (void)state;
+    net n;
+    ck_exec *e;
+    ck_error err;
+    make(&n, affine, (const int[]){3});
+    force_isa("pentium");
+    assert_int_equal(ck_exec_new(backend("cpu"), n.g, &n.y, 1, &e, &err), CK_USAGE);
+    assert_non_null(strstr(err.message, "CK_ISA"));
+    unforce_isa();
+    ck_graph_free(n.g);
 }
 
 static void check_threads(const char *name, const op_case *c) {
@@ -711,6 +749,12 @@ static void check_threads(const char *name, const op_case *c) {
 static void test_threads(void **state) {
     (void)state;
     for (int k = 0; k < LARGE; k++) check_threads("reference", &large[k]);
+    for (int k = 0; k < LARGE; k++) {
+        build *f = large[k].make;
+        /* oneDNN promises the same bits only for the same number of threads. */
+        if (ck_onednn_version() && (f == conv || f == matmul || f == linear)) continue;
+        check_threads("cpu", &large[k]);
+    }
 }
 
 /* ---- Checkpointing ---- */
@@ -935,14 +979,91 @@ static void test_out_of_memory(void **state) {
         }
 }
 
-int main(void) {
+/* ---- --bench ---- */
+
+/* As in Stable Diffusion 1.5 at 64 x 64, and in the tiny models in batches of 64. */
+static const op_case sizes[] = {
+    {"silu", unary, {CK_SILU, 0, 64 * 64 * 320}},
+    {"gelu", unary, {CK_GELU, 0, 64 * 64 * 320}},
+    {"affine", affine, {64 * 64 * 320}},
+    {"add", add, {1, 64, 64, 320, 1, 64, 64, 320}},
+    {"add per image", add, {64, 16, 16, 32, 64, 1, 1, 32}},
+    {"sum_to a row", sum_to, {64, 16, 16, 32, 1, 1, 1, 32}},
+    {"group_norm, silu, SD", group_norm, {1, 64, 64, 320, 32, 1, 1}},
+    {"group_norm, silu, tiny", group_norm, {64, 16, 16, 32, 16, 1, 1}},
+    {"group_norm, SD", group_norm, {1, 64, 64, 320, 32, 0, 1}},
+    {"layer_norm, SD", layer_norm, {1, 4096, 320, 1, 1}},
+    {"layer_norm, tiny", layer_norm, {64, 256, 32, 1, 1}},
+    {"geglu, SD", geglu, {4096, 1280}},
+    {"attention, SD", attention, {1, 4096, 4096, 320, 8, 0, 16}},
+    {"attention, SD, middle", attention, {1, 1024, 1024, 640, 8, 0, 11}},
+    {"attention, SD, text", attention, {1, 4096, 77, 320, 8, 0, 16}},
+    {"attention, VAE", attention, {1, 1024, 1024, 512, 1, 0, 4}},
+    {"attention, tiny", attention, {64, 256, 256, 32, 4, 0, 35}},
+    {"attention, tiny, text", attention, {64, 256, 16, 32, 4, 0, 35}},
+    {"upsample", upsample, {64, 8, 8, 64}},
+    {"concat", concat, {64, 16, 16, 32, 3, 32}},
+};
+enum { SIZES = sizeof sizes / sizeof *sizes };
+
+static double bytes_of(const net *n, const ck_graph_node *node) {
+    double bytes = 4. * (double)ck_shape_count(&node->shape);
+    for (int i = 0; i < CK_MAX_SRC; i++)
+        if (node->src[i] != CK_NONE) bytes += 4. * (double)count_of(n, node->src[i]);
+    return bytes;
+}
+
+/* Milliseconds of each operation, the best of a few runs, and the rate at which it goes through
+ * its arrays; of attention the products of matrices. */
+static void bench_case(const op_case *c) {
+    enum { TRIES = 5 };
+    net n;
+    make(&n, c->make, c->p);
+    make_loss(&n);
+    ck_node out[MAX_INPUTS + 1];
+    ck_exec *e = exec_of(&n, "cpu", out, outputs_of(&n, out));
+    write_inputs(e, &n);
+    double best[CK_OP_COUNT], before[CK_OP_COUNT] = {0};
+    for (int i = 0; i < TRIES; i++) {
+        run(e);
+        for (int op = 0; op < CK_OP_COUNT; op++) {
+            double t = ck_exec_seconds(e)[op] - before[op];
+            before[op] = ck_exec_seconds(e)[op];
+            if (i == 0 || t < best[op]) best[op] = t;
+        }
+    }
+    for (size_t i = 0; i < n.g->count; i++) {
+        const ck_graph_node *node = &n.g->nodes[i];
+        bool grad = node->op == CK_OP_ATTENTION_GRAD;
+        if (node->op == CK_OP_MUL || best[node->op] == 0) continue;
+        double products = grad ? 10 : 4, rate = bytes_of(&n, node);
+        if (grad || node->op == CK_OP_ATTENTION)
+            rate = products * c->p[0] * c->p[1] * c->p[2] * c->p[3];
+        printf("%-24s %-18s %9.3f ms %7.1f %s\n", c->name, ck_op_name(node->op),
+               1e3 * best[node->op], 1e-9 * rate / best[node->op],
+               grad || node->op == CK_OP_ATTENTION ? "GFLOP/s" : "GB/s");
+        best[node->op] = 0; /* once */
+    }
+    ck_exec_free(e);
+    ck_graph_free(n.g);
+}
+
+static int bench(void) {
+    printf("%s, %d threads\n", ck_nn_best()->isa, omp_get_max_threads());
+    for (int k = 0; k < SIZES; k++) bench_case(&sizes[k]);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_results),          cmocka_unit_test(test_embed),
         cmocka_unit_test(test_timestep),         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_reference_in_f32), cmocka_unit_test(test_cpu),
         cmocka_unit_test(test_threads),          cmocka_unit_test(test_checkpointing),
         cmocka_unit_test(test_mistakes),         cmocka_unit_test(test_no_gradient),
-        cmocka_unit_test(test_unknown_backend),  cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_unknown_backend),  cmocka_unit_test(test_unknown_isa),
+        cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

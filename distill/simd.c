@@ -1,0 +1,565 @@
+/* Nodes to the kernels of kernels/nn.h, shared out among threads; see simd.h. */
+#include "distill/simd.h"
+
+#include "kernels/nn.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Elements of a piece of work: small enough that all threads get some, and to lie in a cache. */
+enum { PIECE = 1 << 14, STRIP = 1024 };
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* How many pieces of `size` there are in n. */
+static int64_t pieces_of(int64_t n, int64_t size) {
+    return (n + size - 1) / size;
+}
+
+/* Rows of a piece, of c elements each. */
+static int64_t rows_of(int64_t c) {
+    return c < PIECE ? PIECE / c : 1;
+}
+
+static int64_t last_of(const ck_shape *s) {
+    return s->d[s->rank - 1];
+}
+
+/* ---- Element by element ---- */
+
+static bool find_unary(ck_unary f, ck_nn_unary *found) {
+    switch (f) {
+    case CK_SILU:
+        *found = CK_NN_SILU;
+        return true;
+    case CK_GELU:
+        *found = CK_NN_GELU;
+        return true;
+    case CK_GELU_TANH:
+        *found = CK_NN_GELU_TANH;
+        return true;
+    case CK_QUICK_GELU:
+        *found = CK_NN_QUICK_GELU;
+        return true;
+    case CK_EXP:
+        *found = CK_NN_EXP;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool takes_unary(const ck_graph *g, ck_node n) {
+    ck_nn_unary f;
+    return find_unary((ck_unary)g->nodes[n].i[0], &f);
+}
+
+static void run_unary(const ck_call *call) {
+    const ck_graph_node *n = ck_call_node(call);
+    const ck_nn *k = call->state;
+    int64_t count = ck_shape_count(&n->shape);
+    const float *x = call->src[0], *dy = call->src[1];
+    float *y = call->dst;
+    ck_nn_unary f = CK_NN_SILU;
+    find_unary((ck_unary)n->i[0], &f);
+#pragma omp parallel for if (count > PIECE)
+    for (int64_t at = 0; at < count; at += PIECE) {
+        size_t size = (size_t)least(PIECE, count - at);
+        if (n->op == CK_OP_UNARY)
+            k->unary[f](y + at, x + at, size);
+        else
+            k->unary_grad[f](y + at, x + at, dy + at, size);
+    }
+}
+
+static void run_affine(const ck_call *call) {
+    const ck_graph_node *n = ck_call_node(call);
+    const ck_nn *k = call->state;
+    int64_t count = ck_shape_count(&n->shape);
+    const float *x = call->src[0];
+    float *y = call->dst;
+#pragma omp parallel for if (count > PIECE)
+    for (int64_t at = 0; at < count; at += PIECE)
+        k->affine(y + at, x + at, (float)n->x[0], (float)n->x[1], (size_t)least(PIECE, count - at));
+}
+
+/* Along the last dimensions, n elements together, b is either all there or one number for all. */
+typedef struct run_length {
+    int outer; /* dimensions before those */
+    int64_t n;
+    bool repeated;
+} run_length;
+
+static run_length run_length_of(const ck_shape *a, const ck_shape *b) {
+    run_length r = {a->rank, 1, false};
+    bool known = false;
+    for (; r.outer > 0; r.outer--) {
+        int i = r.outer - 1;
+        bool repeated = b->d[i] != a->d[i];
+        if (a->d[i] != 1 && known && repeated != r.repeated) break;
+        if (a->d[i] != 1) r.repeated = repeated, known = true;
+        r.n *= a->d[i];
+    }
+    return r;
+}
+
+/* Where run number i of a begins in b. */
+static int64_t run_start(const ck_shape *a, const ck_shape *b, int outer, int64_t i) {
+    int64_t at = 0, stride = 1;
+    for (int k = outer; k < a->rank; k++) stride *= b->d[k];
+    for (int k = outer; k-- > 0; i /= a->d[k], stride *= b->d[k])
+        if (b->d[k] != 1) at += i % a->d[k] * stride;
+    return at;
+}
+
+static void combine(const ck_nn *k, ck_op op, bool repeated, float *y, const float *a,
+                    const float *b, int64_t n) {
+    if (repeated && op == CK_OP_ADD)
+        k->affine(y, a, 1, *b, (size_t)n);
+    else if (repeated)
+        k->affine(y, a, *b, 0, (size_t)n);
+    else if (op == CK_OP_ADD)
+        k->add(y, a, b, (size_t)n);
+    else
+        k->multiply(y, a, b, (size_t)n);
+}
+
+static void run_binary(const ck_call *call) {
+    const ck_graph_node *n = ck_call_node(call);
+    const ck_nn *k = call->state;
+    ck_shape shape = ck_call_shape(call, 1);
+    int64_t count = ck_shape_count(&n->shape);
+    run_length r = run_length_of(&n->shape, &shape);
+    const float *a = call->src[0], *b = call->src[1];
+    float *y = call->dst;
+#pragma omp parallel for collapse(2) if (count > PIECE)
+    for (int64_t i = 0; i < count / r.n; i++)
+        for (int64_t begin = 0; begin < r.n; begin += PIECE) {
+            int64_t at = i * r.n + begin, from = run_start(&n->shape, &shape, r.outer, i);
+            combine(k, n->op, r.repeated, y + at, a + at, b + from + (r.repeated ? 0 : begin),
+                    least(PIECE, r.n - begin));
+        }
+}
+
+static void run_geglu(const ck_call *call) {
+    ck_shape s = ck_call_node(call)->shape;
+    const ck_nn *k = call->state;
+    int64_t c = last_of(&s), count = ck_shape_count(&s);
+    const float *x = call->src[0];
+    float *y = call->dst;
+#pragma omp parallel for if (count > PIECE)
+    for (int64_t r = 0; r < count / c; r++)
+        k->geglu(y + r * c, x + 2 * r * c, x + (2 * r + 1) * c, (size_t)c);
+}
+
+static void run_geglu_grad(const ck_call *call) {
+    ck_shape s = ck_call_shape(call, 1);
+    const ck_nn *k = call->state;
+    int64_t c = last_of(&s), count = ck_shape_count(&s);
+    const float *x = call->src[0], *dy = call->src[1];
+    float *dx = call->dst;
+#pragma omp parallel for if (count > PIECE)
+    for (int64_t r = 0; r < count / c; r++) {
+        int64_t value = 2 * r * c, gate = value + c;
+        k->geglu_grad(dx + value, dx + gate, x + value, x + gate, dy + r * c, (size_t)c);
+    }
+}
+
+/* ---- Sums: over the middle of three dimensions ---- */
+
+typedef struct summing {
+    int64_t outer, n, inner;
+    int64_t rows, pieces; /* of n */
+} summing;
+
+/* False when what is summed does not lie together. */
+static bool find_summing(const ck_shape *a, const ck_shape *s, summing *v) {
+    int first = 0, last = a->rank - 1;
+    while (first < last && a->d[first] == s->d[first]) first++;
+    while (last > first && a->d[last] == s->d[last]) last--;
+    *v = (summing){.outer = 1, .n = 1, .inner = 1};
+    for (int i = 0; i < a->rank; i++) {
+        if (i >= first && i <= last && s->d[i] != 1) return false;
+        *(i < first ? &v->outer : i > last ? &v->inner : &v->n) *= a->d[i];
+    }
+    v->rows = rows_of(least(v->inner, STRIP));
+    v->pieces = pieces_of(v->n, v->rows);
+    return true;
+}
+
+static bool takes_sum_to(const ck_graph *g, ck_node n) {
+    summing v;
+    ck_shape a = ck_node_shape(g, g->nodes[n].src[0]);
+    return find_summing(&a, &g->nodes[n].shape, &v);
+}
+
+static size_t sum_to_scratch(const ck_graph *g, ck_node n) {
+    summing v;
+    ck_shape a = ck_node_shape(g, g->nodes[n].src[0]);
+    find_summing(&a, &g->nodes[n].shape, &v);
+    return (size_t)(v.outer * v.pieces * v.inner) * sizeof(double);
+}
+
+static void run_sum_to(const ck_call *call) {
+    const ck_nn *k = call->state;
+    ck_shape s = ck_call_shape(call, 0);
+    summing v;
+    find_summing(&s, &ck_call_node(call)->shape, &v);
+    const float *x = call->src[0];
+    float *y = call->dst;
+    double *sums = call->scratch;
+#pragma omp parallel for collapse(2) if (v.outer * v.n * v.inner > PIECE)
+    for (int64_t i = 0; i < v.outer * v.pieces; i++)
+        for (int64_t begin = 0; begin < v.inner; begin += STRIP) {
+            int64_t row = i % v.pieces * v.rows, rows = least(v.rows, v.n - row);
+            const float *from = x + (i / v.pieces * v.n + row) * v.inner + begin;
+            double *sum = sums + i * v.inner + begin;
+            size_t width = (size_t)least(STRIP, v.inner - begin);
+            memset(sum, 0, width * sizeof *sum);
+            if (v.inner == 1)
+                *sum = k->total(from, (size_t)rows);
+            else
+                k->columns(sum, NULL, from, (size_t)rows, width, (size_t)v.inner);
+        }
+#pragma omp parallel for if (v.outer * v.pieces * v.inner > PIECE)
+    for (int64_t i = 0; i < v.outer * v.inner; i++) {
+        const double *from = sums + i / v.inner * v.pieces * v.inner + i % v.inner;
+        double sum = 0;
+        for (int64_t p = 0; p < v.pieces; p++) sum += from[p * v.inner];
+        y[i] = (float)sum;
+    }
+}
+
+/* ---- Group norm ----
+ *
+ * Sums by channel for each piece of an image, then for each image, then for its groups. Scratch
+ * memory: those sums, and what each channel of each image is to be normalised with. */
+
+typedef struct groups {
+    int64_t n, pixels, c, groups, width;  /* width: channels in a group */
+    int64_t rows, pieces;                 /* of an image */
+    double *sums;                         /* images x pieces x 2 x c */
+    float *mean, *scale, *first, *second; /* images x c */
+    float *zero;                          /* c: where there is no bias */
+} groups;
+
+static groups groups_of(const ck_graph *g, ck_node node) {
+    const ck_graph_node *n = &g->nodes[node];
+    ck_shape s = ck_node_shape(g, n->src[0]);
+    int64_t c = last_of(&s);
+    groups v = {.n = s.d[0], .c = c, .groups = n->i[0], .width = c / n->i[0], .rows = rows_of(c)};
+    v.pixels = ck_shape_count(&s) / s.d[0] / c;
+    v.pieces = pieces_of(v.pixels, v.rows);
+    return v;
+}
+
+static size_t group_norm_scratch(const ck_graph *g, ck_node n) {
+    groups v = groups_of(g, n);
+    return (size_t)(v.n * v.pieces * 2 * v.c) * sizeof(double) +
+           (size_t)((4 * v.n + 1) * v.c) * sizeof(float);
+}
+
+static groups groups_of_call(const ck_call *call) {
+    groups v = groups_of(call->graph, call->node);
+    v.sums = call->scratch;
+    v.mean = (float *)(v.sums + v.n * v.pieces * 2 * v.c);
+    v.scale = v.mean + v.n * v.c;
+    v.first = v.scale + v.n * v.c;
+    v.second = v.first + v.n * v.c;
+    v.zero = v.second + v.n * v.c;
+    memset(v.zero, 0, (size_t)v.c * sizeof *v.zero);
+    return v;
+}
+
+static double *sums_of(const groups *v, int64_t piece) {
+    return v->sums + piece * 2 * v->c;
+}
+
+/* Where a piece begins, and its rows. */
+static int64_t piece_at(const groups *v, int64_t piece, size_t *rows) {
+    int64_t row = piece % v->pieces * v->rows;
+    *rows = (size_t)least(v->rows, v->pixels - row);
+    return (piece / v->pieces * v->pixels + row) * v->c;
+}
+
+static ck_nn_norm norm_of(const ck_call *call, const groups *v, int64_t image) {
+    const float *bias = call->src[2];
+    return (ck_nn_norm){.mean = v->mean + image * v->c,
+                        .scale = v->scale + image * v->c,
+                        .gain = call->src[1],
+                        .bias = bias ? bias : v->zero,
+                        .n = (size_t)v->c,
+                        .silu = ck_call_node(call)->i[1]};
+}
+
+/* The sums of an image's pieces, all added to those of its first. */
+static double *gather_sums(const groups *v, int64_t image) {
+    double *all = sums_of(v, image * v->pieces);
+    for (int64_t p = 1; p < v->pieces; p++)
+        for (int64_t i = 0; i < 2 * v->c; i++) all[i] += all[p * 2 * v->c + i];
+    return all;
+}
+
+static void set_statistics(const groups *v, int64_t image, const float *statistics) {
+    for (int64_t i = 0; i < v->c; i++) {
+        const float *group = statistics + 2 * (image * v->groups + i / v->width);
+        v->mean[image * v->c + i] = group[0];
+        v->scale[image * v->c + i] = group[1];
+    }
+}
+
+static void find_statistics(const groups *v, int64_t image, double eps, float *statistics) {
+    const double *sum = gather_sums(v, image), *squares = sum + v->c;
+    double count = (double)(v->pixels * v->width);
+    for (int64_t g = 0; g < v->groups; g++) {
+        double mean = 0, square = 0;
+        for (int64_t i = g * v->width; i < (g + 1) * v->width; i++) {
+            mean += sum[i] / count;
+            square += squares[i] / count;
+        }
+        float *to = statistics + 2 * (image * v->groups + g);
+        to[0] = (float)mean;
+        to[1] = (float)(1 / sqrt(fmax(square - mean * mean, 0) + eps));
+    }
+    set_statistics(v, image, statistics);
+}
+
+static void run_group_norm(const ck_call *call) {
+    const ck_nn *k = call->state;
+    groups v = groups_of_call(call);
+    int64_t count = v.n * v.pixels * v.c;
+    const float *x = call->src[0];
+    float *y = call->dst;
+#pragma omp parallel if (count > PIECE)
+    {
+#pragma omp for
+        for (int64_t p = 0; p < v.n * v.pieces; p++) {
+            size_t rows;
+            int64_t at = piece_at(&v, p, &rows);
+            double *sum = sums_of(&v, p);
+            memset(sum, 0, (size_t)(2 * v.c) * sizeof *sum);
+            k->columns(sum, sum + v.c, x + at, rows, (size_t)v.c, (size_t)v.c);
+        }
+#pragma omp for
+        for (int64_t n = 0; n < v.n; n++)
+            find_statistics(&v, n, ck_call_node(call)->x[0], y + count);
+#pragma omp for
+        for (int64_t p = 0; p < v.n * v.pieces; p++) {
+            size_t rows;
+            int64_t at = piece_at(&v, p, &rows);
+            ck_nn_norm norm = norm_of(call, &v, p / v.pieces);
+            k->norm(&norm, y + at, x + at, rows);
+        }
+    }
+}
+
+/* The means, by group, of gain dz and gain dz xhat. */
+static void find_means(const groups *v, int64_t image, const float *gain) {
+    const double *sum = gather_sums(v, image), *product = sum + v->c;
+    double count = (double)(v->pixels * v->width);
+    for (int64_t g = 0; g < v->groups; g++) {
+        double first = 0, second = 0;
+        for (int64_t i = g * v->width; i < (g + 1) * v->width; i++) {
+            first += sum[i] * gain[i];
+            second += product[i] * gain[i];
+        }
+        for (int64_t i = g * v->width; i < (g + 1) * v->width; i++) {
+            v->first[image * v->c + i] = (float)(first / count);
+            v->second[image * v->c + i] = (float)(second / count);
+        }
+    }
+}
+
+static void run_group_norm_grad(const ck_call *call) {
+    const ck_nn *k = call->state;
+    groups v = groups_of_call(call);
+    int64_t count = v.n * v.pixels * v.c;
+    const float *x = call->src[0], *packed = call->src[3], *dy = call->src[4];
+    float *dx = call->dst, *dgain = dx + count, *dbias = dgain + v.c;
+#pragma omp parallel if (count > PIECE)
+    {
+#pragma omp for
+        for (int64_t n = 0; n < v.n; n++) set_statistics(&v, n, packed + count);
+#pragma omp for
+        for (int64_t p = 0; p < v.n * v.pieces; p++) {
+            size_t rows;
+            int64_t at = piece_at(&v, p, &rows);
+            ck_nn_norm norm = norm_of(call, &v, p / v.pieces);
+            double *sum = sums_of(&v, p);
+            memset(sum, 0, (size_t)(2 * v.c) * sizeof *sum);
+            k->norm_sums(&norm, sum, sum + v.c, x + at, dy + at, rows);
+        }
+#pragma omp for
+        for (int64_t n = 0; n < v.n; n++) find_means(&v, n, call->src[1]);
+#pragma omp for
+        for (int64_t i = 0; i < v.c; i++) {
+            double gain = 0, bias = 0;
+            for (int64_t n = 0; n < v.n; n++) {
+                bias += sums_of(&v, n * v.pieces)[i];
+                gain += sums_of(&v, n * v.pieces)[v.c + i];
+            }
+            dgain[i] = (float)gain;
+            dbias[i] = (float)bias;
+        }
+#pragma omp for
+        for (int64_t p = 0; p < v.n * v.pieces; p++) {
+            size_t rows;
+            int64_t at = piece_at(&v, p, &rows), image = p / v.pieces;
+            ck_nn_norm norm = norm_of(call, &v, image);
+            k->norm_grad(&norm, dx + at, x + at, dy + at, v.first + image * v.c,
+                         v.second + image * v.c, rows);
+        }
+    }
+}
+
+/* ---- Layer norm: scratch memory holds gain and bias where there are none, and the sums ---- */
+
+typedef struct layer {
+    int64_t n, c, rows, pieces;
+    float *one, *zero; /* c */
+    double *sums;      /* pieces x 2 x c */
+} layer;
+
+static layer layer_of(const ck_graph *g, ck_node n) {
+    ck_shape s = ck_node_shape(g, g->nodes[n].src[0]);
+    int64_t c = last_of(&s);
+    layer v = {.n = ck_shape_count(&s) / c, .c = c, .rows = rows_of(c)};
+    v.pieces = pieces_of(v.n, v.rows);
+    return v;
+}
+
+static size_t layer_norm_scratch(const ck_graph *g, ck_node n) {
+    layer v = layer_of(g, n);
+    return (size_t)(v.pieces * 2 * v.c) * sizeof(double) + (size_t)(2 * v.c) * sizeof(float);
+}
+
+static layer layer_of_call(const ck_call *call) {
+    layer v = layer_of(call->graph, call->node);
+    v.sums = call->scratch;
+    v.one = (float *)(v.sums + v.pieces * 2 * v.c);
+    v.zero = v.one + v.c;
+    for (int64_t i = 0; i < v.c; i++) v.one[i] = 1, v.zero[i] = 0;
+    return v;
+}
+
+static void run_layer_norm(const ck_call *call) {
+    const ck_nn *k = call->state;
+    layer v = layer_of_call(call);
+    double eps = ck_call_node(call)->x[0];
+    const float *x = call->src[0], *gain = call->src[1], *bias = call->src[2];
+    float *y = call->dst, *statistics = y + v.n * v.c;
+#pragma omp parallel for if (v.n * v.c > PIECE)
+    for (int64_t r = 0; r < v.n; r++)
+        k->layer_norm(y + r * v.c, statistics + 2 * r, x + r * v.c, gain ? gain : v.one,
+                      bias ? bias : v.zero, eps, (size_t)v.c);
+}
+
+static void run_layer_norm_grad(const ck_call *call) {
+    const ck_nn *k = call->state;
+    layer v = layer_of_call(call);
+    const float *x = call->src[0], *packed = call->src[1], *dy = call->src[2], *gain = call->src[3];
+    const float *statistics = packed + v.n * v.c;
+    float *dx = call->dst, *dgain = dx + v.n * v.c, *dbias = dgain + v.c;
+#pragma omp parallel for if (v.n * v.c > PIECE)
+    for (int64_t p = 0; p < v.pieces; p++) {
+        double *sum = v.sums + p * 2 * v.c;
+        memset(sum, 0, (size_t)(2 * v.c) * sizeof *sum);
+        for (int64_t r = p * v.rows; r < least((p + 1) * v.rows, v.n); r++)
+            k->layer_norm_grad(dx + r * v.c, sum, sum + v.c, x + r * v.c, dy + r * v.c,
+                               gain ? gain : v.one, statistics + 2 * r, (size_t)v.c);
+    }
+    for (int64_t i = 0; i < v.c; i++) {
+        double products = 0, sums = 0;
+        for (int64_t p = 0; p < v.pieces; p++) {
+            products += v.sums[p * 2 * v.c + i];
+            sums += v.sums[(p * 2 + 1) * v.c + i];
+        }
+        dgain[i] = (float)products;
+        dbias[i] = (float)sums;
+    }
+}
+
+/* ---- Attention ---- */
+
+static ck_nn_attention attention_of(const ck_call *call) {
+    const ck_graph_node *n = ck_call_node(call);
+    ck_shape q = ck_call_shape(call, 0), k = ck_call_shape(call, 1);
+    return (ck_nn_attention){.queries = (size_t)q.d[1],
+                             .keys = (size_t)k.d[1],
+                             .channels = (size_t)q.d[2],
+                             .heads = (size_t)n->i[0],
+                             .width = (size_t)(q.d[2] / n->i[0]),
+                             .q = call->src[0],
+                             .k = call->src[1],
+                             .v = call->src[2],
+                             .scale = (float)n->x[0],
+                             .causal = n->i[1]};
+}
+
+static void run_attention(const ck_call *call) {
+    const ck_nn *k = call->state;
+    ck_shape q = ck_call_shape(call, 0);
+    ck_nn_attention a = attention_of(call);
+    a.y = call->dst;
+    a.sums = a.y + ck_shape_count(&q);
+    size_t images = (size_t)q.d[0];
+#pragma omp parallel for collapse(3) schedule(dynamic)
+    for (size_t n = 0; n < images; n++)
+        for (size_t h = 0; h < a.heads; h++)
+            for (size_t t = 0; t < a.queries; t += CK_NN_QUERIES) k->attention(&a, n, h, t);
+}
+
+static void run_attention_grad(const ck_call *call) {
+    const ck_nn *k = call->state;
+    ck_shape q = ck_call_shape(call, 0), keys = ck_call_shape(call, 1);
+    int64_t count = ck_shape_count(&q);
+    ck_nn_attention a = attention_of(call);
+    a.y = (float *)call->src[3];
+    a.sums = a.y + count;
+    a.dy = call->src[4];
+    a.dq = call->dst;
+    a.dk = a.dq + count;
+    a.dv = a.dk + ck_shape_count(&keys);
+    size_t images = (size_t)q.d[0];
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (size_t n = 0; n < images; n++)
+        for (size_t h = 0; h < a.heads; h++) k->attention_grad(&a, n, h);
+}
+
+/* ---- The table ---- */
+
+static const struct {
+    void (*run)(const ck_call *call);
+    bool (*takes)(const ck_graph *g, ck_node n);     /* NULL: all */
+    size_t (*scratch)(const ck_graph *g, ck_node n); /* NULL: none */
+} own[CK_OP_COUNT] = {
+    [CK_OP_UNARY] = {run_unary, takes_unary, NULL},
+    [CK_OP_UNARY_GRAD] = {run_unary, takes_unary, NULL},
+    [CK_OP_AFFINE] = {run_affine, NULL, NULL},
+    [CK_OP_ADD] = {run_binary, NULL, NULL},
+    [CK_OP_MUL] = {run_binary, NULL, NULL},
+    [CK_OP_SUM_TO] = {run_sum_to, takes_sum_to, sum_to_scratch},
+    [CK_OP_GROUP_NORM] = {run_group_norm, NULL, group_norm_scratch},
+    [CK_OP_GROUP_NORM_GRAD] = {run_group_norm_grad, NULL, group_norm_scratch},
+    [CK_OP_LAYER_NORM] = {run_layer_norm, NULL, layer_norm_scratch},
+    [CK_OP_LAYER_NORM_GRAD] = {run_layer_norm_grad, NULL, layer_norm_scratch},
+    [CK_OP_GEGLU] = {run_geglu, NULL, NULL},
+    [CK_OP_GEGLU_GRAD] = {run_geglu_grad, NULL, NULL},
+    [CK_OP_ATTENTION] = {run_attention, NULL, NULL},
+    [CK_OP_ATTENTION_GRAD] = {run_attention_grad, NULL, NULL},
+};
+
+ck_status ck_simd_prepare(const ck_graph *g, ck_node n, ck_kernel *kernel, bool *done,
+                          ck_error *err) {
+    ck_op op = g->nodes[n].op;
+    *done = own[op].run && (!own[op].takes || own[op].takes(g, n));
+    if (!*done) return CK_OK;
+    const ck_nn *k = ck_nn_best();
+    if (!k) return ck_fail(err, CK_USAGE, "CK_ISA names no instruction set of this processor");
+    *kernel = (ck_kernel){.run = own[op].run,
+                          .scratch = own[op].scratch ? own[op].scratch(g, n) : 0,
+                          .state = (void *)k};
+    return CK_OK;
+}

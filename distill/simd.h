@@ -1,0 +1,20 @@
+/* Own kernels in vectors (kernels/nn.h) for what oneDNN does not do, or not as well.
+ *
+ *   bool done;
+ *   CK_TRY(ck_simd_prepare(g, n, &kernel, &done, err));
+ *   if (!done) ... the node is not for them ...
+ *
+ * Sums are cut into pieces by the shapes alone, so the bits do not depend on the number of threads.
+ */
+#ifndef CK_SIMD_H
+#define CK_SIMD_H
+
+#include "distill/backend.h"
+
+/* Unary functions but roots and the like, affine, add, mul, sums, norms, GEGLU, attention, and
+ * their gradients; for others *done is false. CK_USAGE when CK_ISA asks for an instruction set
+ * that the processor has not. */
+ck_status ck_simd_prepare(const ck_graph *g, ck_node n, ck_kernel *kernel, bool *done,
+                          ck_error *err);
+
+#endif

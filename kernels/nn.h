@@ -1,0 +1,103 @@
+/* Neural network kernels in f32 but for products of matrices: one table of functions per
+ * instruction set.
+ *
+ *   const ck_nn *k = ck_nn_best();
+ *   k->unary[CK_NN_SILU](y, x, n);
+ *
+ * Each runs on one thread over what it is given; who calls shares out rows, images and heads. The
+ * bits are the same in every run but not in every table. Functions of e are off by 2e-7 relative
+ * at most; NaN stays NaN. Arrays need no alignment; results overlap no sources, unless they are the
+ * same array, which element by element is allowed.
+ */
+#ifndef CK_NN_H
+#define CK_NN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef enum ck_nn_unary {
+    CK_NN_SILU,       /* x / (1 + e^-x) */
+    CK_NN_GELU,       /* x P(z < x), z normal */
+    CK_NN_GELU_TANH,  /* x / (1 + e^-u), u = sqrt(8 / pi) (x + 0.044715 x^3) */
+    CK_NN_QUICK_GELU, /* x / (1 + e^(-1.702 x)) */
+    CK_NN_EXP,
+    CK_NN_UNARIES
+} ck_nn_unary;
+
+/* What a norm does to each of n channels: (x - mean) scale gain + bias, then silu if that is set.
+ */
+typedef struct ck_nn_norm {
+    const float *mean, *scale, *gain, *bias;
+    size_t n;
+    bool silu;
+} ck_nn_norm;
+
+/* Attention: image after image, tokens of `channels` numbers, of which a head has `width`, at most
+ * CK_NN_HEAD. Row t of sums is the logarithm of the sum of exponentials of query t's scores; there
+ * is one for each image, head and query. Causal: query t sees keys 0 to t. */
+enum { CK_NN_HEAD = 512, CK_NN_QUERIES = 64 };
+
+typedef struct ck_nn_attention {
+    size_t queries, keys, channels, heads, width;
+    const float *q, *k, *v; /* tokens x channels for each image */
+    float scale;
+    bool causal;
+    float *y, *sums; /* written forward, read backward */
+    const float *dy; /* backward only, as the rest */
+    float *dq, *dk, *dv;
+} ck_nn_attention;
+
+typedef struct ck_nn {
+    const char *isa; /* "portable", "avx2", "avx512" */
+
+    /* y = f(x); dx = dy f'(x); n elements */
+    void (*unary[CK_NN_UNARIES])(float *y, const float *x, size_t n);
+    void (*unary_grad[CK_NN_UNARIES])(float *dx, const float *x, const float *dy, size_t n);
+
+    /* y = factor x + offset */
+    void (*affine)(float *y, const float *x, float factor, float offset, size_t n);
+    void (*add)(float *y, const float *a, const float *b, size_t n);
+    void (*multiply)(float *y, const float *a, const float *b, size_t n);
+
+    /* y = value gelu(gate), n elements */
+    void (*geglu)(float *y, const float *value, const float *gate, size_t n);
+    void (*geglu_grad)(float *dvalue, float *dgate, const float *value, const float *gate,
+                       const float *dy, size_t n);
+
+    /* The sum of n elements. */
+    double (*total)(const float *x, size_t n);
+    /* sum[c] += the sum of column c, squares[c] (if it is not NULL) that of its squares; n columns,
+     * rows `stride` elements apart. */
+    void (*columns)(double *sum, double *squares, const float *x, size_t rows, size_t n,
+                    size_t stride);
+
+    /* Rows of v->n elements, one after the other. */
+    void (*norm)(const ck_nn_norm *v, float *y, const float *x, size_t rows);
+    /* With dz the gradient of what silu is applied to and xhat = (x - mean) scale:
+     * sum[c] += dz, product[c] += dz xhat. */
+    void (*norm_sums)(const ck_nn_norm *v, double *sum, double *product, const float *x,
+                      const float *dy, size_t rows);
+    /* dx = scale (gain dz - first - xhat second), all by channel. */
+    void (*norm_grad)(const ck_nn_norm *v, float *dx, const float *x, const float *dy,
+                      const float *first, const float *second, size_t rows);
+
+    /* Layer norm of a row: y = (x - mean) scale gain + bias with scale = 1 / sqrt(variance + eps);
+     * mean and scale go to statistics. */
+    void (*layer_norm)(float *y, float statistics[2], const float *x, const float *gain,
+                       const float *bias, double eps, size_t n);
+    /* dx of a row; dgain += dy xhat, dbias += dy. */
+    void (*layer_norm_grad)(float *dx, double *dgain, double *dbias, const float *x,
+                            const float *dy, const float *gain, const float statistics[2],
+                            size_t n);
+
+    /* Queries first to first + CK_NN_QUERIES - 1 (as far as there are so many). */
+    void (*attention)(const ck_nn_attention *a, size_t image, size_t head, size_t first);
+    /* All of dq, dk and dv of one head. */
+    void (*attention_grad)(const ck_nn_attention *a, size_t image, size_t head);
+} ck_nn;
+
+/* As ck_kernels_all and ck_kernels_best. */
+const ck_nn *const *ck_nn_all(size_t *count);
+const ck_nn *ck_nn_best(void);
+
+#endif

@@ -1,0 +1,543 @@
+/* Neural network kernels, written once. Included by nn_ISA.c after these macros are defined:
+ *
+ *   SUFFIX       appended to the table's name
+ *   TARGET       function attribute that allows the instruction set
+ *   VL           f32 elements in a vector
+ *   FMA(a,b,c), VECTOR_FMA(a,b,c)   a * b + c of floats and of vectors, fused where that is one
+ *                instruction
+ *   VECTORS      vectors of a row that the product of matrices keeps in registers, for four rows
+ *
+ * Loops are plain and branchless; the compiler makes vectors of them (omp simd). Only the product
+ * says itself what is in registers.
+ */
+#include "kernels/nn.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline)) TARGET
+#define SIMD   _Pragma("omp simd")
+
+/* ---- Functions of e ---- */
+
+/* e^x = 2^n e^r, with n the nearest integer to x / ln 2: a polynomial of degree 6 for e^r (fitted;
+ * off by 3e-9), and n put into the exponent, one less than it is so that 2^128 can be had. Below
+ * e^-87.3 it is 0. Comparisons are such that NaN passes. */
+INLINE float exponential(float x) {
+    x = x > 89.f ? 89.f : x;
+    x = x < -87.3f ? -87.3f : x;
+    float rounded = FMA(x, 1.44269504f, 0x1.8p23f), n = rounded - 0x1.8p23f;
+    float r = FMA(n, -0.693115234f, x); /* ln 2 in two parts: the first product is exact */
+    r = FMA(n, -3.19461850e-5f, r);
+    float p = FMA(r, 0.00138144669f, 0.00836878041f);
+    p = FMA(p, r, 0.0416683942f);
+    p = FMA(p, r, 0.166665201f);
+    p = FMA(p, r, 0.499999934f);
+    p = FMA(p * r, r, r) + 1;
+    uint32_t bits; /* n stands in the lowest of `rounded` */
+    memcpy(&bits, &rounded, sizeof bits);
+    bits = (bits << 23) + (126u << 23);
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power * 2;
+}
+
+INLINE float sigmoid(float x) {
+    return 1 / (1 + exponential(-x));
+}
+
+/* P(z < x) of a normal z, and its density. The upper tail is the density times a polynomial in
+ * 1 / (1 + 0.3 x): the form of Abramowitz and Stegun 26.2.17, fitted for an error of 1.5e-7
+ * relative. */
+INLINE float normal(float x, float *density) {
+    float t = 1 / FMA(fabsf(x), 0.3f, 1.f);
+    float p = FMA(t, 0.0356746806f, -0.157202671f);
+    p = FMA(p, t, 0.206352762f);
+    p = FMA(p, t, -0.0536829311f);
+    p = FMA(p, t, 0.128561236f);
+    p = FMA(p, t, 0.0999136138f);
+    p = FMA(p, t, 0.120753936f);
+    p = FMA(p, t, 0.1196293f);
+    float e = exponential(-0.5f * x * x), tail = e * p * t;
+    *density = e * 0.398942280f;
+    return x > 0 ? 1 - tail : tail;
+}
+
+/* ---- Element by element ---- */
+
+INLINE float silu(float x) {
+    return x * sigmoid(x);
+}
+
+INLINE float silu_slope(float x) {
+    float s = sigmoid(x);
+    return s * FMA(x, 1 - s, 1.f);
+}
+
+INLINE float gelu(float x) {
+    float density;
+    return x * normal(x, &density);
+}
+
+INLINE float gelu_slope(float x) {
+    float density, p = normal(x, &density);
+    return FMA(x, density, p);
+}
+
+INLINE float gelu_tanh(float x) {
+    return x * sigmoid(1.59576912f * FMA(0.044715f * x * x, x, x));
+}
+
+INLINE float gelu_tanh_slope(float x) {
+    float s = sigmoid(1.59576912f * FMA(0.044715f * x * x, x, x));
+    return FMA(x * s * (1 - s), 1.59576912f * FMA(3 * 0.044715f * x, x, 1.f), s);
+}
+
+INLINE float quick_gelu(float x) {
+    return x * sigmoid(1.702f * x);
+}
+
+INLINE float quick_gelu_slope(float x) {
+    float s = sigmoid(1.702f * x);
+    return s * FMA(1.702f * x, 1 - s, 1.f);
+}
+
+#define UNARY(NAME, SLOPE)                                                                         \
+    TARGET static void run_##NAME(float *y, const float *x, size_t n) {                            \
+        SIMD for (size_t i = 0; i < n; i++) y[i] = NAME(x[i]);                                     \
+    }                                                                                              \
+    TARGET static void run_##NAME##_grad(float *dx, const float *x, const float *dy, size_t n) {   \
+        SIMD for (size_t i = 0; i < n; i++) dx[i] = dy[i] * SLOPE(x[i]);                           \
+    }
+
+UNARY(silu, silu_slope)
+UNARY(gelu, gelu_slope)
+UNARY(gelu_tanh, gelu_tanh_slope)
+UNARY(quick_gelu, quick_gelu_slope)
+UNARY(exponential, exponential)
+
+TARGET static void affine(float *y, const float *x, float factor, float offset, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) y[i] = FMA(x[i], factor, offset);
+}
+
+TARGET static void add(float *y, const float *a, const float *b, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) y[i] = a[i] + b[i];
+}
+
+TARGET static void multiply(float *y, const float *a, const float *b, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) y[i] = a[i] * b[i];
+}
+
+TARGET static void geglu(float *y, const float *value, const float *gate, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) y[i] = value[i] * gelu(gate[i]);
+}
+
+TARGET static void geglu_grad(float *dvalue, float *dgate, const float *value, const float *gate,
+                              const float *dy, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) {
+        float density, x = gate[i], p = normal(x, &density), d = dy[i], v = value[i];
+        dvalue[i] = d * x * p;
+        dgate[i] = d * v * FMA(x, density, p);
+    }
+}
+
+/* ---- Sums, in double ---- */
+
+TARGET static double total(const float *x, size_t n) {
+    double sum = 0;
+    _Pragma("omp simd reduction(+ : sum)") for (size_t i = 0; i < n; i++) sum += (double)x[i];
+    return sum;
+}
+
+/* Four rows at a time: sums are loaded and stored less often. */
+TARGET static void columns(double *sum, double *squares, const float *x, size_t rows, size_t n,
+                           size_t stride) {
+    size_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+        const float *a = x + r * stride, *b = a + stride, *c = b + stride, *d = c + stride;
+        SIMD for (size_t i = 0; i < n; i++) {
+            sum[i] += ((double)a[i] + b[i]) + ((double)c[i] + d[i]);
+        }
+        if (!squares) continue;
+        SIMD for (size_t i = 0; i < n; i++) {
+            squares[i] += ((double)a[i] * a[i] + (double)b[i] * b[i]) +
+                          ((double)c[i] * c[i] + (double)d[i] * d[i]);
+        }
+    }
+    for (; r < rows; r++) {
+        const float *a = x + r * stride;
+        SIMD for (size_t i = 0; i < n; i++) sum[i] += (double)a[i];
+        if (!squares) continue;
+        SIMD for (size_t i = 0; i < n; i++) squares[i] += (double)a[i] * a[i];
+    }
+}
+
+/* ---- Norms by channel ---- */
+
+TARGET static void norm(const ck_nn_norm *v, float *y, const float *x, size_t rows) {
+    const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
+    size_t n = v->n;
+    for (size_t r = 0; r < rows; r++, x += n, y += n)
+        if (v->silu) {
+            SIMD for (size_t i = 0; i < n; i++) y[i] =
+                silu(FMA((x[i] - mean[i]) * scale[i], gain[i], bias[i]));
+        } else {
+            SIMD for (size_t i = 0; i < n; i++) y[i] =
+                FMA((x[i] - mean[i]) * scale[i], gain[i], bias[i]);
+        }
+}
+
+TARGET static void norm_sums(const ck_nn_norm *v, double *sum, double *product, const float *x,
+                             const float *dy, size_t rows) {
+    const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
+    size_t n = v->n;
+    for (size_t r = 0; r < rows; r++, x += n, dy += n)
+        if (v->silu) {
+            SIMD for (size_t i = 0; i < n; i++) {
+                float xhat = (x[i] - mean[i]) * scale[i];
+                float dz = dy[i] * silu_slope(FMA(xhat, gain[i], bias[i]));
+                sum[i] += (double)dz;
+                product[i] += (double)dz * xhat;
+            }
+        } else {
+            SIMD for (size_t i = 0; i < n; i++) {
+                float xhat = (x[i] - mean[i]) * scale[i];
+                sum[i] += (double)dy[i];
+                product[i] += (double)dy[i] * xhat;
+            }
+        }
+}
+
+TARGET static void norm_grad(const ck_nn_norm *v, float *dx, const float *x, const float *dy,
+                             const float *first, const float *second, size_t rows) {
+    const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
+    size_t n = v->n;
+    for (size_t r = 0; r < rows; r++, x += n, dy += n, dx += n)
+        if (v->silu) {
+            SIMD for (size_t i = 0; i < n; i++) {
+                float xhat = (x[i] - mean[i]) * scale[i];
+                float dz = dy[i] * silu_slope(FMA(xhat, gain[i], bias[i]));
+                dx[i] = scale[i] * (FMA(dz, gain[i], -first[i]) - xhat * second[i]);
+            }
+        } else {
+            SIMD for (size_t i = 0; i < n; i++) {
+                float xhat = (x[i] - mean[i]) * scale[i];
+                dx[i] = scale[i] * (FMA(dy[i], gain[i], -first[i]) - xhat * second[i]);
+            }
+        }
+}
+
+/* ---- Layer norm ---- */
+
+TARGET static void layer_norm(float *y, float statistics[2], const float *x, const float *gain,
+                              const float *bias, double eps, size_t n) {
+    double sum = 0, squares = 0;
+    _Pragma("omp simd reduction(+ : sum, squares)") for (size_t i = 0; i < n; i++) {
+        sum += (double)x[i];
+        squares += (double)x[i] * x[i];
+    }
+    double average = sum / (double)n, variance = squares / (double)n - average * average;
+    float mean = (float)average;
+    float scale = (float)(1 / sqrt((variance > 0 ? variance : 0) + eps));
+    SIMD for (size_t i = 0; i < n; i++) y[i] = FMA((x[i] - mean) * scale, gain[i], bias[i]);
+    statistics[0] = mean;
+    statistics[1] = scale;
+}
+
+TARGET static void layer_norm_grad(float *dx, double *dgain, double *dbias, const float *x,
+                                   const float *dy, const float *gain, const float statistics[2],
+                                   size_t n) {
+    float mean = statistics[0], scale = statistics[1];
+    double sum = 0, product = 0;
+    _Pragma("omp simd reduction(+ : sum, product)") for (size_t i = 0; i < n; i++) {
+        float xhat = (x[i] - mean) * scale, d = dy[i] * gain[i];
+        sum += (double)d;
+        product += (double)d * xhat;
+        dgain[i] += (double)dy[i] * xhat;
+        dbias[i] += (double)dy[i];
+    }
+    float first = (float)(sum / (double)n), second = (float)(product / (double)n);
+    SIMD for (size_t i = 0; i < n; i++) {
+        float xhat = (x[i] - mean) * scale;
+        dx[i] = scale * (FMA(dy[i], gain[i], -first) - xhat * second);
+    }
+}
+
+/* ---- Products of small matrices ---- */
+
+typedef float vf __attribute__((vector_size(4 * VL)));
+
+INLINE vf load(const float *p) {
+    vf x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#endif
+
+/* A matrix whose element (i, j) is at[i * row + j * column]. */
+typedef struct matrix {
+    const float *at;
+    size_t row, column;
+} matrix;
+
+/* `rows` rows of `vectors` vectors (both known when this is compiled):
+ * c = a b + (add ? c : 0), over k. */
+INLINE void tile(int rows, int vectors, float *c, size_t stride, matrix a, const float *b,
+                 size_t b_stride, size_t k, bool add) {
+    vf sum[4][4];
+    UNROLLED for (int i = 0; i < rows; i++) UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] =
+        add ? load(c + (size_t)i * stride + (size_t)j * VL) : (vf){0};
+    for (size_t x = 0; x < k; x++) {
+        vf right[4];
+        UNROLLED for (int j = 0; j < vectors; j++) right[j] =
+            load(b + x * b_stride + (size_t)j * VL);
+        UNROLLED for (int i = 0; i < rows; i++) {
+            vf left = a.at[(size_t)i * a.row + x * a.column] - (vf){0};
+            UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] =
+                VECTOR_FMA(left, right[j], sum[i][j]);
+        }
+    }
+    UNROLLED for (int i = 0; i < rows; i++) UNROLLED for (int j = 0; j < vectors; j++)
+        memcpy(c + (size_t)i * stride + (size_t)j * VL, &sum[i][j], sizeof(vf));
+}
+
+INLINE void tiles(int vectors, float *c, size_t stride, matrix a, const float *b, size_t b_stride,
+                  size_t m, size_t k, bool add) {
+    size_t i = 0;
+    for (; i + 4 <= m; i += 4) {
+        tile(4, vectors, c + i * stride, stride, a, b, b_stride, k, add);
+        a.at += 4 * a.row;
+    }
+    for (; i < m; i++, a.at += a.row)
+        tile(1, vectors, c + i * stride, stride, a, b, b_stride, k, add);
+}
+
+/* c (m x n, rows `stride` apart) = a b + (add ? c : 0); a is m x k, b k x n with rows b_stride
+ * apart, n a multiple of 16. */
+TARGET static void product(float *c, size_t stride, matrix a, const float *b, size_t b_stride,
+                           size_t m, size_t n, size_t k, bool add) {
+    size_t j = 0;
+    for (; j + VECTORS * VL <= n; j += VECTORS * VL)
+        tiles(VECTORS, c + j, stride, a, b + j, b_stride, m, k, add);
+#if VECTORS > 2
+    for (; j + 2 * VL <= n; j += 2 * VL) tiles(2, c + j, stride, a, b + j, b_stride, m, k, add);
+    for (; j < n; j += VL) tiles(1, c + j, stride, a, b + j, b_stride, m, k, add);
+#endif
+}
+
+/* ---- Attention ----
+ *
+ * Scores are made for a block of queries and a block of keys at a time and never stored; the
+ * largest and the sum of exponentials of a query are kept up to date along the keys (Milakov and
+ * Gimelshein, 2018; Dao et al., 2022). Backwards they are made again, from the logarithms of the
+ * sums. Blocks are copied: rows are padded to a multiple of 16 with zeros, keys are transposed. */
+
+enum { BLOCK = CK_NN_QUERIES, AREA = BLOCK * 128 };
+
+#define ALIGNED __attribute__((aligned(64)))
+
+typedef struct part {
+    size_t first, n; /* tokens */
+} part;
+
+INLINE size_t padded(size_t n) {
+    return (n + 15) / 16 * 16;
+}
+
+/* Tokens of a block, such that their rows are at most AREA numbers. */
+INLINE size_t block_of(size_t width) {
+    return width <= 128 ? BLOCK : width <= 256 ? BLOCK / 2 : BLOCK / 4;
+}
+
+INLINE part part_at(size_t first, size_t block, size_t count) {
+    return (part){first, count - first < block ? count - first : block};
+}
+
+/* A head's rows of some tokens, times a factor. */
+INLINE void copy_rows(float *to, const float *from, part t, const ck_nn_attention *a,
+                      float factor) {
+    size_t row = padded(a->width);
+    for (size_t i = 0; i < t.n; i++) {
+        const float *x = from + (t.first + i) * a->channels;
+        SIMD for (size_t c = 0; c < a->width; c++) to[i * row + c] = factor * x[c];
+        for (size_t c = a->width; c < row; c++) to[i * row + c] = 0;
+    }
+}
+
+/* The same as columns, as many as a multiple of 16; those without a token are zero. */
+INLINE void copy_columns(float *to, const float *from, part t, const ck_nn_attention *a) {
+    size_t row = padded(t.n);
+    memset(to, 0, padded(a->width) * row * sizeof *to);
+    for (size_t i = 0; i < t.n; i++)
+        for (size_t c = 0; c < a->width; c++)
+            to[c * row + i] = from[(t.first + i) * a->channels + c];
+}
+
+/* How many of some keys a query sees. */
+INLINE size_t seen(const ck_nn_attention *a, size_t query, part keys) {
+    if (!a->causal || query + 1 >= keys.first + keys.n) return keys.n;
+    return query < keys.first ? 0 : query + 1 - keys.first;
+}
+
+typedef struct softmax {
+    float largest, sum; /* of exponentials of scores less the largest */
+} softmax;
+
+/* Scores of one query become exponentials, and zero from `keys` to n. What was gathered in `out`
+ * is scaled to the new largest score. */
+INLINE void exponentials(softmax *s, float *scores, size_t keys, size_t n, float *out,
+                         size_t width) {
+    float largest = s->largest, sum = 0;
+    _Pragma("omp simd reduction(max : largest)") for (size_t j = 0; j < keys; j++) {
+        largest = scores[j] > largest ? scores[j] : largest;
+    }
+    _Pragma("omp simd reduction(+ : sum)") for (size_t j = 0; j < keys; j++) {
+        scores[j] = exponential(scores[j] - largest);
+        sum += scores[j];
+    }
+    for (size_t j = keys; j < n; j++) scores[j] = 0;
+    if (keys == 0) return;
+    float keep = exponential(s->largest - largest);
+    SIMD for (size_t c = 0; c < width; c++) out[c] *= keep;
+    *s = (softmax){largest, s->sum * keep + sum};
+}
+
+/* A block of queries against all keys of the head, whose first numbers q, k and v point to. */
+TARGET static void attend(const ck_nn_attention *a, const float *q, const float *k, const float *v,
+                          part queries, float *y, float *sums) {
+    ALIGNED float rows[AREA], keys[AREA], values[AREA], out[AREA], scores[BLOCK * BLOCK];
+    softmax s[BLOCK];
+    size_t row = padded(a->width);
+    copy_rows(rows, q, queries, a, a->scale);
+    memset(out, 0, queries.n * row * sizeof *out);
+    for (size_t i = 0; i < queries.n; i++) s[i] = (softmax){-INFINITY, 0};
+    for (size_t first = 0; first < a->keys; first += block_of(a->width)) {
+        part t = part_at(first, block_of(a->width), a->keys);
+        if (seen(a, queries.first + queries.n - 1, t) == 0) break;
+        size_t n = padded(t.n);
+        copy_columns(keys, k, t, a);
+        copy_rows(values, v, t, a, 1);
+        product(scores, n, (matrix){rows, row, 1}, keys, n, queries.n, n, a->width, false);
+        for (size_t i = 0; i < queries.n; i++)
+            exponentials(&s[i], scores + i * n, seen(a, queries.first + i, t), n, out + i * row,
+                         row);
+        product(out, row, (matrix){scores, n, 1}, values, row, queries.n, row, t.n, true);
+    }
+    for (size_t i = 0; i < queries.n; i++) {
+        float *to = y + (queries.first + i) * a->channels, scale = 1 / s[i].sum;
+        SIMD for (size_t c = 0; c < a->width; c++) to[c] = scale * out[i * row + c];
+        sums[queries.first + i] = s[i].largest + logf(s[i].sum);
+    }
+}
+
+TARGET static void attention(const ck_nn_attention *a, size_t image, size_t head, size_t first) {
+    size_t q = image * a->queries * a->channels + head * a->width;
+    size_t k = image * a->keys * a->channels + head * a->width;
+    size_t end = a->queries - first < BLOCK ? a->queries : first + BLOCK;
+    float *sums = a->sums + (image * a->heads + head) * a->queries;
+    for (; first < end; first += block_of(a->width))
+        attend(a, a->q + q, a->k + k, a->v + k, part_at(first, block_of(a->width), end), a->y + q,
+               sums);
+}
+
+/* Of one query: scores become probabilities p, and the gradients of probabilities become those of
+ * scores, p (dp - dy y). */
+INLINE void score_gradients(float *scores, float *changes, size_t keys, size_t n, float sum,
+                            float dy_y) {
+    SIMD for (size_t j = 0; j < keys; j++) {
+        scores[j] = exponential(scores[j] - sum);
+        changes[j] = scores[j] * (changes[j] - dy_y);
+    }
+    for (size_t j = keys; j < n; j++) scores[j] = changes[j] = 0;
+}
+
+INLINE float inner(const float *x, const float *y, size_t n) {
+    float sum = 0;
+    _Pragma("omp simd reduction(+ : sum)") for (size_t i = 0; i < n; i++) sum += x[i] * y[i];
+    return sum;
+}
+
+TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t head) {
+    ALIGNED float q[AREA], k[AREA], dy[AREA], keys[AREA], values[AREA];
+    ALIGNED float dq[AREA], dk[AREA], dv[AREA], scores[BLOCK * BLOCK], changes[BLOCK * BLOCK];
+    size_t at_q = image * a->queries * a->channels + head * a->width;
+    size_t at_k = image * a->keys * a->channels + head * a->width;
+    const float *sums = a->sums + (image * a->heads + head) * a->queries;
+    size_t row = padded(a->width), block = block_of(a->width);
+    for (size_t i = 0; i < a->queries; i++)
+        memset(a->dq + at_q + i * a->channels, 0, a->width * sizeof(float));
+    for (size_t first = 0; first < a->keys; first += block) {
+        part t = part_at(first, block, a->keys);
+        size_t n = padded(t.n);
+        copy_rows(k, a->k + at_k, t, a, 1);
+        copy_columns(keys, a->k + at_k, t, a);
+        copy_columns(values, a->v + at_k, t, a);
+        memset(dk, 0, t.n * row * sizeof *dk);
+        memset(dv, 0, t.n * row * sizeof *dv);
+        for (size_t begin = 0; begin < a->queries; begin += block) {
+            part u = part_at(begin, block, a->queries);
+            if (seen(a, u.first + u.n - 1, t) == 0) continue;
+            copy_rows(q, a->q + at_q, u, a, a->scale);
+            copy_rows(dy, a->dy + at_q, u, a, 1);
+            product(scores, n, (matrix){q, row, 1}, keys, n, u.n, n, a->width, false);
+            product(changes, n, (matrix){dy, row, 1}, values, n, u.n, n, a->width, false);
+            for (size_t i = 0; i < u.n; i++) {
+                const float *y = a->y + at_q + (u.first + i) * a->channels;
+                score_gradients(scores + i * n, changes + i * n, seen(a, u.first + i, t), n,
+                                sums[u.first + i], inner(dy + i * row, y, a->width));
+            }
+            product(dv, row, (matrix){scores, 1, n}, dy, row, t.n, row, u.n, true);
+            product(dk, row, (matrix){changes, 1, n}, q, row, t.n, row, u.n, true);
+            product(dq, row, (matrix){changes, n, 1}, k, row, u.n, row, t.n, false);
+            for (size_t i = 0; i < u.n; i++) {
+                float *to = a->dq + at_q + (u.first + i) * a->channels;
+                SIMD for (size_t c = 0; c < a->width; c++) to[c] += a->scale * dq[i * row + c];
+            }
+        }
+        for (size_t i = 0; i < t.n; i++) {
+            size_t to = at_k + (t.first + i) * a->channels;
+            memcpy(a->dk + to, dk + i * row, a->width * sizeof(float));
+            memcpy(a->dv + to, dv + i * row, a->width * sizeof(float));
+        }
+    }
+}
+
+#define TABLE_NAME_(suffix) ck_nn_##suffix
+#define TABLE_NAME(suffix)  TABLE_NAME_(suffix)
+#define STRING_(x)          #x
+#define STRING(x)           STRING_(x)
+
+extern const ck_nn TABLE_NAME(SUFFIX);
+const ck_nn TABLE_NAME(SUFFIX) = {
+    .isa = STRING(SUFFIX),
+    .unary = {[CK_NN_SILU] = run_silu,
+              [CK_NN_GELU] = run_gelu,
+              [CK_NN_GELU_TANH] = run_gelu_tanh,
+              [CK_NN_QUICK_GELU] = run_quick_gelu,
+              [CK_NN_EXP] = run_exponential},
+    .unary_grad = {[CK_NN_SILU] = run_silu_grad,
+                   [CK_NN_GELU] = run_gelu_grad,
+                   [CK_NN_GELU_TANH] = run_gelu_tanh_grad,
+                   [CK_NN_QUICK_GELU] = run_quick_gelu_grad,
+                   [CK_NN_EXP] = run_exponential_grad},
+    .affine = affine,
+    .add = add,
+    .multiply = multiply,
+    .geglu = geglu,
+    .geglu_grad = geglu_grad,
+    .total = total,
+    .columns = columns,
+    .norm = norm,
+    .norm_sums = norm_sums,
+    .norm_grad = norm_grad,
+    .layer_norm = layer_norm,
+    .layer_norm_grad = layer_norm_grad,
+    .attention = attention,
+    .attention_grad = attention_grad,
+};
