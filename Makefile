@@ -71,6 +71,10 @@ $(BUILD)/flags: FORCE
 	@echo '$(FLAGS_NOW)' | cmp -s - $@ || echo '$(FLAGS_NOW)' > $@
 .PHONY: FORCE
 
+# Nobody looks at floating-point flags, or at errno after a root: so that loops with comparisons and
+# roots become vectors.
+$(BUILD)/kernels/nn_%.o $(BUILD)/distill/%.o: ALL_CFLAGS += -fno-math-errno -fno-trapping-math
+
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<

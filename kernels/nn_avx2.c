@@ -5,7 +5,6 @@
 #define SUFFIX              avx2
 #define TARGET              __attribute__((target("avx2,fma")))
 #define VL                  8
-#define VECTORS             2
 #define FMA(a, b, c)        __builtin_fmaf(a, b, c)
 #define VECTOR_FMA(a, b, c) ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 

@@ -5,7 +5,6 @@
 #define SUFFIX              avx512
 #define TARGET              __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define VL                  16
-#define VECTORS             4
 #define FMA(a, b, c)        __builtin_fmaf(a, b, c)
 #define VECTOR_FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 

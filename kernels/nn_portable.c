@@ -2,7 +2,6 @@
 #define SUFFIX portable
 #define TARGET
 #define VL                  4
-#define VECTORS             2
 #define FMA(a, b, c)        ((a) * (b) + (c))
 #define VECTOR_FMA(a, b, c) ((a) * (b) + (c))
 

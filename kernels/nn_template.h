@@ -5,7 +5,6 @@
  *   VL           f32 elements in a vector
  *   FMA(a,b,c), VECTOR_FMA(a,b,c)   a * b + c of floats and of vectors, fused where that is one
  *                instruction
- *   VECTORS      vectors of a row that the product of matrices keeps in registers, for four rows
  *
  * Loops are plain and branchless; the compiler makes vectors of them (omp simd). Only the product
  * says itself what is in registers.
@@ -23,10 +22,10 @@
 
 /* e^x = 2^n e^r, with n the nearest integer to x / ln 2: a polynomial of degree 6 for e^r (fitted;
  * off by 3e-9), and n put into the exponent, one less than it is so that 2^128 can be had. Below
- * e^-87.3 it is 0. Comparisons are such that NaN passes. */
+ * e^-87.3 it is 0. Comparisons are those of the processor's min and max, and NaN passes. */
 INLINE float exponential(float x) {
-    x = x > 89.f ? 89.f : x;
-    x = x < -87.3f ? -87.3f : x;
+    x = 89.f < x ? 89.f : x;
+    x = -87.3f > x ? -87.3f : x;
     float rounded = FMA(x, 1.44269504f, 0x1.8p23f), n = rounded - 0x1.8p23f;
     float r = FMA(n, -0.693115234f, x); /* ln 2 in two parts: the first product is exact */
     r = FMA(n, -3.19461850e-5f, r);
@@ -286,48 +285,67 @@ typedef struct matrix {
     size_t row, column;
 } matrix;
 
-/* `rows` rows of `vectors` vectors (both known when this is compiled):
- * c = a b + (add ? c : 0), over k. */
-INLINE void tile(int rows, int vectors, float *c, size_t stride, matrix a, const float *b,
-                 size_t b_stride, size_t k, bool add) {
-    vf sum[4][4];
-    UNROLLED for (int i = 0; i < rows; i++) UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] =
-        add ? load(c + (size_t)i * stride + (size_t)j * VL) : (vf){0};
-    for (size_t x = 0; x < k; x++) {
-        vf right[4];
-        UNROLLED for (int j = 0; j < vectors; j++) right[j] =
-            load(b + x * b_stride + (size_t)j * VL);
-        UNROLLED for (int i = 0; i < rows; i++) {
-            vf left = a.at[(size_t)i * a.row + x * a.column] - (vf){0};
-            UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] =
-                VECTOR_FMA(left, right[j], sum[i][j]);
-        }
+/* tile_ROWS_WIDTH: so many rows of so many vectors, the sums in registers: c = a b + (add ? c : 0),
+ * over k. (A macro, because clang unrolls loops before it knows what an inline function is given.)
+ */
+#define TILE(ROWS, WIDTH)                                                                          \
+    INLINE void tile_##ROWS##_##WIDTH(float *c, size_t stride, matrix a, const float *b,           \
+                                      size_t b_stride, size_t k, bool add) {                       \
+        vf sum[ROWS][WIDTH], right[WIDTH];                                                         \
+        UNROLLED for (size_t i = 0; i < ROWS; i++) {                                               \
+            UNROLLED for (size_t j = 0; j < WIDTH; j++) {                                          \
+                sum[i][j] = add ? load(c + i * stride + j * VL) : (vf){0};                         \
+            }                                                                                      \
+        }                                                                                          \
+        for (size_t x = 0; x < k; x++) {                                                           \
+            UNROLLED for (size_t j = 0; j < WIDTH; j++) {                                          \
+                right[j] = load(b + x * b_stride + j * VL);                                        \
+            }                                                                                      \
+            UNROLLED for (size_t i = 0; i < ROWS; i++) {                                           \
+                vf left = a.at[i * a.row + x * a.column] - (vf){0};                                \
+                UNROLLED for (size_t j = 0; j < WIDTH; j++) {                                      \
+                    sum[i][j] = VECTOR_FMA(left, right[j], sum[i][j]);                             \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        UNROLLED for (size_t i = 0; i < ROWS; i++) {                                               \
+            UNROLLED for (size_t j = 0; j < WIDTH; j++) {                                          \
+                memcpy(c + i * stride + j * VL, &sum[i][j], sizeof(vf));                           \
+            }                                                                                      \
+        }                                                                                          \
     }
-    UNROLLED for (int i = 0; i < rows; i++) UNROLLED for (int j = 0; j < vectors; j++)
-        memcpy(c + (size_t)i * stride + (size_t)j * VL, &sum[i][j], sizeof(vf));
-}
 
-INLINE void tiles(int vectors, float *c, size_t stride, matrix a, const float *b, size_t b_stride,
-                  size_t m, size_t k, bool add) {
-    size_t i = 0;
-    for (; i + 4 <= m; i += 4) {
-        tile(4, vectors, c + i * stride, stride, a, b, b_stride, k, add);
-        a.at += 4 * a.row;
+/* tiles_WIDTH: m rows of so many vectors. */
+#define TILES(ROWS, WIDTH)                                                                         \
+    TILE(ROWS, WIDTH)                                                                              \
+    TILE(1, WIDTH)                                                                                 \
+    INLINE void tiles_##WIDTH(float *c, size_t stride, matrix a, const float *b, size_t b_stride,  \
+                              size_t m, size_t k, bool add) {                                      \
+        size_t i = 0;                                                                              \
+        for (; i + ROWS <= m; i += ROWS, a.at += ROWS * a.row)                                     \
+            tile_##ROWS##_##WIDTH(c + i * stride, stride, a, b, b_stride, k, add);                 \
+        for (; i < m; i++, a.at += a.row)                                                          \
+            tile_1_##WIDTH(c + i * stride, stride, a, b, b_stride, k, add);                        \
     }
-    for (; i < m; i++, a.at += a.row)
-        tile(1, vectors, c + i * stride, stride, a, b, b_stride, k, add);
-}
+
+/* As many sums as hide the latency of an addition, and not more than there are registers. */
+#if VL == 16
+TILES(4, 4)
+TILES(8, 1)
+#endif
+TILES(4, 2)
 
 /* c (m x n, rows `stride` apart) = a b + (add ? c : 0); a is m x k, b k x n with rows b_stride
  * apart, n a multiple of 16. */
 TARGET static void product(float *c, size_t stride, matrix a, const float *b, size_t b_stride,
                            size_t m, size_t n, size_t k, bool add) {
     size_t j = 0;
-    for (; j + VECTORS * VL <= n; j += VECTORS * VL)
-        tiles(VECTORS, c + j, stride, a, b + j, b_stride, m, k, add);
-#if VECTORS > 2
-    for (; j + 2 * VL <= n; j += 2 * VL) tiles(2, c + j, stride, a, b + j, b_stride, m, k, add);
-    for (; j < n; j += VL) tiles(1, c + j, stride, a, b + j, b_stride, m, k, add);
+#if VL == 16
+    for (; j + 4 * VL <= n; j += 4 * VL) tiles_4(c + j, stride, a, b + j, b_stride, m, k, add);
+#endif
+    for (; j + 2 * VL <= n; j += 2 * VL) tiles_2(c + j, stride, a, b + j, b_stride, m, k, add);
+#if VL == 16
+    if (j < n) tiles_1(c + j, stride, a, b + j, b_stride, m, k, add);
 #endif
 }
 
@@ -389,21 +407,58 @@ typedef struct softmax {
     float largest, sum; /* of exponentials of scores less the largest */
 } softmax;
 
-/* Scores of one query become exponentials, and zero from `keys` to n. What was gathered in `out`
- * is scaled to the new largest score. */
-INLINE void exponentials(softmax *s, float *scores, size_t keys, size_t n, float *out,
-                         size_t width) {
-    float largest = s->largest, sum = 0;
-    _Pragma("omp simd reduction(max : largest)") for (size_t j = 0; j < keys; j++) {
-        largest = scores[j] > largest ? scores[j] : largest;
+/* Scores of keys that a query does not see get what e^ makes 0 of. n, here and below, is a multiple
+ * of 16. */
+INLINE void hide(float *scores, size_t keys, size_t n) {
+    for (size_t j = keys; j < n; j++) scores[j] = -INFINITY;
+}
+
+/* The lanes of a vector to one number, by halves: what omp simd does, one lane after the other,
+ * takes longer than the exponentials of a block. */
+#define BY_HALVES(lane, i, j, expression)                                                          \
+    UNROLLED for (int level = 1; level <= 4; level++) {                                            \
+        UNROLLED for (int i = 0; i < VL >> level; i++) {                                           \
+            int j = i + (VL >> level);                                                             \
+            lane[i] = expression;                                                                  \
+        }                                                                                          \
     }
-    _Pragma("omp simd reduction(+ : sum)") for (size_t j = 0; j < keys; j++) {
-        scores[j] = exponential(scores[j] - largest);
-        sum += scores[j];
+
+/* The largest of n numbers and one more. */
+INLINE float largest_of(const float *x, size_t n, float one) {
+    float lane[VL];
+    SIMD for (int l = 0; l < VL; l++) lane[l] = one;
+    for (size_t j = 0; j < n; j += VL, x += VL) {
+        SIMD for (int l = 0; l < VL; l++) lane[l] = x[l] > lane[l] ? x[l] : lane[l];
     }
-    for (size_t j = keys; j < n; j++) scores[j] = 0;
-    if (keys == 0) return;
-    float keep = exponential(s->largest - largest);
+    BY_HALVES(lane, i, j, lane[i] > lane[j] ? lane[i] : lane[j])
+    return lane[0];
+}
+
+/* x becomes e^(x - largest); returns the sum. */
+INLINE float exponentials(float *x, size_t n, float largest) {
+    float lane[VL];
+    SIMD for (int l = 0; l < VL; l++) lane[l] = 0;
+    for (size_t j = 0; j < n; j += VL, x += VL) {
+        SIMD for (int l = 0; l < VL; l++) {
+            x[l] = exponential(x[l] - largest);
+            lane[l] += x[l];
+        }
+    }
+    BY_HALVES(lane, i, j, lane[i] + lane[j])
+    return lane[0];
+}
+
+/* Scores of one query become exponentials. What was gathered in `out` is scaled to the new largest
+ * score. */
+INLINE void take_scores(softmax *s, float *scores, size_t keys, size_t n, float *out,
+                        size_t width) {
+    if (keys == 0) { /* all before them were seen, or none is at all */
+        memset(scores, 0, n * sizeof *scores);
+        return;
+    }
+    hide(scores, keys, n);
+    float largest = largest_of(scores, n, s->largest);
+    float sum = exponentials(scores, n, largest), keep = exponential(s->largest - largest);
     SIMD for (size_t c = 0; c < width; c++) out[c] *= keep;
     *s = (softmax){largest, s->sum * keep + sum};
 }
@@ -425,8 +480,8 @@ TARGET static void attend(const ck_nn_attention *a, const float *q, const float 
         copy_rows(values, v, t, a, 1);
         product(scores, n, (matrix){rows, row, 1}, keys, n, queries.n, n, a->width, false);
         for (size_t i = 0; i < queries.n; i++)
-            exponentials(&s[i], scores + i * n, seen(a, queries.first + i, t), n, out + i * row,
-                         row);
+            take_scores(&s[i], scores + i * n, seen(a, queries.first + i, t), n, out + i * row,
+                        row);
         product(out, row, (matrix){scores, n, 1}, values, row, queries.n, row, t.n, true);
     }
     for (size_t i = 0; i < queries.n; i++) {
@@ -450,11 +505,11 @@ TARGET static void attention(const ck_nn_attention *a, size_t image, size_t head
  * scores, p (dp - dy y). */
 INLINE void score_gradients(float *scores, float *changes, size_t keys, size_t n, float sum,
                             float dy_y) {
-    SIMD for (size_t j = 0; j < keys; j++) {
+    hide(scores, keys, n);
+    SIMD for (size_t j = 0; j < n; j++) {
         scores[j] = exponential(scores[j] - sum);
         changes[j] = scores[j] * (changes[j] - dy_y);
     }
-    for (size_t j = keys; j < n; j++) scores[j] = changes[j] = 0;
 }
 
 INLINE float inner(const float *x, const float *y, size_t n) {
