@@ -413,25 +413,36 @@ INLINE void hide(float *scores, size_t keys, size_t n) {
     for (size_t j = keys; j < n; j++) scores[j] = -INFINITY;
 }
 
-/* The lanes of a vector to one number, by halves: what omp simd does, one lane after the other,
- * takes longer than the exponentials of a block. */
-#define BY_HALVES(lane, i, j, expression)                                                          \
-    UNROLLED for (int level = 1; level <= 4; level++) {                                            \
-        UNROLLED for (int i = 0; i < VL >> level; i++) {                                           \
-            int j = i + (VL >> level);                                                             \
-            lane[i] = expression;                                                                  \
-        }                                                                                          \
+/* VL lanes become one number by fours: what omp simd does, one lane after the other, takes longer
+ * than the exponentials of a block. */
+INLINE float greater(float a, float b) {
+    return a > b ? a : b;
+}
+
+INLINE float largest_lane(const float *lane) {
+    float four[4] = {lane[0], lane[1], lane[2], lane[3]};
+    for (int i = 4; i < VL; i += 4) {
+        SIMD for (int l = 0; l < 4; l++) four[l] = greater(lane[i + l], four[l]);
     }
+    return greater(greater(four[0], four[1]), greater(four[2], four[3]));
+}
+
+INLINE float lane_sum(const float *lane) {
+    float four[4] = {lane[0], lane[1], lane[2], lane[3]};
+    for (int i = 4; i < VL; i += 4) {
+        SIMD for (int l = 0; l < 4; l++) four[l] += lane[i + l];
+    }
+    return (four[0] + four[1]) + (four[2] + four[3]);
+}
 
 /* The largest of n numbers and one more. */
 INLINE float largest_of(const float *x, size_t n, float one) {
     float lane[VL];
     SIMD for (int l = 0; l < VL; l++) lane[l] = one;
     for (size_t j = 0; j < n; j += VL, x += VL) {
-        SIMD for (int l = 0; l < VL; l++) lane[l] = x[l] > lane[l] ? x[l] : lane[l];
+        SIMD for (int l = 0; l < VL; l++) lane[l] = greater(x[l], lane[l]);
     }
-    BY_HALVES(lane, i, j, lane[i] > lane[j] ? lane[i] : lane[j])
-    return lane[0];
+    return largest_lane(lane);
 }
 
 /* x becomes e^(x - largest); returns the sum. */
@@ -444,8 +455,7 @@ INLINE float exponentials(float *x, size_t n, float largest) {
             lane[l] += x[l];
         }
     }
-    BY_HALVES(lane, i, j, lane[i] + lane[j])
-    return lane[0];
+    return lane_sum(lane);
 }
 
 /* Scores of one query become exponentials. What was gathered in `out` is scaled to the new largest
