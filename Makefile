@@ -51,7 +51,7 @@ ALL_CFLAGS += -DCK_HAVE_ONEDNN -isystem deps/onednn/include
 LIBS += -Ldeps/onednn/lib -ldnnl -Wl,-rpath,$(abspath deps/onednn/lib):'$$ORIGIN/../lib/ckmerge'
 endif
 
-PROGRAMS := ckmerge cktool
+PROGRAMS := ckmerge cktool ckdistill
 LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c distill/methods/*.c) \
             $(filter-out $(PROGRAMS:%=merge/%.c),$(wildcard merge/*.c)) \
             $(filter-out distill/ckdistill.c,$(wildcard distill/*.c))

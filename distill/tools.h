@@ -4,6 +4,6 @@
 
 #include "merge/tool.h"
 
-extern const ck_tool ck_tool_run, ck_tool_resume, ck_tool_eval, ck_tool_methods;
+extern const ck_tool ck_tool_sample, ck_tool_run, ck_tool_resume, ck_tool_eval, ck_tool_methods;
 
 #endif
