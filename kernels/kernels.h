@@ -52,10 +52,11 @@ typedef struct ck_kernels {
     /* acc = fma(w, x, acc) */
     void (*accumulate)(float *acc, const float *x, float w, size_t n);
 
-    /* CK_PANEL columns of a product of matrices: out[i * stride + j] = sum over k < r of
-     * a[i * r + k] b[k * CK_PANEL + j], for i < m; made with fused multiply-add from zero on, in
-     * the order of k. out overlaps neither a nor b. */
-    void (*panel)(float *out, size_t stride, const float *a, const float *b, size_t m, size_t r);
+    /* CK_PANEL columns of a product of matrices, `count` times: out[i * stride + p * CK_PANEL + j]
+     * = sum over k < r of a[i * r + k] b[(p * r + k) * CK_PANEL + j], for i < m; made with fused
+     * multiply-add from zero on, in the order of k. out overlaps neither a nor b. */
+    void (*panels)(float *out, size_t stride, const float *a, const float *b, size_t m, size_t r,
+                   size_t count);
 } ck_kernels;
 
 /* The tables this processor can run, slowest ("portable") first; *count of them. */

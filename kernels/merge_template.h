@@ -329,41 +329,73 @@ TARGET static void accumulate(float *out, const float *pb, float w, size_t n) {
     EACH(FMA(weight, b, a))
 }
 
-/* One row of a panel by two vectors, or four: eight sums at a time are as many as hide the latency
- * of an addition. */
-#define TERM(i)                                                                                    \
-    weight = splat(a[i * r + k]);                                                                  \
-    left##i = FMA(weight, x, left##i);                                                             \
-    right##i = FMA(weight, y, right##i);
-#define STORE(i)                                                                                   \
-    memcpy(out + i * stride, &left##i, sizeof left##i);                                            \
-    memcpy(out + i * stride + VL, &right##i, sizeof right##i);
+/* Eight sums at a time, as many as hide the latency of an addition: four rows by two vectors of one
+ * panel, or one row by two vectors of four. */
+#define TERM(i, weight, b)                                                                         \
+    left##i = FMA(weight, load_f32(b), left##i);                                                   \
+    right##i = FMA(weight, load_f32((b) + VL), right##i);
+#define STORE(i, out)                                                                              \
+    memcpy(out, &left##i, sizeof left##i);                                                         \
+    memcpy((out) + VL, &right##i, sizeof right##i);
 
-INLINE void one_row(float *out, size_t stride, const float *a, const float *b, size_t r) {
-    vf left0 = {0}, right0 = {0}, weight;
+INLINE void one_row(float *out, const float *a, const float *b, size_t r) {
+    vf left0 = {0}, right0 = {0};
     for (size_t k = 0; k < r; k++) {
-        vf x = load_f32(b + k * CK_PANEL), y = load_f32(b + k * CK_PANEL + VL);
-        TERM(0)
+        TERM(0, splat(a[k]), b + k * CK_PANEL)
     }
-    STORE(0)
+    STORE(0, out)
+}
+
+INLINE void four_panels(float *out, const float *a, const float *b, size_t r) {
+    vf left0 = {0}, left1 = {0}, left2 = {0}, left3 = {0};
+    vf right0 = {0}, right1 = {0}, right2 = {0}, right3 = {0};
+    for (size_t k = 0; k < r; k++) {
+        vf weight = splat(a[k]);
+        const float *row = b + k * CK_PANEL;
+        TERM(0, weight, row)
+        TERM(1, weight, row + r * CK_PANEL)
+        TERM(2, weight, row + 2 * r * CK_PANEL)
+        TERM(3, weight, row + 3 * r * CK_PANEL)
+    }
+    STORE(0, out)
+    STORE(1, out + CK_PANEL)
+    STORE(2, out + 2 * CK_PANEL)
+    STORE(3, out + 3 * CK_PANEL)
 }
 
 INLINE void four_rows(float *out, size_t stride, const float *a, const float *b, size_t r) {
     vf left0 = {0}, left1 = {0}, left2 = {0}, left3 = {0};
-    vf right0 = {0}, right1 = {0}, right2 = {0}, right3 = {0}, weight;
+    vf right0 = {0}, right1 = {0}, right2 = {0}, right3 = {0};
     for (size_t k = 0; k < r; k++) {
-        vf x = load_f32(b + k * CK_PANEL), y = load_f32(b + k * CK_PANEL + VL);
-        TERM(0) TERM(1) TERM(2) TERM(3)
+        const float *row = b + k * CK_PANEL;
+        TERM(0, splat(a[k]), row)
+        TERM(1, splat(a[r + k]), row)
+        TERM(2, splat(a[2 * r + k]), row)
+        TERM(3, splat(a[3 * r + k]), row)
     }
-    STORE(0) STORE(1) STORE(2) STORE(3)
+    STORE(0, out)
+    STORE(1, out + stride)
+    STORE(2, out + 2 * stride)
+    STORE(3, out + 3 * stride)
 }
 
-TARGET static void panel(float *out, size_t stride, const float *a, const float *b, size_t m,
-                         size_t r) {
+/* A vector pair's columns of all panels at a time. */
+TARGET static void panels(float *out, size_t stride, const float *a, const float *b, size_t m,
+                          size_t r, size_t count) {
     for (size_t j = 0; j < CK_PANEL; j += 2 * VL) {
-        size_t i = 0;
-        for (; i + 4 <= m; i += 4) four_rows(out + i * stride + j, stride, a + i * r, b + j, r);
-        for (; i < m; i++) one_row(out + i * stride + j, stride, a + i * r, b + j, r);
+        size_t whole = m / 4 * 4;
+        for (size_t p = 0; p < count; p++)
+            for (size_t i = 0; i < whole; i += 4)
+                four_rows(out + i * stride + p * CK_PANEL + j, stride, a + i * r,
+                          b + p * r * CK_PANEL + j, r);
+        for (size_t i = whole; i < m; i++) {
+            float *to = out + i * stride + j;
+            size_t p = 0;
+            for (; p + 4 <= count; p += 4)
+                four_panels(to + p * CK_PANEL, a + i * r, b + p * r * CK_PANEL + j, r);
+            for (; p < count; p++)
+                one_row(to + p * CK_PANEL, a + i * r, b + p * r * CK_PANEL + j, r);
+        }
     }
 }
 
@@ -391,5 +423,5 @@ const ck_kernels TABLE_NAME(SUFFIX) = {
     .add_difference = add_difference,
     .scale = scale,
     .accumulate = accumulate,
-    .panel = panel,
+    .panels = panels,
 };

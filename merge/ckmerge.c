@@ -24,12 +24,12 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 static struct {
     const char *output, *recipe, *method, *weight, *normalize, *write_recipe, *dtype;
-    const char *missing, *extra, *shape, *base, *density;
+    const char *missing, *extra, *shape, *unmatched, *base, *density;
     double alpha;
     uint64_t threads, seed;
     bool alpha_given, seed_given;
     bool dry_run, json, force, quiet, lock, hash_models;
-    ck_text_list set, rules;
+    ck_text_list set, rules, loras;
 } flags;
 
 static const ck_option options[] = {
@@ -66,6 +66,13 @@ static const ck_option options[] = {
      .value = &flags.base,
      .help = "the model that the others were trained from (task-arithmetic, ties, dare, "
              "model-stock): counts as the first"},
+    {.name = "lora",
+     .argument = "FILE[:STRENGTH]",
+     .type = CK_OPT_LIST,
+     .value = &flags.loras,
+     .help =
+         "apply a LoRA to the model, or to what the models are merged to (strength: default 1); "
+         "may be given several times"},
     {.name = "normalize",
      .argument = "on|off",
      .type = CK_OPT_CHOICE,
@@ -121,6 +128,12 @@ static const ck_option options[] = {
      .choices = CK_SHAPE_WORDS,
      .help = "shapes that differ: error (default), or inpaint: of a 9- or 8-channel A and "
              "4-channel others, mix the first four input channels"},
+    {.name = "unmatched",
+     .argument = "P",
+     .type = CK_OPT_CHOICE,
+     .value = &flags.unmatched,
+     .choices = CK_UNMATCHED_WORDS,
+     .help = "layers of a LoRA that the model lacks: error (default), or skip, with a warning"},
     {.name = "recipe",
      .letter = 'r',
      .argument = "FILE",
@@ -176,6 +189,7 @@ static const ck_command command = {
     .synopsis = "A B [-o OUT] --alpha 0.3\n"
                 "A B C [-o OUT] --method add-difference --alpha 0.7\n"
                 "MODEL... [-o OUT] --weight W1,W2,...\n"
+                "MODEL [-o OUT] --lora FILE:0.8 [--lora FILE...]\n"
                 "--recipe FILE.json [-o OUT]\n"
                 "methods\n"
                 "help METHOD",
@@ -199,6 +213,8 @@ static const ck_command command = {
                 "  what tuned learned over base, added to mine\n"
                 "$ ckmerge a.safetensors b.safetensors --rule 'first_stage_model.*=exclude' -n\n"
                 "  what would happen if the VAE stayed a's\n"
+                "$ ckmerge base.safetensors --lora style.safetensors:0.8 --lora hands.safetensors\n"
+                "  the model with two LoRAs in it\n"
                 "$ ckmerge a.safetensors b.safetensors --write-recipe mix.json --lock\n"
                 "  and remember how it was made",
     .files = true,
@@ -279,12 +295,70 @@ static ck_status add_models(ck_recipe *r, const char *const *paths, size_t count
     return CK_OK;
 }
 
+/* "FILE:0.8" to a path (released with free()) and a strength, which is 1 when not given. */
+static ck_status parse_lora(const char *text, char **path, double *strength, ck_error *err) {
+    const char *colon = strrchr(text, ':');
+    char *end = NULL;
+    *strength = colon && colon != text ? strtod(colon + 1, &end) : 1;
+    bool given = end && end != colon + 1 && !*end && access(text, F_OK) != 0;
+    if (!given) *strength = 1;
+    if (!isfinite(*strength))
+        return ck_fail(err, CK_USAGE, "--lora %s: the strength must be a number", text);
+    *path = given ? ck_strndup(text, (size_t)(colon - text)) : ck_strdup(text);
+    return *path ? CK_OK : ck_fail_memory(err, text);
+}
+
+/* Puts a LoRA around the expression; it and its node are called lora1, lora2, ... */
+static ck_status add_lora(ck_recipe *r, size_t number, const char *text, ck_error *err) {
+    char *path, name[32];
+    double strength;
+    snprintf(name, sizeof name, "lora%zu", number);
+    CK_TRY(parse_lora(text, &path, &strength, err));
+    ck_status status = ck_recipe_add_model(r, name, path, NULL, err);
+    free(path);
+    CK_TRY(status);
+    ck_node *inputs[2] = {r->root, ck_recipe_model_node(r, r->model_count - 1)}, *node = NULL;
+    if (!inputs[1]) return ck_fail_memory(err, text);
+    CK_TRY(ck_recipe_apply(r, ck_method_find("lora"), inputs, 2, &node, err));
+    CK_TRY(ck_recipe_set(r, node, "strength", &strength, 1, err));
+    node->id = ck_arena_strdup(&r->arena, name);
+    r->root = node;
+    return node->id ? CK_OK : ck_fail_memory(err, text);
+}
+
+static ck_status add_loras(ck_recipe *r, ck_error *err) {
+    for (size_t i = 0; i < flags.loras.count; i++)
+        CK_TRY(add_lora(r, i + 1, flags.loras.items[i], err));
+    return CK_OK;
+}
+
+static ck_status add_rules(ck_recipe *r, ck_error *err) {
+    for (size_t i = 0; i < flags.rules.count; i++)
+        CK_TRY(ck_recipe_parse_rule(r, flags.rules.items[i], err));
+    return CK_OK;
+}
+
+/* One model and LoRAs: numbers in rules are strengths of the last LoRA. */
+static ck_status lora_recipe(ck_recipe *r, const char *path, ck_error *err) {
+    if (flags.method || flags.weight || flags.normalize || flags.alpha_given || flags.density)
+        return ck_fail(err, CK_USAGE,
+                       "--method, --alpha, --weight, --density and --normalize are for two models "
+                       "or more; a LoRA's strength is given as --lora FILE:STRENGTH");
+    CK_TRY(ck_recipe_add_model(r, "a", path, NULL, err));
+    if (!(r->root = ck_recipe_model_node(r, 0))) return ck_fail_memory(err, path);
+    CK_TRY(add_loras(r, err));
+    for (size_t i = 0; i < flags.set.count; i++) CK_TRY(apply_setting(r, flags.set.items[i], err));
+    return add_rules(r, err);
+}
+
 static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_t count,
                                    ck_error *err) {
     size_t total = count + (flags.base != NULL);
+    if (total == 1 && flags.loras.count) return lora_recipe(r, count ? paths[0] : flags.base, err);
     if (total < 2)
         return ck_fail(err, CK_USAGE,
-                       "give at least two models, or --recipe FILE; `ckmerge --help` has examples");
+                       "give at least two models, one and --lora FILE, or --recipe FILE; `ckmerge "
+                       "--help` has examples");
     const ck_method *method = NULL;
     CK_TRY(choose_method(total, &method, err));
     if (flags.base && !method->has_base)
@@ -316,9 +390,9 @@ static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_
         CK_TRY(ck_recipe_set(r, r->root, "normalize", &on, 1, err));
     }
     for (size_t i = 0; i < flags.set.count; i++) CK_TRY(apply_setting(r, flags.set.items[i], err));
-    for (size_t i = 0; i < flags.rules.count; i++)
-        CK_TRY(ck_recipe_parse_rule(r, flags.rules.items[i], err));
-    return CK_OK;
+    CK_TRY(add_rules(r, err)); /* numbers in them are for the method, whatever LoRAs follow */
+    if (flags.loras.count) r->root->id = "merge";
+    return add_loras(r, err);
 }
 
 static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t count, ck_error *err) {
@@ -329,17 +403,19 @@ static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t coun
             return ck_fail(err, CK_USAGE, "--recipe names its models itself: '%s' is too much",
                            paths[0]);
         if (flags.method || flags.weight || flags.normalize || flags.alpha_given ||
-            flags.rules.count || flags.base || flags.density)
-            return ck_fail(
-                err, CK_USAGE,
-                "--method, --base, --alpha, --weight, --normalize and --rule do not go with "
-                "--recipe: edit the recipe, or give it variables and use --set");
+            flags.rules.count || flags.base || flags.density || flags.loras.count)
+            return ck_fail(err, CK_USAGE,
+                           "--method, --base, --alpha, --weight, --normalize, --rule and --lora do "
+                           "not go with "
+                           "--recipe: edit the recipe, or give it variables and use --set");
         CK_TRY(ck_recipe_load(flags.recipe, flags.set.items, flags.set.count, r, err));
     }
     if (flags.dtype) r->dtype = ck_recipe_dtype(flags.dtype);
     if (flags.missing) r->missing = (ck_missing)ck_word_index(CK_MISSING_WORDS, flags.missing);
     if (flags.extra) r->extra = (ck_extra)ck_word_index(CK_EXTRA_WORDS, flags.extra);
     if (flags.shape) r->shape = (ck_shape)ck_word_index(CK_SHAPE_WORDS, flags.shape);
+    if (flags.unmatched)
+        r->unmatched = (ck_unmatched)ck_word_index(CK_UNMATCHED_WORDS, flags.unmatched);
     if (flags.seed_given) r->seed = flags.seed;
     return ck_recipe_check(r, err);
 }
@@ -447,7 +523,8 @@ typedef struct merge {
     ck_recipe recipe;
     ck_reader *files[CK_MAX_MODELS];   /* as they were opened */
     ck_reader *plain[CK_MAX_MODELS];   /* views without f8 scales, where there are any; or NULL */
-    ck_reader *readers[CK_MAX_MODELS]; /* the same, or views in the first model's layout */
+    ck_reader *readers[CK_MAX_MODELS]; /* the same, or views in the first model's layout; of LoRAs
+                                        * their changes */
     ck_plan *plan;
     ck_arena arena;
     ck_run_result result;
@@ -520,6 +597,36 @@ static void warn_scaled(merge *m, size_t i, size_t count) {
     free(text);
 }
 
+/* Whether a file is used as what it is. */
+static ck_status check_kind(const merge *m, size_t i, size_t base, ck_error *err) {
+    const char *path = m->recipe.models[i].path;
+    bool lora = ck_lora_is(m->files[i]);
+    if (lora && base == SIZE_MAX)
+        return ck_fail(err, CK_INPUT,
+                       "%s is a LoRA, not a model; --lora %s applies it to one, and `cktool "
+                       "merge-loras` merges several",
+                       path, path);
+    if (!lora && base != SIZE_MAX)
+        return ck_fail(err, CK_INPUT, "%s is no LoRA: its tensors are not named as a LoRA's are",
+                       path);
+    return CK_OK;
+}
+
+/* Reads a LoRA as changes to the model that it is applied to. */
+static ck_status open_lora(merge *m, size_t i, const ck_reader *model, ck_error *err) {
+    ck_lora_report report;
+    ck_reader *changes;
+    CK_TRY(ck_lora_changes(m->files[i], model, m->recipe.unmatched, &changes, &report, err));
+    m->readers[i] = changes;
+    if (!report.skipped) return CK_OK;
+    char *text = ck_sprintf("%s: %zu of its layers are not in %s and are left out, first '%s'",
+                            m->recipe.models[i].path, report.skipped, ck_reader_path(model),
+                            report.first_skipped);
+    if (text) warn(m, ck_arena_strdup(&m->arena, text));
+    free(text);
+    return CK_OK;
+}
+
 static ck_status open_models(merge *m, ck_error *err) {
     const ck_recipe *r = &m->recipe;
     for (size_t i = 0; i < r->model_count; i++) {
@@ -529,9 +636,14 @@ static ck_status open_models(merge *m, ck_error *err) {
         m->readers[i] = m->plain[i] ? m->plain[i] : m->files[i];
         if (m->plain[i]) warn_scaled(m, i, scaled);
     }
-    size_t primary = ck_recipe_primary(r);
+    size_t primary = ck_recipe_primary(r), base[CK_MAX_MODELS];
+    for (size_t i = 0; i < r->model_count; i++) {
+        base[i] = ck_recipe_lora_base(r, i);
+        CK_TRY(check_kind(m, i, base[i], err));
+        if (i != primary && base[i] == SIZE_MAX) CK_TRY(align(m, i, m->readers[primary], err));
+    }
     for (size_t i = 0; i < r->model_count; i++)
-        if (i != primary) CK_TRY(align(m, i, m->readers[primary], err));
+        if (base[i] != SIZE_MAX) CK_TRY(open_lora(m, i, m->readers[base[i]], err));
     return CK_OK;
 }
 
@@ -672,5 +784,6 @@ int main(int argc, char **argv) {
     free(paths);
     free(flags.set.items);
     free(flags.rules.items);
+    free(flags.loras.items);
     return exit_status(status);
 }

@@ -36,10 +36,10 @@ enum {
     MEMORY_BUDGET = 36 << 20, /* bytes of all workers' buffers; with the tables below 64 MiB */
     MAX_CHUNK = 4 << 20,
     MIN_CHUNK = 128 << 10,
-    MAX_BLOCK = 64 << 10, /* elements */
+    MAX_BLOCK = 64 << 10,   /* elements */
+    LORA_BLOCK = 256 << 10, /* rows of a product are cheaper by the dozen */
     MIN_BLOCK = CK_STRIP,
     MAX_THREADS = 64,
-    MAX_ELEMENT = 8,      /* bytes of the largest float type */
     WRITES_UNDER_WAY = 4, /* keep the disk busy; more brought nothing */
 };
 
@@ -70,7 +70,7 @@ typedef struct run {
 typedef struct worker {
     run *run;
     unsigned char *chunk;
-    unsigned char *raw; /* max_leaves blocks as they were read */
+    unsigned char *raw; /* the leaves' blocks as they were read, one after another */
     float *strips;      /* max_registers strips */
     ck_error error;
 } worker;
@@ -106,10 +106,11 @@ static void combine_block(const ck_kernels *k, const ck_step *step, const float 
 static void eval_registers(worker *w, const ck_task *task, unsigned steps, uint64_t first,
                            size_t at, size_t n, const float **registers) {
     const run *r = w->run;
+    const unsigned char *block = w->raw;
     for (unsigned i = 0; i < task->leaf_count; i++) {
         ck_dtype dtype = task->leaves[i].tensor->dtype;
-        const unsigned char *raw =
-            w->raw + i * r->block_elements * MAX_ELEMENT + at * element_bytes(dtype);
+        const unsigned char *raw = block + at * element_bytes(dtype);
+        block += r->block_elements * element_bytes(dtype);
         float *strip = w->strips + (size_t)i * CK_STRIP;
         r->kernels->decode[dtype](strip, raw, n);
         registers[i] = strip;
@@ -139,12 +140,13 @@ static ck_status read_block(worker *w, const ck_task *task, const uint64_t *leaf
                             uint64_t skip, size_t n, ck_error *err) {
     const run *r = w->run;
     CK_TRY(check_cancel(r, err));
+    unsigned char *block = w->raw;
     for (unsigned i = 0; i < task->leaf_count; i++) {
         const ck_leaf *leaf = &task->leaves[i];
         size_t size = element_bytes(leaf->tensor->dtype);
         CK_TRY(ck_reader_read(r->plan->readers[leaf->model], leaf->tensor,
-                              (leaf_first[i] + skip) * size,
-                              w->raw + i * r->block_elements * MAX_ELEMENT, n * size, err));
+                              (leaf_first[i] + skip) * size, block, n * size, err));
+        block += r->block_elements * size;
     }
     return CK_OK;
 }
@@ -416,7 +418,7 @@ static void with_buffers(run *r, bool (*job)(worker *w, ck_status *status)) {
     const ck_plan *plan = r->plan;
     worker w = {.run = r};
     w.chunk = ck_alloc_pages(r->chunk_bytes);
-    w.raw = ck_alloc_pages(plan->max_leaves * r->block_elements * MAX_ELEMENT);
+    w.raw = ck_alloc_pages(plan->max_leaf_bytes * r->block_elements);
     w.strips = ck_alloc_pages((size_t)plan->max_registers * CK_STRIP * sizeof(float));
     if (!w.chunk || !w.raw || !w.strips) {
         ck_fail_memory(&w.error, "merge buffers");
@@ -491,16 +493,22 @@ static void hash_models(run *r) {
     }
 }
 
+static bool has_lora(const ck_recipe *recipe) {
+    for (size_t m = 0; m < recipe->model_count; m++)
+        if (ck_recipe_lora_base(recipe, m) != SIZE_MAX) return true;
+    return false;
+}
+
 /* Chunk and block sizes such that all workers together stay within the budget. */
 static void choose_sizes(run *r, unsigned threads) {
     const ck_plan *plan = r->plan;
     size_t per_worker = MEMORY_BUDGET / threads;
     size_t strips = (size_t)plan->max_registers * CK_STRIP * sizeof(float);
-    r->block_elements = MAX_BLOCK;
+    r->block_elements = has_lora(plan->recipe) ? LORA_BLOCK : MAX_BLOCK;
     while (r->block_elements > MIN_BLOCK &&
-           plan->max_leaves * r->block_elements * MAX_ELEMENT + strips > per_worker / 2)
+           plan->max_leaf_bytes * r->block_elements + strips > per_worker / 2)
         r->block_elements /= 2;
-    size_t rest = plan->max_leaves * r->block_elements * MAX_ELEMENT + strips;
+    size_t rest = plan->max_leaf_bytes * r->block_elements + strips;
     r->chunk_bytes = MAX_CHUNK;
     while (r->chunk_bytes > MIN_CHUNK && r->chunk_bytes + rest > per_worker) r->chunk_bytes /= 2;
     if (r->options->chunk_bytes)

@@ -307,19 +307,26 @@ static ck_status read_piece(changes_state *s, piece *p, uint64_t first, uint64_t
     return CK_OK;
 }
 
+/* The pieces in their order; rows between them are not changed. */
 static ck_status read_changes(const ck_reader *r, const ck_tensor *t, uint64_t begin, void *dst,
                               size_t n, ck_error *err) {
     changes_state *s = r->state;
     const change *c = &s->changes[t->offset];
     uint64_t at = begin / sizeof(float), end = at + n / sizeof(float), length = row_length(c->like);
     float *out = dst;
-    memset(dst, 0, n); /* rows that no layer changes */
-    for (size_t i = 0; i < c->count; i++) {
+    for (size_t i = 0; i < c->count && at < end; i++) {
         piece *p = &c->pieces[i];
         uint64_t first = p->tensor_row * length, stop = first + p->rows * length;
-        uint64_t from = first > at ? first : at, to = stop < end ? stop : end;
-        if (from < to) CK_TRY(read_piece(s, p, from - first, to - first, out + (from - at), err));
+        uint64_t from = first < at ? at : first < end ? first : end, to = stop < end ? stop : end;
+        memset(out, 0, (size_t)(from - at) * sizeof *out);
+        out += from - at;
+        at = from;
+        if (at >= to) continue;
+        CK_TRY(read_piece(s, p, at - first, to - first, out, err));
+        out += to - at;
+        at = to;
     }
+    memset(out, 0, (size_t)(end - at) * sizeof *out);
     return CK_OK;
 }
 

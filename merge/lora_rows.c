@@ -28,7 +28,7 @@ typedef struct loaded {
     struct loaded *next;
 } loaded;
 
-enum { KEPT = 8 }; /* loaded layers that nobody uses */
+enum { KEPT = 2 }; /* loaded layers that nobody uses */
 
 struct ck_lora_cache {
     pthread_mutex_t lock;
@@ -147,8 +147,8 @@ static ck_status load_product(const ck_lora *lora, const ck_lora_product *p, dou
 /* Rows [row, row + rows) of a product, the columns of one panel, to out[rows][CK_PANEL]. */
 static void make_panel(const ck_kernels *k, const factor *f, uint64_t row, size_t rows,
                        uint64_t panel, float *out) {
-    k->panel(out, CK_PANEL, f->left + row * f->rank, f->panels + panel * f->rank * CK_PANEL, rows,
-             (size_t)f->rank);
+    k->panels(out, CK_PANEL, f->left + row * f->rank, f->panels + panel * f->rank * CK_PANEL, rows,
+              (size_t)f->rank, 1);
 }
 
 enum { ROWS = 64 }; /* at a time, in buffers on the stack */
@@ -277,31 +277,39 @@ typedef struct part {
     size_t stride;
 } part;
 
-/* Panels of products that lie whole in the part are made in place, others in a buffer. */
-static void make_products(const ck_kernels *k, const loaded *l, bool hadamard, part w) {
+/* The columns [from, to) of a product, which lie in one panel, through a buffer. */
+static void make_part(const ck_kernels *k, const loaded *l, bool hadamard, part w, uint64_t from,
+                      uint64_t to) {
     float made[ROWS * CK_PANEL], other[ROWS * CK_PANEL];
+    uint64_t panel = from / CK_PANEL;
+    for (uint64_t row = 0; row < w.rows; row += ROWS) {
+        size_t rows = w.rows - row < ROWS ? (size_t)(w.rows - row) : ROWS;
+        make_panel(k, &l->factors[0], w.row + row, rows, panel, made);
+        if (hadamard) {
+            make_panel(k, &l->factors[1], w.row + row, rows, panel, other);
+            for (size_t i = 0; i < rows * CK_PANEL; i++) made[i] *= other[i];
+        }
+        for (size_t i = 0; i < rows; i++)
+            memcpy(w.out + (row + i) * w.stride + (from - w.column),
+                   made + i * CK_PANEL + from % CK_PANEL, (to - from) * sizeof *made);
+    }
+}
+
+/* Panels that are wanted whole are made where they are wanted. */
+static void make_products(const ck_kernels *k, const loaded *l, bool hadamard, part w) {
+    const factor *f = &l->factors[0];
     uint64_t end = w.column + w.columns;
-    for (uint64_t panel = w.column / CK_PANEL; panel * CK_PANEL < end; panel++) {
-        uint64_t first = panel * CK_PANEL, from = first < w.column ? w.column : first;
-        uint64_t to = first + CK_PANEL < end ? first + CK_PANEL : end;
-        float *out = w.out + (from - w.column);
-        const factor *f = &l->factors[0];
-        if (!hadamard && to - from == CK_PANEL) {
-            k->panel(out, w.stride, f->left + w.row * f->rank,
-                     f->panels + panel * f->rank * CK_PANEL, (size_t)w.rows, (size_t)f->rank);
-            continue;
+    for (uint64_t from = w.column; from < end;) {
+        uint64_t count = hadamard || from % CK_PANEL ? 0 : (end - from) / CK_PANEL;
+        uint64_t next = (from / CK_PANEL + 1) * CK_PANEL, to = next < end ? next : end;
+        if (count) {
+            to = from + count * CK_PANEL;
+            k->panels(w.out + (from - w.column), w.stride, f->left + w.row * f->rank,
+                      f->panels + from * f->rank, (size_t)w.rows, (size_t)f->rank, (size_t)count);
+        } else {
+            make_part(k, l, hadamard, w, from, to);
         }
-        for (uint64_t row = 0; row < w.rows; row += ROWS) {
-            size_t rows = w.rows - row < ROWS ? (size_t)(w.rows - row) : ROWS;
-            make_panel(k, f, w.row + row, rows, panel, made);
-            if (hadamard) {
-                make_panel(k, &l->factors[1], w.row + row, rows, panel, other);
-                for (size_t i = 0; i < rows * CK_PANEL; i++) made[i] *= other[i];
-            }
-            for (size_t i = 0; i < rows; i++)
-                memcpy(out + (row + i) * w.stride, made + i * CK_PANEL + (from - first),
-                       (to - from) * sizeof *out);
-        }
+        from = to;
     }
 }
 

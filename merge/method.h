@@ -51,6 +51,10 @@ typedef struct ck_method {
     /* The first input is the base that the others were made from; it has no number in lists. */
     bool has_base;
 
+    /* The second input is a LoRA, which is no model but changes to one: a tensor that it lacks is
+     * the first input's, and is not missing. */
+    bool adds_changes;
+
     /* What an input other than the first means when a tensor is missing in it: false, the result
      * is the first input; true, the first input stands in for the missing one. */
     bool first_stands_in;

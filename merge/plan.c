@@ -27,6 +27,7 @@ typedef struct builder {
     operand *inputs[CK_MAX_STEPS];
     unsigned step_count;
     bool missing;      /* an input lacked the tensor */
+    bool unchanged;    /* a LoRA does not change it */
     bool applied;      /* some method had all its inputs */
     unsigned channels; /* see ck_task */
 } builder;
@@ -37,6 +38,7 @@ const char *ck_outcome_text(ck_outcome outcome) {
         [CK_KEPT_MISSING] = "kept: missing in another model",
         [CK_KEPT_TYPE] = "kept: not a float tensor",
         [CK_KEPT_RULE] = "kept: excluded by a rule",
+        [CK_KEPT_SAME] = "kept: not changed by a LoRA",
         [CK_COPIED] = "copied by a rule",
         [CK_EXTRA] = "added: not in the first model",
         [CK_DROPPED] = "dropped",
@@ -130,6 +132,11 @@ static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck
         CK_TRY(reduce(b, node->inputs[i], &inputs[i], err));
         if (inputs[i].kind != ABSENT) continue;
         if (i == 0) {
+            *out = inputs[0];
+            return CK_OK;
+        }
+        if (method->adds_changes) {
+            b->unchanged = true;
             *out = inputs[0];
             return CK_OK;
         }
@@ -259,7 +266,10 @@ static void add_task(ck_plan *plan, ck_task task, const ck_tensor *like, ck_dtyp
     task.out.nbytes = converts ? like->elements * ck_dtype_bits(wanted) / 8 : like->nbytes;
     task.raw = task.step_count == 0 && task.channels == 0 &&
                task.leaves[0].tensor->dtype == task.out.dtype;
-    if (task.leaf_count > plan->max_leaves) plan->max_leaves = task.leaf_count;
+    size_t leaf_bytes = 0;
+    for (unsigned i = 0; i < task.leaf_count; i++)
+        leaf_bytes += (ck_dtype_bits(task.leaves[i].tensor->dtype) + 7) / 8;
+    if (leaf_bytes > plan->max_leaf_bytes) plan->max_leaf_bytes = leaf_bytes;
     unsigned registers = task.leaf_count + task.step_count;
     if (registers > plan->max_registers) plan->max_registers = registers;
     task.key = random_key(plan->recipe->seed, like->name);
@@ -307,7 +317,7 @@ static ck_status plan_tensor(ck_plan *plan, size_t primary, const ck_tensor *a, 
     ck_status status = reduce(b, r->root, &result, err);
     if (status == CK_OK) status = finish_task(b, result, &task, err);
     task.channels = b->channels;
-    bool mixed = b->applied, missing = b->missing;
+    bool mixed = b->applied, missing = b->missing, unchanged = b->unchanged;
     free(b);
     CK_TRY(status);
 
@@ -321,14 +331,22 @@ static ck_status plan_tensor(ck_plan *plan, size_t primary, const ck_tensor *a, 
         plan->counts[CK_DROPPED]++;
         return CK_OK;
     }
-    task.outcome = mixed ? CK_MIXED : missing ? CK_KEPT_MISSING : CK_COPIED;
+    task.outcome = mixed       ? CK_MIXED
+                   : missing   ? CK_KEPT_MISSING
+                   : unchanged ? CK_KEPT_SAME
+                               : CK_COPIED;
     add_task(plan, task, a, a->dtype);
     return CK_OK;
 }
 
+/* LoRAs have no tensors of their own. */
+static bool is_lora(const ck_recipe *r, size_t model) {
+    return ck_recipe_lora_base(r, model) != SIZE_MAX;
+}
+
 static bool in_earlier_model(const ck_plan *plan, size_t model, const char *name) {
     for (size_t m = 0; m < model; m++)
-        if (ck_reader_find(plan->readers[m], name)) return true;
+        if (!is_lora(plan->recipe, m) && ck_reader_find(plan->readers[m], name)) return true;
     return false;
 }
 
@@ -389,11 +407,13 @@ static ck_status fill_plan(ck_plan *plan, ck_error *err) {
     const ck_reader *a = plan->readers[primary];
     for (size_t i = 0; i < ck_reader_count(a); i++)
         CK_TRY(plan_tensor(plan, primary, ck_reader_tensor(a, i), err));
-    for (size_t m = 0; m < r->model_count; m++)
-        for (size_t i = 0; m != primary && i < ck_reader_count(plan->readers[m]); i++) {
+    for (size_t m = 0; m < r->model_count; m++) {
+        bool model = m != primary && !is_lora(r, m);
+        for (size_t i = 0; model && i < ck_reader_count(plan->readers[m]); i++) {
             const ck_tensor *t = ck_reader_tensor(plan->readers[m], i);
             if (!ck_reader_find(a, t->name)) CK_TRY(plan_extra(plan, m, t, err));
         }
+    }
     if (plan->counts[CK_MIXED] == 0 && mixes_models(r))
         return ck_fail(
             err, CK_INPUT,

@@ -12,6 +12,7 @@
  *   shapes differ                       error; inpaint: of a 9- or 8-channel A and 4-channel others
  *                                       the first four input channels are mixed, the rest is A's
  *   not a float type, or empty          A's, bit for bit
+ *   not changed by a LoRA               what the LoRA is applied to
  * A tensor whose expression comes down to one model's tensor of the output's dtype is copied bit
  * for bit. A merge in which no tensor was mixed is an error.
  */
@@ -29,6 +30,7 @@ typedef enum ck_outcome {
     CK_KEPT_MISSING, /* A's: an input lacks it */
     CK_KEPT_TYPE,    /* A's: not a float type, or empty */
     CK_KEPT_RULE,    /* A's: an exclude rule */
+    CK_KEPT_SAME,    /* A's: no LoRA changes it */
     CK_COPIED,       /* another model's: a copy rule */
     CK_EXTRA,        /* another model's: A lacks it */
     CK_OUTCOME_COUNT,
@@ -81,7 +83,8 @@ typedef struct ck_plan {
     char *head;                      /* the first bytes of the output file */
     size_t head_size;
     uint64_t file_size;
-    unsigned max_leaves, max_registers;
+    unsigned max_registers;
+    size_t max_leaf_bytes; /* of one element of all leaves of a task */
     ck_arena arena;
 } ck_plan;
 

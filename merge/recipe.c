@@ -190,19 +190,65 @@ ck_dtype ck_recipe_dtype(const char *word) {
 }
 
 /* Follows first inputs down to a leaf. */
-static const ck_node *primary_node(const ck_recipe *r) {
-    const ck_node *node = r->root;
+static const ck_node *primary_below(const ck_node *node) {
     while (node->kind == CK_NODE_METHOD) node = node->inputs[0];
     return node;
 }
 
 size_t ck_recipe_primary(const ck_recipe *r) {
-    return primary_node(r)->model;
+    return primary_below(r->root)->model;
+}
+
+/* Looks for nodes that use a model as a LoRA (*base: what for) or as a model (*plain). False when
+ * it is the LoRA of two models. */
+static bool find_uses(const ck_node *node, size_t model, size_t *base, bool *plain) {
+    if (node->kind == CK_NODE_MODEL) *plain |= node->model == model;
+    if (node->kind != CK_NODE_METHOD) return true;
+    bool one = true;
+    for (size_t i = 0; i < node->input_count; i++) {
+        const ck_node *input = node->inputs[i];
+        if (!node->method->adds_changes || i != 1) {
+            one &= find_uses(input, model, base, plain);
+        } else if (input->kind == CK_NODE_MODEL && input->model == model) {
+            const ck_node *first = primary_below(node->inputs[0]);
+            one &= *base == SIZE_MAX || *base == first->model;
+            *base = first->model;
+        }
+    }
+    return one;
+}
+
+size_t ck_recipe_lora_base(const ck_recipe *r, size_t model) {
+    size_t base = SIZE_MAX;
+    bool plain = false;
+    find_uses(r->root, model, &base, &plain);
+    return base;
+}
+
+static ck_status check_model(const ck_recipe *r, size_t model, ck_error *err) {
+    size_t base = SIZE_MAX;
+    bool plain = false;
+    if (!find_uses(r->root, model, &base, &plain))
+        return ck_fail(err, CK_USAGE,
+                       "LoRA '%s' is applied to two models; list it twice, under two names",
+                       r->models[model].name);
+    for (size_t i = 0; i < r->rule_count; i++)
+        plain |= r->rules[i].action == CK_RULE_COPY && r->rules[i].model == model;
+    if (base != SIZE_MAX && plain)
+        return ck_fail(err, CK_USAGE,
+                       "'%s' is a LoRA in one place and a model in another; a LoRA can only be the "
+                       "second input of lora",
+                       r->models[model].name);
+    return CK_OK;
 }
 
 static ck_status check_node(const ck_node *node, ck_error *err) {
     if (node->kind != CK_NODE_METHOD) return CK_OK;
     for (size_t i = 0; i < node->input_count; i++) CK_TRY(check_node(node->inputs[i], err));
+    if (node->method->adds_changes && (node->inputs[1]->kind != CK_NODE_MODEL ||
+                                       primary_below(node->inputs[0])->kind != CK_NODE_MODEL))
+        return ck_fail(err, CK_USAGE, "%s takes a model and the name of a LoRA",
+                       node->method->name);
     return node->method->check ? node->method->check(node->values, node->input_count, err) : CK_OK;
 }
 
@@ -220,11 +266,12 @@ static ck_status check_rule(const ck_rule *rule, ck_error *err) {
 }
 
 ck_status ck_recipe_check(const ck_recipe *r, ck_error *err) {
-    if (primary_node(r)->kind != CK_NODE_MODEL)
+    if (primary_below(r->root)->kind != CK_NODE_MODEL)
         return ck_fail(err, CK_USAGE,
                        "the first input must lead to a model, not to a constant: the result takes "
                        "its tensors from there");
     CK_TRY(check_node(r->root, err));
+    for (size_t i = 0; i < r->model_count; i++) CK_TRY(check_model(r, i, err));
     for (size_t i = 0; i < r->rule_count; i++) CK_TRY(check_rule(&r->rules[i], err));
     return CK_OK;
 }

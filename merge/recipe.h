@@ -19,20 +19,23 @@
  *               {"keys": "*attn2*", "set": {"alpha": "$strength"}},
  *               {"keys": "cond_stage_model.*", "copy": "b"},
  *               {"keys": "model_ema.*", "drop": true}],
- *     "policies": {"missing": "keep", "extra": "drop", "shape": "error"},
+ *     "policies": {"missing": "keep", "extra": "drop", "shape": "error",
+ *                  "unmatched": "error"},
  *     "dtype": "keep", "seed": 0,
  *     "variables": {"strength": 0.5},
  *     "lock": {"tool": "ckmerge 0.1.0", "models": {"a": "<hex>", "b": "<hex>"}, "output": "<hex>"}
  *   }
- * An input is a model's name, a number (a constant), or another {"method": ...}. A node may have an
- * "id" so that rules reach it ("set": {"id.alpha": 0.5}). Paths are relative to the recipe's
- * folder. A text "$name" in the place of a number or a path is the variable of that name.
+ * An input is a model's name, a number (a constant), or another {"method": ...}; the second input
+ * of "lora" is the name of a LoRA among the models. A node may have an "id" so that rules reach it
+ * ("set": {"id.alpha": 0.5}). Paths are relative to the recipe's folder. A text "$name" in the
+ * place of a number or a path is the variable of that name.
  */
 #ifndef CK_RECIPE_H
 #define CK_RECIPE_H
 
 #include "io/arena.h"
 #include "io/hash.h"
+#include "merge/lora.h"
 #include "merge/method.h"
 
 #include <stdint.h>
@@ -89,10 +92,11 @@ typedef enum ck_extra { CK_EXTRA_DROP, CK_EXTRA_KEEP } ck_extra;
 typedef enum ck_shape { CK_SHAPE_ERROR, CK_SHAPE_INPAINT } ck_shape;
 
 /* The words for these in flags and recipes, "a|b|c" in enum order. */
-#define CK_MISSING_WORDS "keep|drop|error"
-#define CK_EXTRA_WORDS   "drop|keep"
-#define CK_SHAPE_WORDS   "error|inpaint"
-#define CK_DTYPE_WORDS   "keep|f32|f16|bf16|f8_e4m3|f8_e5m2"
+#define CK_MISSING_WORDS   "keep|drop|error"
+#define CK_EXTRA_WORDS     "drop|keep"
+#define CK_SHAPE_WORDS     "error|inpaint"
+#define CK_UNMATCHED_WORDS "error|skip"
+#define CK_DTYPE_WORDS     "keep|f32|f16|bf16|f8_e4m3|f8_e5m2"
 
 typedef struct ck_recipe {
     ck_model *models;
@@ -103,7 +107,8 @@ typedef struct ck_recipe {
     ck_missing missing;
     ck_extra extra;
     ck_shape shape;
-    ck_dtype dtype; /* CK_DTYPE_COUNT: keep A's */
+    ck_unmatched unmatched; /* layers of LoRAs that their model lacks */
+    ck_dtype dtype;         /* CK_DTYPE_COUNT: keep A's */
     uint64_t seed;
     /* The lock: what the inputs were and the output became; NULL where not locked. One entry for
      * each model. */
@@ -155,7 +160,12 @@ ck_dtype ck_recipe_dtype(const char *word);
 /* The model whose tensors the result has. */
 size_t ck_recipe_primary(const ck_recipe *r);
 
-/* Checks what can be checked without opening a model: a primary model, parameter values. */
+/* For a model that is the LoRA of some node: the model that it is applied to, which is reached from
+ * that node over first inputs. SIZE_MAX for every other model. */
+size_t ck_recipe_lora_base(const ck_recipe *r, size_t model);
+
+/* Checks what can be checked without opening a model: a primary model, parameter values, and that
+ * LoRAs are used as such and for one model. */
 ck_status ck_recipe_check(const ck_recipe *r, ck_error *err);
 
 /* Reads a recipe file. settings are "NAME=VALUE" texts that override its variables; one that names

@@ -341,16 +341,19 @@ static ck_status read_recipe(reading *in, ck_error *err) {
     cJSON_ArrayForEach(item, rules) CK_TRY(read_rule(in, item, err));
 
     int missing = CK_MISSING_KEEP, extra = CK_EXTRA_DROP, shape = CK_SHAPE_ERROR, dtype = 0;
+    int unmatched = CK_UNMATCHED_ERROR;
     const cJSON *policies = cJSON_GetObjectItemCaseSensitive(root, "policies");
     if (policies) {
-        CK_TRY(ck_json_only(doc, policies, "missing extra shape", err));
+        CK_TRY(ck_json_only(doc, policies, "missing extra shape unmatched", err));
         CK_TRY(read_word(in, policies, "missing", CK_MISSING_WORDS, &missing, err));
         CK_TRY(read_word(in, policies, "extra", CK_EXTRA_WORDS, &extra, err));
         CK_TRY(read_word(in, policies, "shape", CK_SHAPE_WORDS, &shape, err));
+        CK_TRY(read_word(in, policies, "unmatched", CK_UNMATCHED_WORDS, &unmatched, err));
     }
     r->missing = (ck_missing)missing;
     r->extra = (ck_extra)extra;
     r->shape = (ck_shape)shape;
+    r->unmatched = (ck_unmatched)unmatched;
     CK_TRY(read_word(in, root, "dtype", CK_DTYPE_WORDS, &dtype, err));
     const char *word = "keep";
     CK_TRY(ck_json_text(doc, root, "dtype", &word, err));
@@ -557,6 +560,7 @@ ck_status ck_recipe_text(const ck_recipe *r, ck_path_style style, const char *fo
         add(policies, "missing", word_json(CK_MISSING_WORDS, (int)r->missing), &ok);
         add(policies, "extra", word_json(CK_EXTRA_WORDS, (int)r->extra), &ok);
         add(policies, "shape", word_json(CK_SHAPE_WORDS, (int)r->shape), &ok);
+        add(policies, "unmatched", word_json(CK_UNMATCHED_WORDS, (int)r->unmatched), &ok);
     }
     add(root, "dtype", cJSON_CreateString(dtype_word(r->dtype)), &ok);
     add(root, "seed", cJSON_CreateNumber((double)r->seed), &ok);

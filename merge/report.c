@@ -9,10 +9,9 @@
 
 /* Short names of the outcomes for columns and JSON. */
 static const char *const words[CK_COUNT_COUNT] = {
-    [CK_MIXED] = "mixed",         [CK_KEPT_MISSING] = "kept_missing",
-    [CK_KEPT_TYPE] = "kept_type", [CK_KEPT_RULE] = "kept_rule",
-    [CK_COPIED] = "copied",       [CK_EXTRA] = "extra",
-    [CK_DROPPED] = "dropped",
+    [CK_MIXED] = "mixed",         [CK_KEPT_MISSING] = "kept_missing", [CK_KEPT_TYPE] = "kept_type",
+    [CK_KEPT_RULE] = "kept_rule", [CK_KEPT_SAME] = "kept_same",       [CK_COPIED] = "copied",
+    [CK_EXTRA] = "extra",         [CK_DROPPED] = "dropped",
 };
 
 /* "alpha=0.3" of the expression's root where it was applied to this tensor. */

@@ -276,7 +276,7 @@ static void test_shipped_recipes(void **state) {
                                "for r in '%s'/recipes/*.json; do ckmerge --recipe \"$r\" -q "
                                "|| exit 9; done; ls *.safetensors | wc -l",
                                root),
-                   0, "8\n", NULL);
+                   0, "9\n", NULL);
     program_expect(program_run(f.folder,
                                "ckmerge --recipe '%s'/recipes/weighted-sum.json -o w --set "
                                "alpha=0.9 -n | grep -c alpha=0.9",

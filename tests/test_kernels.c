@@ -398,31 +398,31 @@ static void test_lerp_is_exact_where_equal(void **state) {
     }
 }
 
-/* Every sum in order, with as many rows and terms as there are kinds of remainders. */
-static void test_panel(void **state) {
+/* Every sum in order, with as many rows, terms and panels as there are kinds of remainders. */
+static void test_panels(void **state) {
     (void)state;
-    enum { ROWS = 9, TERMS = 70, STRIDE = CK_PANEL + 5 };
-    static float a[ROWS * TERMS], b[TERMS * CK_PANEL], out[ROWS * STRIDE];
+    enum { ROWS = 9, TERMS = 35, PANELS = 6, STRIDE = PANELS * CK_PANEL + 5 };
+    static float a[ROWS * TERMS], b[PANELS * TERMS * CK_PANEL], out[ROWS * STRIDE];
     uint64_t seed = 77;
-    for (int i = 0; i < ROWS * TERMS; i++) a[i] = fixture_random_float(&seed);
-    for (int i = 0; i < TERMS * CK_PANEL; i++) b[i] = fixture_random_float(&seed);
+    for (size_t i = 0; i < sizeof a / sizeof *a; i++) a[i] = fixture_random_float(&seed);
+    for (size_t i = 0; i < sizeof b / sizeof *b; i++) b[i] = fixture_random_float(&seed);
     size_t tables;
     const ck_kernels *const *all = ck_kernels_all(&tables);
-    for (size_t t = 0; t < tables; t++)
-        for (size_t m = 0; m <= ROWS; m++)
-            for (size_t r = 0; r <= TERMS; r += 7) {
-                memset(out, 0x99, sizeof out);
-                all[t]->panel(out, STRIDE, a, b, m, r);
-                for (size_t i = 0; i < ROWS; i++)
-                    for (size_t j = 0; j < STRIDE; j++) {
-                        float want = 0, poison;
-                        memset(&poison, 0x99, sizeof poison);
-                        for (size_t k = 0; k < r; k++)
-                            want = fmaf(a[i * r + k], b[k * CK_PANEL + j % CK_PANEL], want);
-                        if (i >= m || j >= CK_PANEL) want = poison;
-                        assert_memory_equal(&out[i * STRIDE + j], &want, sizeof want);
-                    }
+    for (size_t n = 0; n < tables * (ROWS + 1) * (PANELS + 1); n++) {
+        const ck_kernels *k = all[n / (ROWS + 1) / (PANELS + 1)];
+        size_t m = n % (ROWS + 1), count = n / (ROWS + 1) % (PANELS + 1), r = TERMS - n % 8;
+        memset(out, 0x99, sizeof out);
+        k->panels(out, STRIDE, a, b, m, r, count);
+        for (size_t i = 0; i < ROWS; i++)
+            for (size_t j = 0; j < STRIDE; j++) {
+                float want = 0;
+                size_t p = j / CK_PANEL;
+                for (size_t t = 0; t < r && p < count; t++)
+                    want = fmaf(a[i * r + t], b[(p * r + t) * CK_PANEL + j % CK_PANEL], want);
+                if (i >= m || p >= count) memset(&want, 0x99, sizeof want);
+                assert_memory_equal(&out[i * STRIDE + j], &want, sizeof want);
             }
+    }
 }
 
 static void test_forced_isa(void **state) {
@@ -479,7 +479,7 @@ static int bench(void) {
     const ck_kernels *const *all = ck_kernels_all(&tables);
     printf("elements per ns on one core, strips of %d in the L1 cache\n%-10s", CK_STRIP, "");
     for (int d = 0; d < DTYPES; d++) printf("%11s", ck_dtype_name(dtypes[d]));
-    printf("%10s%10s%10s%10s%10s\n", "lerp", "adddiff", "scale", "accum", "panel");
+    printf("%10s%10s%10s%10s%10s\n", "lerp", "adddiff", "scale", "accum", "panels");
     for (size_t t = 0; t < tables; t++) {
         const ck_kernels *k = all[t];
         printf("%-10s", k->isa);
@@ -492,9 +492,9 @@ static int bench(void) {
         printf("%10.1f", RATE(k->scale(out, a, 0.3f, CK_STRIP)));
         printf("%10.1f", RATE(k->accumulate(out, a, 0.3f, CK_STRIP)));
         size_t rows = CK_STRIP / CK_PANEL;
-        printf("%10.1f\n", RATE(k->panel(out, CK_PANEL, a, b, rows, BENCH_RANK)) * BENCH_RANK);
+        printf("%10.1f\n", RATE(k->panels(out, CK_PANEL, a, b, rows, BENCH_RANK, 1)) * BENCH_RANK);
     }
-    puts("(types: decode/encode; panel: terms of sums)");
+    puts("(types: decode/encode; panels: terms of sums)");
     return 0;
 }
 
@@ -513,7 +513,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_arithmetic),
         cmocka_unit_test(test_arithmetic_in_place),
         cmocka_unit_test(test_lerp_is_exact_where_equal),
-        cmocka_unit_test(test_panel),
+        cmocka_unit_test(test_panels),
         cmocka_unit_test(test_forced_isa),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,8 @@
 #include "tests/fault.h"
 #include "tests/fixture.h"
 #include "tests/layouts.h"
+#include "tests/program.h"
+#include "tests/reference.h"
 
 #include <errno.h>
 #include <math.h>
@@ -507,6 +509,114 @@ static void test_faults(void **state) {
     ck_reader_close(model);
 }
 
+/* ---- Applied ---- */
+
+/* One unit in the last place of this f16 value. */
+static double unit_of(double x) {
+    int exponent;
+    frexp(fmax(fabs(x), 0x1p-14), &exponent);
+    return ldexp(1, exponent - 11);
+}
+
+/* W + strength (W' - W) as the libraries have it, to within a unit of the result's type. */
+static void test_applied(void **state) {
+    (void)state;
+    static const char *const kinds[] = {"lora", "core", "dora",     "loha",
+                                        "lokr", "full", "peft_dora"};
+    char here[512];
+    assert_non_null(realpath(DATA, here));
+    ck_reader *model = opened(DATA "model.safetensors");
+    ck_reader *expected = opened(DATA "expected.safetensors");
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        program_expect(program_run(f.folder,
+                                   "ckmerge %s/model.safetensors --lora %s/%s.safetensors:0.75 "
+                                   "--dtype f16 -o out -f",
+                                   here, here, kinds[k]),
+                       0, "mixed", NULL);
+        ck_reader *out = opened(fixture_path(&f, "out"));
+        for (size_t i = 0; i < ck_reader_count(out); i++) {
+            const ck_tensor *t = ck_reader_tensor(out, i);
+            char name[256];
+            snprintf(name, sizeof name, "%s/%s", kinds[k], t->name);
+            double *change = ck_reader_find(expected, name) ? data_of(expected, name) : NULL;
+            float *weight = data_of(model, t->name);
+            unsigned char *got = data_of(out, t->name);
+            for (uint64_t e = 0; e < t->elements; e++) {
+                double want = (double)weight[e] + (change ? 0.75 * change[e] : 0);
+                double is = ref_decode(CK_F16, got + 2 * e);
+                if (!(fabs(is - want) <= 0.501 * unit_of(want)))
+                    fail_msg("%s, element %llu: %.9g, want %.9g", name, (unsigned long long)e, is,
+                             want);
+            }
+            free(change);
+            free(weight);
+            free(got);
+        }
+        ck_reader_close(out);
+    }
+    ck_reader_close(expected);
+    ck_reader_close(model);
+}
+
+/* Several LoRAs, beside a merge, in recipes and rules; and what users get wrong. */
+static void test_programs(void **state) {
+    (void)state;
+    static float one[12], two[12];
+    static const float up[] = {1, 2, 3}, down[] = {1, 10, 100, 1000};
+    for (int i = 0; i < 12; i++) one[i] = 1, two[i] = 3;
+    const fixture_tensor a[] = {{"w.weight", CK_F32, {3, 4}, 2, one},
+                                {"v.weight", CK_F32, {12}, 1, one}};
+    const fixture_tensor b[] = {{"w.weight", CK_F32, {3, 4}, 2, two},
+                                {"v.weight", CK_F32, {12}, 1, two}};
+    const fixture_tensor lora[] = {{"w.lora_up.weight", CK_F32, {3, 1}, 2, up},
+                                   {"w.lora_down.weight", CK_F32, {1, 4}, 2, down}};
+    const fixture_tensor full[] = {{"v.diff", CK_F32, {12}, 1, two},
+                                   {"nowhere.diff", CK_F32, {12}, 1, two}};
+    fixture_safetensors(&f, "a", a, 2, NULL);
+    fixture_safetensors(&f, "b", b, 2, NULL);
+    fixture_safetensors(&f, "l:1", lora, 2, NULL);
+    fixture_safetensors(&f, "full", full, 2, NULL);
+
+    program_expect(program_run(f.folder, "ckmerge a --lora l:1:0.5 -o o --write-recipe r.json && "
+                                         "ckmerge --recipe r.json -o p && cmp o p && "
+                                         "ckmerge a --lora ./l:1:0.5 -o q -t 1 && cmp o q"),
+                   0, "1 tensors kept: not changed by a LoRA", NULL);
+    ck_reader *o = opened(fixture_path(&f, "o"));
+    float *w = data_of(o, "w.weight");
+    assert_true(w[0] == 1.5f && w[7] == 1001 && w[11] == 1501);
+    free(w);
+    ck_reader_close(o);
+
+    program_expect(program_run(f.folder, "ckmerge a --lora full -o o -f"), 1, NULL,
+                   "full: 1 of its layers is not in a: 'nowhere'; --unmatched skip");
+    program_expect(program_run(f.folder, "ckmerge a b --alpha 0.5 --rule 'v*=0' --lora l:1:2 "
+                                         "--lora full:10 --unmatched skip -o o -f --write-recipe "
+                                         "r.json --force && ckmerge --recipe r.json -o p -f && "
+                                         "cmp o p"),
+                   0, NULL, "1 of its layers are not in a and are left out, first 'nowhere'");
+    o = opened(fixture_path(&f, "o"));
+    w = data_of(o, "w.weight");
+    float *v = data_of(o, "v.weight");
+    assert_true(w[0] == 4 && w[11] == 6002 && v[0] == 31);
+    free(w);
+    free(v);
+    ck_reader_close(o);
+
+    program_expect(program_run(f.folder, "ckmerge a --lora l:1 --rule 'w*=0' -o o -f && cktool "
+                                         "diff o a"),
+                   0, "identical", NULL);
+    program_expect(program_run(f.folder, "ckmerge a l:1 -o o -f"), 1, NULL,
+                   "l:1 is a LoRA, not a model; --lora l:1 applies it");
+    program_expect(program_run(f.folder, "ckmerge l:1 --lora l:1 -o o -f"), 1, NULL,
+                   "l:1 is a LoRA, not a model");
+    program_expect(program_run(f.folder, "ckmerge a --lora b -o o -f"), 1, NULL, "b is no LoRA");
+    program_expect(program_run(f.folder, "ckmerge a --lora l:1:nan -o o -f"), 2, NULL,
+                   "the strength must be a number");
+    program_expect(program_run(f.folder, "ckmerge a --lora l:1 --alpha 1 -o o -f"), 2, NULL,
+                   "a LoRA's strength is given as --lora FILE:STRENGTH");
+    program_expect(program_run(f.folder, "ckmerge a -o o -f"), 2, NULL, "one and --lora FILE");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_libraries),
@@ -517,6 +627,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unmatched, setup, teardown),
         cmocka_unit_test(test_faults),
+        cmocka_unit_test_setup_teardown(test_applied, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_programs, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

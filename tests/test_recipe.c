@@ -43,6 +43,19 @@ static const struct {
     {"{" MODELS MERGE ",\"policies\":{\"missing\":\"maybe\"}}",
      "$.policies.missing: must be one of"},
     {"{" MODELS MERGE ",\"policies\":{\"lost\":\"keep\"}}", "$.policies.lost: unknown field"},
+    {"{" MODELS MERGE ",\"policies\":{\"unmatched\":\"keep\"}}",
+     "$.policies.unmatched: must be one of error|skip"},
+    {"{" MODELS "\"merge\":{\"method\":\"lora\",\"inputs\":[\"a\",1]}}",
+     "lora takes a model and the name of a LoRA"},
+    {"{" MODELS "\"merge\":{\"method\":\"lora\",\"inputs\":[\"a\",\"a\"]}}",
+     "'a' is a LoRA in one place and a model in another"},
+    {"{" MODELS "\"merge\":{\"method\":\"lora\",\"inputs\":[\"a\",\"b\"]},\"rules\":"
+     "[{\"keys\":\"*\",\"copy\":\"b\"}]}",
+     "'b' is a LoRA in one place and a model in another"},
+    {"{\"ckmerge_recipe\":1,\"models\":{\"a\":\"a\",\"b\":\"b\",\"c\":\"c\"},\"merge\":{\"method\":"
+     "\"weighted-sum\",\"inputs\":[{\"method\":\"lora\",\"inputs\":[\"a\",\"c\"]},{\"method\":"
+     "\"lora\",\"inputs\":[\"b\",\"c\"]}]}}",
+     "LoRA 'c' is applied to two models"},
     {"{" MODELS "\"merge\":\"c\"}", "r.json:3: $.merge: there is no model 'c'"},
     {"{" MODELS "\"merge\":1}", "must lead to a model"},
     {"{" MODELS "\"merge\":null}", "$.merge: must be a model's name"},
@@ -108,7 +121,8 @@ static const char full[] =
     "\"rules\":[{\"keys\":\"x.*\",\"set\":{\"mix.alpha\":0.7,\"alpha\":\"$s\"}},"
     "{\"keys\":\"y\",\"exclude\":true},{\"keys\":\"z\",\"drop\":true},{\"keys\":\"w\",\"copy\":"
     "\"b\"}],"
-    "\"policies\":{\"missing\":\"drop\",\"extra\":\"keep\",\"shape\":\"inpaint\"},\"dtype\":"
+    "\"policies\":{\"missing\":\"drop\",\"extra\":\"keep\",\"shape\":\"inpaint\",\"unmatched\":"
+    "\"skip\"},\"dtype\":"
     "\"bf16\","
     "\"seed\":7,\"variables\":{\"s\":0.5,\"unused\":\"x\"},\"description\":\"all there is\"}";
 
@@ -131,6 +145,7 @@ static void check_full(const ck_recipe *r, double s) {
     assert_int_equal(r->missing, CK_MISSING_DROP);
     assert_int_equal(r->extra, CK_EXTRA_KEEP);
     assert_int_equal(r->shape, CK_SHAPE_INPAINT);
+    assert_int_equal(r->unmatched, CK_UNMATCHED_SKIP);
     assert_int_equal(r->dtype, CK_BF16);
     assert_int_equal(r->seed, 7);
     assert_int_equal(ck_recipe_primary(r), 0);
