@@ -42,6 +42,14 @@ ALL_CFLAGS += -DCK_HAVE_JPEG $(shell pkg-config --cflags libjpeg)
 LIBS += $(shell pkg-config --libs libjpeg)
 endif
 
+# LAPACK (OpenBLAS, LAPACKE) takes LoRAs out of models. Only its headers are needed here: it is
+# loaded when it is used.
+LAPACK ?= $(shell pkg-config --exists openblas lapacke 2>/dev/null && echo yes)
+LAPACK := $(LAPACK)
+ifeq ($(LAPACK),yes)
+ALL_CFLAGS += -DCK_HAVE_LAPACK $(shell pkg-config --cflags openblas lapacke)
+endif
+
 # oneDNN 3 makes training fast. `make deps` brings it to deps/onednn, Debian's is too old; without
 # it the plain kernels do the work. `make ONEDNN=no` leaves it out, as the sanitizers' builds do.
 ONEDNN ?= $(shell test -e deps/onednn/lib/libdnnl.so && echo yes)
@@ -102,6 +110,7 @@ found:
 	@echo '  HDF5       $(if $(filter yes,$(HDF5)),$(call version,hdf5),without it: .h5 files cannot be read)'
 	@echo '  libpng     $(if $(filter yes,$(PNG)),$(call version,libpng),without it: no PNG images)'
 	@echo '  libjpeg    $(if $(filter yes,$(JPEG)),$(call version,libjpeg),without it: no JPEG images)'
+	@echo '  LAPACK     $(if $(filter yes,$(LAPACK)),OpenBLAS $(call version,openblas),without it: no LoRAs are extracted)'
 	@echo '  oneDNN     $(if $(filter yes,$(ONEDNN)),deps/onednn,without it: training is slower; `make deps` brings it)'
 	@echo '  build in   $(BUILD)/'
 
@@ -230,7 +239,7 @@ help:
 	@echo "make install    programs, manual pages, completion; PREFIX=$(PREFIX) DESTDIR="
 	@echo "make uninstall clean format"
 	@echo "Variables: BUILD=$(BUILD) CC=$(CC) OPT=$(OPT) CFLAGS=$(CFLAGS) HDF5=$(HDF5)"
-	@echo "           PNG=$(PNG) JPEG=$(JPEG)"
+	@echo "           PNG=$(PNG) JPEG=$(JPEG) LAPACK=$(LAPACK)"
 
 .SECONDARY:
 -include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels io merge merge/methods distill distill/methods \
