@@ -351,10 +351,11 @@ TARGET static void product(float *c, size_t stride, matrix a, const float *b, si
 
 /* ---- Attention ----
  *
- * Scores are made for a block of queries and a block of keys at a time and never stored; the
- * largest and the sum of exponentials of a query are kept up to date along the keys (Milakov and
+ * Scores are made for a block of keys and a block of queries at a time and never stored; the
+ * largest and the sum of exponentials of each query are kept up to date along the keys (Milakov and
  * Gimelshein, 2018; Dao et al., 2022). Backwards they are made again, from the logarithms of the
- * sums. Blocks are copied: rows are padded to a multiple of 16 with zeros, keys are transposed. */
+ * sums. Queries are side by side in vectors, so blocks of them are transposed and padded to a
+ * multiple of 16; keys and values stay where they are. */
 
 enum { BLOCK = CK_NN_QUERIES, AREA = BLOCK * 128 };
 
@@ -368,7 +369,7 @@ INLINE size_t padded(size_t n) {
     return (n + 15) / 16 * 16;
 }
 
-/* Tokens of a block, such that their rows are at most AREA numbers. */
+/* Tokens of a block, such that their numbers are at most AREA. */
 INLINE size_t block_of(size_t width) {
     return width <= 128 ? BLOCK : width <= 256 ? BLOCK / 2 : BLOCK / 4;
 }
@@ -377,7 +378,18 @@ INLINE part part_at(size_t first, size_t block, size_t count) {
     return (part){first, count - first < block ? count - first : block};
 }
 
-/* A head's rows of some tokens, times a factor. */
+/* A head's numbers of some tokens, times a factor: channel after channel. */
+INLINE void copy_columns(float *to, const float *from, part t, const ck_nn_attention *a,
+                         float factor) {
+    size_t n = padded(t.n);
+    for (size_t c = 0; c < a->width; c++)
+        for (size_t i = t.n; i < n; i++) to[c * n + i] = 0;
+    for (size_t i = 0; i < t.n; i++)
+        for (size_t c = 0; c < a->width; c++)
+            to[c * n + i] = factor * from[(t.first + i) * a->channels + c];
+}
+
+/* The same token after token. */
 INLINE void copy_rows(float *to, const float *from, part t, const ck_nn_attention *a,
                       float factor) {
     size_t row = padded(a->width);
@@ -388,116 +400,66 @@ INLINE void copy_rows(float *to, const float *from, part t, const ck_nn_attentio
     }
 }
 
-/* The same as columns, as many as a multiple of 16; those without a token are zero. */
-INLINE void copy_columns(float *to, const float *from, part t, const ck_nn_attention *a) {
-    size_t row = padded(t.n);
-    memset(to, 0, padded(a->width) * row * sizeof *to);
-    for (size_t i = 0; i < t.n; i++)
-        for (size_t c = 0; c < a->width; c++)
-            to[c * row + i] = from[(t.first + i) * a->channels + c];
+INLINE bool unseen(const ck_nn_attention *a, part queries, part keys) {
+    return a->causal && queries.first + queries.n <= keys.first;
 }
 
-/* How many of some keys a query sees. */
-INLINE size_t seen(const ck_nn_attention *a, size_t query, part keys) {
-    if (!a->causal || query + 1 >= keys.first + keys.n) return keys.n;
-    return query < keys.first ? 0 : query + 1 - keys.first;
+/* Scores, a row of n queries for each key: those that come before a key do not see it, and e^ makes
+ * 0 of their score. */
+INLINE void hide(const ck_nn_attention *a, float *scores, part queries, part keys, size_t n) {
+    for (size_t j = 0; a->causal && j < keys.n; j++)
+        for (size_t i = 0; i < n && queries.first + i < keys.first + j; i++)
+            scores[j * n + i] = -INFINITY;
 }
 
-typedef struct softmax {
-    float largest, sum; /* of exponentials of scores less the largest */
-} softmax;
-
-/* Scores of keys that a query does not see get what e^ makes 0 of. n, here and below, is a multiple
- * of 16. */
-INLINE void hide(float *scores, size_t keys, size_t n) {
-    for (size_t j = keys; j < n; j++) scores[j] = -INFINITY;
-}
-
-/* VL lanes become one number by fours: what omp simd does, one lane after the other, takes longer
- * than the exponentials of a block. */
-INLINE float greater(float a, float b) {
-    return a > b ? a : b;
-}
-
-INLINE float largest_lane(const float *lane) {
-    float four[4] = {lane[0], lane[1], lane[2], lane[3]};
-    for (int i = 4; i < VL; i += 4) {
-        SIMD for (int l = 0; l < 4; l++) four[l] = greater(lane[i + l], four[l]);
+/* Scores become exponentials, less the largest of their query; what was gathered in `out`, a row
+ * for each channel, is scaled to the new largest. */
+INLINE void take_scores(float *scores, size_t keys, size_t n, float *largest, float *sum,
+                        float *out, size_t width) {
+    ALIGNED float keep[BLOCK];
+    memcpy(keep, largest, n * sizeof *keep);
+    for (size_t j = 0; j < keys; j++) {
+        const float *x = scores + j * n;
+        SIMD for (size_t i = 0; i < n; i++) largest[i] = x[i] > largest[i] ? x[i] : largest[i];
     }
-    return greater(greater(four[0], four[1]), greater(four[2], four[3]));
-}
-
-INLINE float lane_sum(const float *lane) {
-    float four[4] = {lane[0], lane[1], lane[2], lane[3]};
-    for (int i = 4; i < VL; i += 4) {
-        SIMD for (int l = 0; l < 4; l++) four[l] += lane[i + l];
+    SIMD for (size_t i = 0; i < n; i++) {
+        keep[i] = exponential(keep[i] - largest[i]);
+        sum[i] *= keep[i];
     }
-    return (four[0] + four[1]) + (four[2] + four[3]);
-}
-
-/* The largest of n numbers and one more. */
-INLINE float largest_of(const float *x, size_t n, float one) {
-    float lane[VL];
-    SIMD for (int l = 0; l < VL; l++) lane[l] = one;
-    for (size_t j = 0; j < n; j += VL, x += VL) {
-        SIMD for (int l = 0; l < VL; l++) lane[l] = greater(x[l], lane[l]);
-    }
-    return largest_lane(lane);
-}
-
-/* x becomes e^(x - largest); returns the sum. */
-INLINE float exponentials(float *x, size_t n, float largest) {
-    float lane[VL];
-    SIMD for (int l = 0; l < VL; l++) lane[l] = 0;
-    for (size_t j = 0; j < n; j += VL, x += VL) {
-        SIMD for (int l = 0; l < VL; l++) {
-            x[l] = exponential(x[l] - largest);
-            lane[l] += x[l];
+    for (size_t j = 0; j < keys; j++) {
+        float *x = scores + j * n;
+        SIMD for (size_t i = 0; i < n; i++) {
+            x[i] = exponential(x[i] - largest[i]);
+            sum[i] += x[i];
         }
     }
-    return lane_sum(lane);
-}
-
-/* Scores of one query become exponentials. What was gathered in `out` is scaled to the new largest
- * score. */
-INLINE void take_scores(softmax *s, float *scores, size_t keys, size_t n, float *out,
-                        size_t width) {
-    if (keys == 0) { /* all before them were seen, or none is at all */
-        memset(scores, 0, n * sizeof *scores);
-        return;
+    for (size_t c = 0; c < width; c++) {
+        SIMD for (size_t i = 0; i < n; i++) out[c * n + i] *= keep[i];
     }
-    hide(scores, keys, n);
-    float largest = largest_of(scores, n, s->largest);
-    float sum = exponentials(scores, n, largest), keep = exponential(s->largest - largest);
-    SIMD for (size_t c = 0; c < width; c++) out[c] *= keep;
-    *s = (softmax){largest, s->sum * keep + sum};
 }
 
 /* A block of queries against all keys of the head, whose first numbers q, k and v point to. */
 TARGET static void attend(const ck_nn_attention *a, const float *q, const float *k, const float *v,
                           part queries, float *y, float *sums) {
-    ALIGNED float rows[AREA], keys[AREA], values[AREA], out[AREA], scores[BLOCK * BLOCK];
-    softmax s[BLOCK];
-    size_t row = padded(a->width);
-    copy_rows(rows, q, queries, a, a->scale);
-    memset(out, 0, queries.n * row * sizeof *out);
-    for (size_t i = 0; i < queries.n; i++) s[i] = (softmax){-INFINITY, 0};
-    for (size_t first = 0; first < a->keys; first += block_of(a->width)) {
-        part t = part_at(first, block_of(a->width), a->keys);
-        if (seen(a, queries.first + queries.n - 1, t) == 0) break;
-        size_t n = padded(t.n);
-        copy_columns(keys, k, t, a);
-        copy_rows(values, v, t, a, 1);
-        product(scores, n, (matrix){rows, row, 1}, keys, n, queries.n, n, a->width, false);
-        for (size_t i = 0; i < queries.n; i++)
-            take_scores(&s[i], scores + i * n, seen(a, queries.first + i, t), n, out + i * row,
-                        row);
-        product(out, row, (matrix){scores, n, 1}, values, row, queries.n, row, t.n, true);
+    ALIGNED float columns_q[AREA], out[AREA], scores[BLOCK * BLOCK], largest[BLOCK], sum[BLOCK];
+    size_t n = padded(queries.n);
+    copy_columns(columns_q, q, queries, a, a->scale);
+    memset(out, 0, a->width * n * sizeof *out);
+    for (size_t i = 0; i < n; i++) largest[i] = -INFINITY, sum[i] = 0;
+    for (size_t first = 0; first < a->keys; first += BLOCK) {
+        part t = part_at(first, BLOCK, a->keys);
+        if (unseen(a, queries, t)) break;
+        matrix keys = {k + first * a->channels, a->channels, 1};
+        matrix values = {v + first * a->channels, 1, a->channels};
+        product(scores, n, keys, columns_q, n, t.n, n, a->width, false);
+        hide(a, scores, queries, t, n);
+        take_scores(scores, t.n, n, largest, sum, out, a->width);
+        product(out, n, values, scores, n, a->width, n, t.n, true);
     }
     for (size_t i = 0; i < queries.n; i++) {
-        float *to = y + (queries.first + i) * a->channels, scale = 1 / s[i].sum;
-        SIMD for (size_t c = 0; c < a->width; c++) to[c] = scale * out[i * row + c];
-        sums[queries.first + i] = s[i].largest + logf(s[i].sum);
+        float *to = y + (queries.first + i) * a->channels, scale = 1 / sum[i];
+        for (size_t c = 0; c < a->width; c++) to[c] = scale * out[c * n + i];
+        sums[queries.first + i] = largest[i] + logf(sum[i]);
     }
 }
 
@@ -511,66 +473,89 @@ TARGET static void attention(const ck_nn_attention *a, size_t image, size_t head
                sums);
 }
 
-/* Of one query: scores become probabilities p, and the gradients of probabilities become those of
- * scores, p (dp - dy y). */
-INLINE void score_gradients(float *scores, float *changes, size_t keys, size_t n, float sum,
-                            float dy_y) {
-    hide(scores, keys, n);
-    SIMD for (size_t j = 0; j < n; j++) {
-        scores[j] = exponential(scores[j] - sum);
-        changes[j] = scores[j] * (changes[j] - dy_y);
-    }
-}
-
 INLINE float inner(const float *x, const float *y, size_t n) {
     float sum = 0;
     _Pragma("omp simd reduction(+ : sum)") for (size_t i = 0; i < n; i++) sum += x[i] * y[i];
     return sum;
 }
 
-TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t head) {
-    ALIGNED float q[AREA], k[AREA], dy[AREA], keys[AREA], values[AREA];
-    ALIGNED float dq[AREA], dk[AREA], dv[AREA], scores[BLOCK * BLOCK], changes[BLOCK * BLOCK];
-    size_t at_q = image * a->queries * a->channels + head * a->width;
-    size_t at_k = image * a->keys * a->channels + head * a->width;
-    const float *sums = a->sums + (image * a->heads + head) * a->queries;
-    size_t row = padded(a->width), block = block_of(a->width);
-    for (size_t i = 0; i < a->queries; i++)
-        memset(a->dq + at_q + i * a->channels, 0, a->width * sizeof(float));
-    for (size_t first = 0; first < a->keys; first += block) {
-        part t = part_at(first, block, a->keys);
-        size_t n = padded(t.n);
-        copy_rows(k, a->k + at_k, t, a, 1);
-        copy_columns(keys, a->k + at_k, t, a);
-        copy_columns(values, a->v + at_k, t, a);
-        memset(dk, 0, t.n * row * sizeof *dk);
-        memset(dv, 0, t.n * row * sizeof *dv);
-        for (size_t begin = 0; begin < a->queries; begin += block) {
-            part u = part_at(begin, block, a->queries);
-            if (seen(a, u.first + u.n - 1, t) == 0) continue;
-            copy_rows(q, a->q + at_q, u, a, a->scale);
-            copy_rows(dy, a->dy + at_q, u, a, 1);
-            product(scores, n, (matrix){q, row, 1}, keys, n, u.n, n, a->width, false);
-            product(changes, n, (matrix){dy, row, 1}, values, n, u.n, n, a->width, false);
-            for (size_t i = 0; i < u.n; i++) {
-                const float *y = a->y + at_q + (u.first + i) * a->channels;
-                score_gradients(scores + i * n, changes + i * n, seen(a, u.first + i, t), n,
-                                sums[u.first + i], inner(dy + i * row, y, a->width));
-            }
-            product(dv, row, (matrix){scores, 1, n}, dy, row, t.n, row, u.n, true);
-            product(dk, row, (matrix){changes, 1, n}, q, row, t.n, row, u.n, true);
-            product(dq, row, (matrix){changes, n, 1}, k, row, u.n, row, t.n, false);
-            for (size_t i = 0; i < u.n; i++) {
-                float *to = a->dq + at_q + (u.first + i) * a->channels;
-                SIMD for (size_t c = 0; c < a->width; c++) to[c] += a->scale * dq[i * row + c];
-            }
-        }
-        for (size_t i = 0; i < t.n; i++) {
-            size_t to = at_k + (t.first + i) * a->channels;
-            memcpy(a->dk + to, dk + i * row, a->width * sizeof(float));
-            memcpy(a->dv + to, dv + i * row, a->width * sizeof(float));
-        }
+/* A head's rows of some tokens += rows (padded(width) apart). */
+INLINE void add_rows(float *to, const float *rows, part t, const ck_nn_attention *a) {
+    for (size_t i = 0; i < t.n; i++) {
+        float *x = to + (t.first + i) * a->channels;
+        const float *row = rows + i * padded(a->width);
+        SIMD for (size_t c = 0; c < a->width; c++) x[c] += row[c];
     }
+}
+
+/* Where a head's numbers begin. */
+typedef struct head_grad {
+    const float *q, *k, *v, *y, *sums, *dy;
+    float *dq, *dk, *dv;
+} head_grad;
+
+/* A block of queries against all keys: their dq, and their part of dk and dv. With p the
+ * probabilities, the gradient of scores is p (dy v - dy y). */
+TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, part queries) {
+    ALIGNED float columns_q[AREA], columns_dy[AREA], rows_q[AREA], rows_dy[AREA], rows[AREA];
+    ALIGNED float dq[AREA], scores[BLOCK * BLOCK], changes[BLOCK * BLOCK];
+    ALIGNED float sum[BLOCK] = {0}, dy_y[BLOCK] = {0};
+    size_t n = padded(queries.n), row = padded(a->width);
+    copy_columns(columns_q, h->q, queries, a, a->scale);
+    copy_columns(columns_dy, h->dy, queries, a, 1);
+    copy_rows(rows_q, h->q, queries, a, a->scale);
+    copy_rows(rows_dy, h->dy, queries, a, 1);
+    memset(dq, 0, a->width * n * sizeof *dq);
+    for (size_t i = 0; i < queries.n; i++) {
+        sum[i] = h->sums[queries.first + i];
+        dy_y[i] = inner(rows_dy + i * row, h->y + (queries.first + i) * a->channels, a->width);
+    }
+    for (size_t first = 0; first < a->keys; first += block_of(a->width)) {
+        part t = part_at(first, block_of(a->width), a->keys);
+        if (unseen(a, queries, t)) break;
+        matrix keys = {h->k + first * a->channels, a->channels, 1};
+        matrix values = {h->v + first * a->channels, a->channels, 1};
+        matrix transposed = {keys.at, 1, a->channels};
+        product(scores, n, keys, columns_q, n, t.n, n, a->width, false);
+        product(changes, n, values, columns_dy, n, t.n, n, a->width, false);
+        hide(a, scores, queries, t, n);
+        for (size_t j = 0; j < t.n; j++) {
+            float *p = scores + j * n, *d = changes + j * n;
+            SIMD for (size_t i = 0; i < n; i++) {
+                p[i] = exponential(p[i] - sum[i]);
+                d[i] = p[i] * (d[i] - dy_y[i]);
+            }
+        }
+        product(rows, row, (matrix){scores, n, 1}, rows_dy, row, t.n, row, queries.n, false);
+        add_rows(h->dv, rows, t, a);
+        product(rows, row, (matrix){changes, n, 1}, rows_q, row, t.n, row, queries.n, false);
+        add_rows(h->dk, rows, t, a);
+        product(dq, n, transposed, changes, n, a->width, n, t.n, true);
+    }
+    for (size_t i = 0; i < queries.n; i++) {
+        float *to = h->dq + (queries.first + i) * a->channels;
+        for (size_t c = 0; c < a->width; c++) to[c] = a->scale * dq[c * n + i];
+    }
+}
+
+TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t head) {
+    size_t q = image * a->queries * a->channels + head * a->width;
+    size_t k = image * a->keys * a->channels + head * a->width;
+    head_grad h = {.q = a->q + q,
+                   .k = a->k + k,
+                   .v = a->v + k,
+                   .y = a->y + q,
+                   .sums = a->sums + (image * a->heads + head) * a->queries,
+                   .dy = a->dy + q,
+                   .dq = a->dq + q,
+                   .dk = a->dk + k,
+                   .dv = a->dv + k};
+    for (size_t t = 0; t < a->keys; t++) {
+        memset(h.dk + t * a->channels, 0, a->width * sizeof(float));
+        memset(h.dv + t * a->channels, 0, a->width * sizeof(float));
+    }
+    for (size_t first = 0; first < a->queries; first += block_of(a->width))
+        attend_back(a, &h, part_at(first, block_of(a->width), a->queries));
 }
 
 #define TABLE_NAME_(suffix) ck_nn_##suffix
