@@ -236,6 +236,10 @@ static void gather(const ck_call *call, const strides *t) {
 #pragma omp parallel for if (count > ALONE)
     for (int64_t r = 0; r < count / c; r++) {
         const real *from = x + row_start(&s, t, r);
+        if (step == 1) {
+            memcpy(y + r * c, from, (size_t)c * sizeof *y);
+            continue;
+        }
         for (int64_t i = 0; i < c; i++) y[r * c + i] = from[i * step];
     }
 }

@@ -483,6 +483,8 @@ static void run_layer_norm_grad(const ck_call *call) {
 
 /* ---- Attention ---- */
 
+_Static_assert((int)CK_MAX_HEAD <= (int)CK_NN_HEAD, "heads that the kernels have no room for");
+
 static ck_nn_attention attention_of(const ck_call *call) {
     const ck_graph_node *n = ck_call_node(call);
     ck_shape q = ck_call_shape(call, 0), k = ck_call_shape(call, 1);
