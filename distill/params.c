@@ -160,8 +160,8 @@ static bool fits(const ck_tensor *t, int rank, const uint64_t *shape) {
     return true;
 }
 
-static ck_status check_shape(const ck_params *p, const ck_tensor *t, int rank, const int64_t *shape,
-                             ck_error *err) {
+static ck_status check_shape(const ck_reader *source, const ck_tensor *t, int rank,
+                             const int64_t *shape, ck_error *err) {
     ck_tensor want = {.rank = (size_t)rank};
     uint64_t dims[MAX_RANK];
     file_shape(rank, shape, dims);
@@ -169,7 +169,7 @@ static ck_status check_shape(const ck_params *p, const ck_tensor *t, int rank, c
     if (fits(t, rank, dims)) return CK_OK;
     char has[96], needs[96];
     return ck_fail(err, CK_INPUT, "%s: tensor '%s' has shape %s, the model needs %s",
-                   ck_reader_path(p->source), t->name, ck_tensor_shape_text(t, has, sizeof has),
+                   ck_reader_path(source), t->name, ck_tensor_shape_text(t, has, sizeof has),
                    ck_tensor_shape_text(&want, needs, sizeof needs));
 }
 
@@ -179,40 +179,55 @@ static size_t krsc_at(const int64_t *shape, size_t i) {
     return i / (area * c) * (area * c) + i % area * c + i / area % c;
 }
 
-static ck_status check_finite(const ck_params *p, const weight *w, ck_error *err) {
+static ck_status check_finite(const ck_reader *source, const ck_tensor *t, const weight *w,
+                              ck_error *err) {
     for (size_t i = 0; i < w->elements; i++)
         if (!isfinite(w->data[i]))
             return ck_fail(err, CK_INPUT,
                            "%s: tensor '%s': a value is %s; the file is damaged or was trained "
                            "into the ground",
-                           ck_reader_path(p->source), w->tensor->name,
+                           ck_reader_path(source), t->name,
                            isnan(w->data[i]) ? "not a number" : "infinite");
     return CK_OK;
 }
 
-static ck_status decode(const ck_params *p, weight *w, void *raw, float *flat, ck_error *err) {
-    const ck_tensor *t = w->tensor;
-    CK_TRY(ck_reader_read(p->source, t, 0, raw, t->nbytes, err));
+static ck_status decode(const ck_reader *source, const ck_tensor *t, weight *w, void *raw,
+                        float *flat, ck_error *err) {
+    CK_TRY(ck_reader_read(source, t, 0, raw, t->nbytes, err));
     const ck_kernels *k = ck_kernels_best();
     if (!k) return ck_fail(err, CK_USAGE, "CK_ISA names no instruction set of this processor");
     k->decode[t->dtype](flat, raw, w->elements);
     if (flat != w->data)
         for (size_t i = 0; i < w->elements; i++) w->data[krsc_at(w->shape, i)] = flat[i];
-    return check_finite(p, w, err);
+    return check_finite(source, t, w, err);
 }
 
-static ck_status load(const ck_params *p, weight *w, ck_error *err) {
-    const ck_tensor *t = w->tensor;
+static ck_status load(const ck_reader *source, const ck_tensor *t, weight *w, ck_error *err) {
     if (!ck_dtype_is_float(t->dtype))
         return ck_fail(err, CK_INPUT, "%s: tensor '%s' is %s; a weight is expected",
-                       ck_reader_path(p->source), t->name, ck_dtype_name(t->dtype));
+                       ck_reader_path(source), t->name, ck_dtype_name(t->dtype));
     bool moves = w->rank == 4 && w->shape[1] * w->shape[2] > 1;
     void *raw = ck_alloc(t->nbytes);
     float *flat = moves ? ck_alloc_array(w->elements, sizeof *flat) : w->data;
-    ck_status s = raw && flat ? decode(p, w, raw, flat, err) : ck_fail_memory(err, t->name);
+    ck_status s = raw && flat ? decode(source, t, w, raw, flat, err) : ck_fail_memory(err, t->name);
     free(raw);
     if (moves) free(flat);
     return s;
+}
+
+ck_status ck_params_load(ck_params *p, const ck_reader *from, ck_error *err) {
+    for (size_t i = 0; i < p->count; i++) {
+        weight *w = &p->weights[i];
+        char full[512];
+        snprintf(full, sizeof full, "%s%s", p->prefix, w->name);
+        const ck_tensor *t = ck_reader_find(from, full);
+        if (!t)
+            return ck_fail(err, CK_INPUT, "%s: no tensor '%s', which the model needs",
+                           ck_reader_path(from), full);
+        CK_TRY(check_shape(from, t, w->rank, w->shape, err));
+        CK_TRY(load(from, t, w, err));
+    }
+    return CK_OK;
 }
 
 /* ---- Making ---- */
@@ -248,7 +263,7 @@ static ck_status add(ck_params *p, weight *w, ck_error *err) {
     if (!w->data) return ck_fail_memory(err, w->name);
     memset(w->data, 0, w->elements * sizeof *w->data);
     if (w->tensor)
-        CK_TRY(load(p, w, err));
+        CK_TRY(load(p->source, w->tensor, w, err));
     else
         make(p, w);
     if (w->tensor) p->index_of[number_of(p->source, w->tensor)] = p->count + 1;
@@ -262,7 +277,7 @@ ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t
     if (p->source && !t)
         return ck_fail(err, CK_INPUT, "%s: no tensor '%s%s', which the model needs",
                        ck_reader_path(p->source), p->prefix, name);
-    if (t) CK_TRY(check_shape(p, t, rank, shape, err));
+    if (t) CK_TRY(check_shape(p->source, t, rank, shape, err));
     *index = weight_of(p, name);
     if (*index != SIZE_MAX) return CK_OK;
     weight w = {.name = ck_strdup(name), .rank = rank, .tensor = t};

@@ -51,6 +51,10 @@ size_t ck_params_elements(const ck_params *p, size_t index); /* of one weight */
 /* A deep copy, for a student that begins as its teacher; it can load what was not asked for yet. */
 ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err);
 
+/* Reads all weights that were asked for so far anew, from another checkpoint with the same names
+ * and shapes. After a failure some may have been read. */
+ck_status ck_params_load(ck_params *p, const ck_reader *from, ck_error *err);
+
 /* Overwrites the weights of p with those of the same name and size in from. */
 void ck_params_assign(ck_params *p, const ck_params *from);
 

@@ -85,6 +85,7 @@ static ck_status read_evaluation(ck_session *r, ck_error *err) {
     if (r->judged_count > CK_RUN_STEPS)
         return ck_config_fail(c, "evaluate.steps", err, "more than %d numbers", CK_RUN_STEPS);
     for (size_t i = 0; i < r->judged_count; i++) r->judged[i] = (size_t)steps[i];
+    CK_TRY(ck_config_bool(c, "evaluate.teacher", true, &r->judges_teacher, err));
     ck_walk usual_walk = r->d.method->steps == CK_STEPS_DDIM ? CK_WALK_DDIM : CK_WALK_CONSISTENCY;
     CK_TRY(ck_config_choice(c, "evaluate.walk", CK_WALKS, usual_walk, &walk, err));
     r->walk = (ck_walk)walk;

@@ -26,6 +26,7 @@ typedef struct ck_session {
     uint64_t save_every, log_every, evaluate_every;
     size_t judged[CK_RUN_STEPS]; /* numbers of steps that are evaluated */
     size_t judged_count;
+    bool judges_teacher;
     ck_walk walk;   /* how the student is sampled */
     ck_dtype dtype; /* of student.safetensors */
     uint64_t seed;

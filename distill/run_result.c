@@ -87,7 +87,7 @@ ck_status ck_run_judge(ck_session *r, bool teacher, ck_error *err) {
     size_t count = 0;
     ck_network student = r->d.student;
     student.params = ck_trainer_result(r->trainer);
-    if (teacher && r->task->teacher.params) {
+    if (teacher && r->judges_teacher && r->task->teacher.params) {
         rows[count] = (ck_row){.who = "teacher",
                                .how = ck_walk_name(r->task->teacher_walk),
                                .steps = r->task->teacher_steps,
@@ -108,7 +108,7 @@ ck_status ck_run_judge(ck_session *r, bool teacher, ck_error *err) {
     }
     CK_TRY(write_metrics(r, rows, count, err));
     const ck_row *first = &rows[count - r->judged_count];
-    if (r->judged_count && first->count)
+    if (r->judged_count && first->count && r->done)
         CK_TRY(ck_checkpoint_rate(r->folder, r->done, first->values[0], err));
     return log_rows(r, rows, count, err);
 }

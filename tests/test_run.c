@@ -1,0 +1,175 @@
+/* Runs: what is in the folder, and that a run which is killed and resumed gives the same bits. */
+#include "tests/check.h"
+
+#include "distill/config.h"
+#include "distill/run.h"
+#include "io/json.h"
+#include "io/os.h"
+#include "io/writer.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define TEACHER "recipes/distill/checkerboard-teacher.safetensors"
+
+static ck_error err;
+static char folder[64];
+static const ck_run_options quietly = {.quiet = true};
+
+static void ok(ck_status s) {
+    if (s != CK_OK) print_error("%s\n", err.message);
+    assert_int_equal(s, CK_OK);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/ck_run.XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    return system(command);
+}
+
+static const char *in(char *path, const char *name) {
+    snprintf(path, 256, "%s/%s", folder, name);
+    return path;
+}
+
+/* A config of a method, 40 steps, a checkpoint every 5. */
+static const char *config_of(char *path, const char *method) {
+    char text[1024], here[512];
+    assert_non_null(getcwd(here, sizeof here));
+    snprintf(text, sizeof text,
+             "{\"task\": \"checkerboard\", \"teacher\": \"%s/" TEACHER "\", "
+             "\"method\": {\"name\": \"%s\"}, \"steps\": 40, \"batch\": 32, \"save_every\": 5, "
+             "\"log_every\": 1, \"accumulate\": 2, \"ema\": 0.9, \"threads\": 1, "
+             "\"evaluate\": {\"steps\": [], \"teacher\": false}}\n",
+             here, method);
+    in(path, "config.json");
+    ok(ck_write_file(path, text, strlen(text), true, &err));
+    return path;
+}
+
+static void assert_same_file(const char *a, const char *b) {
+    char *x, *y, pa[256], pb[256];
+    size_t n, m;
+    ok(ck_read_file(in(pa, a), 1 << 24, &x, &n, &err));
+    ok(ck_read_file(in(pb, b), 1 << 24, &y, &m, &err));
+    assert_int_equal(n, m);
+    assert_memory_equal(x, y, n);
+    free(x), free(y);
+}
+
+/* Goes on with the run in a child that is killed after so many microseconds. */
+static void run_and_kill(const char *config, const char *run, useconds_t after) {
+    char latest[512];
+    snprintf(latest, sizeof latest, "%s/checkpoints/latest", run);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        ck_error e;
+        const ck_run_options anew = {.quiet = true, .force = true};
+        ck_status s = access(latest, F_OK) == 0 ? ck_run_resume(run, &quietly, &e)
+                                                : ck_run_start(config, NULL, 0, run, &anew, &e);
+        if (s != CK_OK) fprintf(stderr, "%s\n", e.message);
+        _exit(s == CK_OK ? 0 : 1);
+    }
+    usleep(after);
+    kill(child, SIGKILL);
+    int status;
+    waitpid(child, &status, 0);
+    if (WIFEXITED(status)) assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void check_killed(const char *method) {
+    char config[256], whole[256], killed[256], result[512];
+    config_of(config, method);
+    in(whole, "whole"), in(killed, "killed");
+    ok(ck_run_start(config, NULL, 0, whole, &quietly, &err));
+    snprintf(result, sizeof result, "%s/metrics.json", killed);
+    unsigned random = 12345;
+    for (int i = 0; i < 20; i++) {
+        random = random * 1103515245 + 12345;
+        run_and_kill(config, killed, 2000 + (random >> 8) % 60000);
+    }
+    if (access(result, F_OK) != 0) ok(ck_run_resume(killed, &quietly, &err));
+    assert_same_file("whole/student.safetensors", "killed/student.safetensors");
+}
+
+/* The teacher changes roles on the way. */
+static void test_killed_pd(void **state) {
+    (void)state;
+    check_killed("pd");
+}
+
+/* Where they have come to is carried from step to step. */
+static void test_killed_sfd(void **state) {
+    (void)state;
+    check_killed("sfd");
+}
+
+/* Two networks in training. */
+static void test_killed_dmd(void **state) {
+    (void)state;
+    check_killed("dmd");
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    char config[256], run[256];
+    config_of(config, "pd");
+    in(run, "run");
+    const char *sets[] = {"rate.peek=1"};
+    assert_int_equal(ck_run_start(config, sets, 1, run, &quietly, &err), CK_INPUT);
+    assert_non_null(strstr(err.message, "peek"));
+    assert_non_null(strstr(err.message, "peak"));
+    assert_int_equal(access(run, F_OK), -1);
+    const char *odd[] = {"method.to=3"};
+    assert_int_equal(ck_run_start(config, odd, 1, run, &quietly, &err), CK_USAGE);
+    const char *little[] = {"memory=1e-6"};
+    assert_int_equal(ck_run_start(config, little, 1, run, &quietly, &err), CK_MEMORY);
+    assert_non_null(strstr(err.message, "batch"));
+    assert_int_equal(ck_run_resume(run, &quietly, &err), CK_IO);
+}
+
+/* A loss that explodes goes back, three times, and then the run gives up with good weights. */
+static void test_astray(void **state) {
+    (void)state;
+    char config[256], run[256];
+    config_of(config, "finetune");
+    in(run, "run");
+    /* Without memory of gradients all weights move by the whole rate, which grows. */
+    const char *sets[] = {"rate.peak=1",   "rate.shape=constant", "rate.warmup=10000",
+                          "clip=0",        "adamw.beta1=0",       "adamw.beta2=0",
+                          "accumulate=1",  "steps=20000",         "save_every=200",
+                          "log_every=1000"};
+    assert_int_equal(ck_run_start(config, sets, 10, run, &quietly, &err), CK_INPUT);
+    assert_non_null(strstr(err.message, "astray"));
+    char *log, path[256];
+    size_t n;
+    ok(ck_read_file(in(path, "run/log.jsonl"), 1 << 24, &log, &n, &err));
+    int rollbacks = 0;
+    for (char *p = log; (p = strstr(p, "\"rollback\"")); p++) rollbacks++;
+    assert_int_equal(rollbacks, 3);
+    free(log);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_killed_pd, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed_sfd, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed_dmd, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_astray, set_up, tear_down),
+    };
+    return cmocka_run_group_tests_name("run", tests, NULL, NULL);
+}
