@@ -137,6 +137,11 @@ test: deps
 check: programs-and-tests
 	@CK_BUILD=$(BUILD) tests/run.sh $(TESTS:%=$(BUILD)/tests/%)
 
+# Every distillation method, on points in the plane: forty seconds.
+.PHONY: checkerboard
+checkerboard: $(BUILD)/ckdistill
+	@tests/checkerboard.sh $(BUILD)
+
 # The same tests under sanitizers and valgrind, each in a build folder of its own. (Without oneDNN:
 # they cannot see into it.)
 SANITIZE := -g -fno-omit-frame-pointer -fno-sanitize-recover=all
@@ -233,6 +238,7 @@ help:
 	@echo "make check      the same without installing anything"
 	@echo "make demo       merge real, tiny models and show what happened"
 	@echo "make bench      measure against cp, torch and others (needs 15 GB of disk)"
+	@echo "make checkerboard  every distillation method on points in the plane (40 s)"
 	@echo "make asan tsan valgrind   the tests under sanitizers and valgrind"
 	@echo "make fuzz       fuzz every parser for FUZZ_SECONDS ($(FUZZ_SECONDS)) each"
 	@echo "make interop    against the Python libraries (PYTHON=...)"
