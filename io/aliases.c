@@ -43,6 +43,7 @@ static ck_status see_split(const listing *l, const ck_name *parsed, ck_layout ta
 static ck_status see_layout(const listing *l, const ck_name *parsed, ck_layout target,
                             ck_alias alias) {
     char name[CK_MAX_NAME];
+    alias.layout = target;
     bool here =
         (l->names->component->layout == CK_LAYOUT_DIFFUSERS) == (target == CK_LAYOUT_DIFFUSERS);
     uint64_t half = alias.rows / 2;

@@ -16,6 +16,7 @@
 typedef struct ck_alias {
     const ck_architecture *architecture; /* of the model */
     ck_part part;
+    ck_layout layout;        /* whose name it is; CK_LAYOUT_UNKNOWN: the tensor's own */
     const char *name;        /* within its component: "input_blocks.1.1.proj_in.weight" */
     const ck_tensor *tensor; /* Rows [tensor_row, tensor_row + rows) of it ... */
     uint64_t tensor_row, rows;

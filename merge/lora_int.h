@@ -93,6 +93,10 @@ typedef struct ck_lora_places {
 ck_status ck_lora__places(const ck_reader *model, ck_lora_places *places, ck_error *err);
 void ck_lora__places_free(ck_lora_places *places);
 
+/* Of the denoiser and the text encoders, each under the one name that kohya's tools write; of a
+ * model that is not recognised, all under their own. Biases have "_bias" at the end. */
+ck_status ck_lora__kohya_places(const ck_reader *model, ck_lora_places *places, ck_error *err);
+
 /* The first of *count places of a layer; NULL when there is none. */
 const ck_lora_place *ck_lora__find(const ck_lora_places *places, const char *layer, bool bias,
                                    size_t *count);

@@ -167,7 +167,7 @@ static ck_status add_places(const listing *l, const char *const *prefixes, const
     return CK_OK;
 }
 
-static ck_status see(void *context, const ck_alias *alias, ck_error *err) {
+static ck_status see_all(void *context, const ck_alias *alias, ck_error *err) {
     const listing *l = context;
     const char *full = alias->tensor->name;
     if (alias->rows == 0) return CK_OK;
@@ -197,7 +197,9 @@ static void drop_repeated(ck_lora_places *p) {
     p->count = kept;
 }
 
-ck_status ck_lora__places(const ck_reader *model, ck_lora_places *places, ck_error *err) {
+static ck_status list_places(const ck_reader *model, ck_lora_places *places,
+                             ck_status (*see)(void *context, const ck_alias *alias, ck_error *err),
+                             ck_error *err) {
     ck_anatomy a;
     *places = (ck_lora_places){0};
     CK_TRY(ck_anatomy_of(model, &a, err));
@@ -211,6 +213,60 @@ ck_status ck_lora__places(const ck_reader *model, ck_lora_places *places, ck_err
     qsort(places->items, places->count, sizeof *places->items, compare);
     drop_repeated(places);
     return CK_OK;
+}
+
+ck_status ck_lora__places(const ck_reader *model, ck_lora_places *places, ck_error *err) {
+    return list_places(model, places, see_all, err);
+}
+
+/* What kohya's tools put before the names of a part, and in which layout these are. */
+static const char *kohya_prefix(const ck_alias *alias, ck_layout *layout) {
+    ck_architecture_id id = alias->architecture->id;
+    bool sd = id == CK_ARCH_SD1 || id == CK_ARCH_SD2 || id == CK_ARCH_SD2_UNCLIP;
+    *layout = CK_LAYOUT_DIFFUSERS;
+    switch (alias->part) {
+    case CK_PART_UNET:
+        if (!sd) *layout = CK_LAYOUT_ORIGINAL;
+        return "lora_unet_";
+    case CK_PART_MMDIT:
+    case CK_PART_FLUX:
+        *layout = CK_LAYOUT_ORIGINAL;
+        return "lora_unet_";
+    case CK_PART_CLIP_L:
+        return sd || id == CK_ARCH_UNKNOWN ? "lora_te_" : "lora_te1_";
+    case CK_PART_CLIP_H:
+        return "lora_te_";
+    case CK_PART_CLIP_G:
+        return "lora_te2_";
+    case CK_PART_T5:
+        return "lora_te3_";
+    case CK_PART_OTHER:
+        *layout = CK_LAYOUT_UNKNOWN;
+        return "";
+    default:
+        return NULL;
+    }
+}
+
+/* Of text encoders only what the layers consist of: no program loads LoRAs of their tables. */
+static bool is_table(const ck_alias *alias) {
+    bool text = alias->part >= CK_PART_CLIP_L && alias->part <= CK_PART_T5;
+    return text &&
+           ((!strstr(alias->name, "encoder.layers.") && !strstr(alias->name, "encoder.block.")) ||
+            strstr(alias->name, "relative_attention_bias"));
+}
+
+static ck_status see_kohya(void *context, const ck_alias *alias, ck_error *err) {
+    ck_layout layout;
+    const char *prefix = kohya_prefix(alias, &layout);
+    bool parameter = ends_with(alias->name, ".weight") || ends_with(alias->name, ".bias");
+    if (!prefix || alias->layout != layout || !parameter || alias->rows == 0 || is_table(alias))
+        return CK_OK;
+    return add_place(context, prefix, alias->name, alias, err);
+}
+
+ck_status ck_lora__kohya_places(const ck_reader *model, ck_lora_places *places, ck_error *err) {
+    return list_places(model, places, see_kohya, err);
 }
 
 void ck_lora__places_free(ck_lora_places *places) {

@@ -91,6 +91,12 @@ static double sum_squares(const float *a, size_t n) {
     return sum;
 }
 
+static ck_status check_finite(const float *a, size_t n, double *squares, ck_error *err) {
+    *squares = sum_squares(a, n);
+    if (isfinite(*squares)) return CK_OK;
+    return ck_fail(err, CK_INPUT, "a matrix with NaN or infinity has no singular values");
+}
+
 /* Makes the rows of q[count, n] orthonormal, n >= count. */
 static ck_status make_orthonormal(float *q, size_t count, size_t n, float *tau, ck_error *err) {
     lapack_int k = (lapack_int)count, length = (lapack_int)n;
@@ -222,9 +228,7 @@ ck_status ck_svd_of(const float *a, size_t rows, size_t columns, size_t count, c
                     ck_error *err) {
     *svd = (ck_svd){0};
     CK_TRY(need_library(err));
-    svd->squares = sum_squares(a, rows * columns);
-    if (!isfinite(svd->squares))
-        return ck_fail(err, CK_INPUT, "a matrix with NaN or infinity has no singular values");
+    CK_TRY(check_finite(a, rows * columns, &svd->squares, err));
     float *wide = NULL;
     ck_status status;
     if (rows <= columns) {
@@ -263,6 +267,7 @@ static ck_status sum_of_wide(const float *a, size_t rows, size_t columns, double
 
 ck_status ck_svd_sum(const float *a, size_t rows, size_t columns, double *sum, ck_error *err) {
     CK_TRY(need_library(err));
+    CK_TRY(check_finite(a, rows * columns, sum, err));
     float *wide = NULL;
     if (rows > columns) {
         CK_TRY(transposed(a, rows, columns, &wide, err));

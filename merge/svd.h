@@ -32,7 +32,7 @@ ck_status ck_svd_of(const float *a, size_t rows, size_t columns, size_t count, c
                     ck_error *err);
 void ck_svd_free(ck_svd *svd); /* a zeroed one is allowed */
 
-/* The sum of all singular values. */
+/* The sum of all singular values; errors as above. */
 ck_status ck_svd_sum(const float *a, size_t rows, size_t columns, double *sum, ck_error *err);
 
 #endif

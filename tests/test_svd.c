@@ -111,6 +111,8 @@ static void test_refused(void **state) {
     a[4] = NAN;
     assert_int_equal(ck_svd_of(a, 3, 2, 1, &svd, &err), CK_INPUT);
     assert_non_null(strstr(err.message, "NaN"));
+    double sum;
+    assert_int_equal(ck_svd_sum(a, 3, 2, &sum, &err), CK_INPUT);
 }
 
 /* Without LAPACK the rest of the program is to work, and this to say why it does not. */

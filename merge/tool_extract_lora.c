@@ -1,0 +1,135 @@
+/* cktool extract-lora: what a fine-tune learned over its base, as a LoRA. */
+#include "io/layout.h"
+#include "io/os.h"
+#include "io/scaled.h"
+#include "merge/lora_output.h"
+#include "merge/lora_sites.h"
+#include "merge/tool.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static ck_lora_output output;
+static double least_change;
+
+static const ck_option options[] = {
+    CK_LORA_OPTIONS(output),
+    {.name = "min-change",
+     .argument = "X",
+     .type = CK_OPT_NUMBER,
+     .value = &least_change,
+     .help = "leave out layers in which no value changed by more than this (default 0)"},
+    {0},
+};
+
+static const ck_command command = {
+    .name = "cktool extract-lora",
+    .summary = "take what a model learned over its base out as a LoRA",
+    .synopsis = "TUNED BASE -o OUT [--rank 32] [--conv-rank N] [--dynamic ratio=20]",
+    .details =
+        "For every weight of the denoiser and the text encoders the difference is made in f32 and "
+        "brought down to its largest singular values, `--rank` of them (default 32). The names "
+        "are those of kohya's tools, which every program reads. `ckmerge BASE --lora OUT` gives "
+        "back TUNED as far as the ranks hold it; the report says how far: the share of the "
+        "changes' length (root of the sum of squares) that is in the LoRA. Norms, biases and VAE "
+        "are not taken out. The models may be in different layouts.",
+    .options = options,
+    .examples = "$ cktool extract-lora tuned.safetensors base.safetensors -o style.safetensors\n"
+                "$ cktool extract-lora tuned.safetensors base.safetensors -o style.safetensors "
+                "--rank 128 --dynamic fro=0.95\n"
+                "  as small as 95% of the changes allow, rank 128 at most",
+    .files = true,
+};
+
+/* A model as plain numbers, in another's layout. */
+typedef struct model {
+    ck_reader *file, *plain, *view;
+} model;
+
+static const ck_reader *reader_of(const model *m) {
+    return m->view ? m->view : m->plain ? m->plain : m->file;
+}
+
+static void close_model(model *m) {
+    ck_reader_close(m->view);
+    ck_reader_close(m->plain);
+    ck_reader_close(m->file);
+}
+
+static ck_status open_model(const char *path, const ck_reader *like, model *m, ck_error *err) {
+    size_t scaled, missing = 0;
+    CK_TRY(ck_reader_open(path, &m->file, err));
+    CK_TRY(ck_scaled_open(m->file, &m->plain, &scaled, err));
+    const ck_reader *r = reader_of(m);
+    for (size_t i = 0; like && i < ck_reader_count(like); i++)
+        missing += ck_reader_find(r, ck_reader_tensor(like, i)->name) == NULL;
+    return missing ? ck_layout_like(r, like, &m->view, NULL, err) : CK_OK;
+}
+
+/* The layers that are taken out: matrices that both models have. */
+typedef struct extraction {
+    model tuned, base;
+    ck_lora_sites sites;
+    ck_lora_layer *layers;
+    size_t *site_of;
+    size_t count;
+} extraction;
+
+static ck_status read_change(void *context, size_t i, float *change, ck_error *err) {
+    const extraction *x = context;
+    CK_TRY(ck_lora_sites_add(&x->sites, x->site_of[i], reader_of(&x->tuned), 1, change, err));
+    return ck_lora_sites_add(&x->sites, x->site_of[i], reader_of(&x->base), -1, change, err);
+}
+
+static ck_status choose_layers(extraction *x, const char *tuned, ck_error *err) {
+    size_t total = x->sites.count;
+    x->layers = ck_alloc_array(total, sizeof *x->layers);
+    x->site_of = ck_alloc_array(total, sizeof *x->site_of);
+    if (!x->layers || !x->site_of) return ck_fail_memory(err, tuned);
+    for (size_t i = 0; i < total; i++) {
+        const ck_lora_layer *l = &x->sites.layers[i];
+        if (l->bias || l->dimensions < 2 || !ck_lora_sites_has(&x->sites, i, reader_of(&x->tuned)))
+            continue;
+        x->layers[x->count] = *l;
+        x->site_of[x->count++] = i;
+    }
+    if (x->count) return CK_OK;
+    return ck_fail(err, CK_INPUT, "%s has no weight in common with %s", tuned,
+                   ck_reader_path(x->base.file));
+}
+
+static ck_status extract(extraction *x, const char *const *paths, ck_lora_make_options *make,
+                         ck_error *err) {
+    CK_TRY(open_model(paths[1], NULL, &x->base, err));
+    CK_TRY(open_model(paths[0], reader_of(&x->base), &x->tuned, err));
+    CK_TRY(ck_lora_sites_of(reader_of(&x->base), &x->sites, err));
+    CK_TRY(choose_layers(x, paths[0], err));
+    ck_anatomy a;
+    CK_TRY(ck_anatomy_of(reader_of(&x->base), &a, err));
+    ck_status status = ck_lora_output_write(&output, make, x->layers, x->count, read_change, x,
+                                            a.architecture, err);
+    ck_anatomy_free(&a);
+    return status;
+}
+
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
+    ck_lora_make_options make;
+    if (!output.rank_given && !output.conv_given) {
+        output.rank = 32;
+        output.rank_given = true;
+    }
+    CK_TRY(ck_lora_output_options(&output, &make, err));
+    make.cut.least_change = least_change;
+    extraction x = {0};
+    ck_status status = extract(&x, operands, &make, err);
+    free(x.layers);
+    free(x.site_of);
+    ck_lora_sites_free(&x.sites);
+    close_model(&x.tuned);
+    close_model(&x.base);
+    return status;
+}
+
+const ck_tool ck_tool_extract_lora = {
+    .command = &command, .min_operands = 2, .max_operands = 2, .run = run};
