@@ -231,9 +231,11 @@ static ck_status loop(ck_session *r, ck_error *err) {
 static ck_status finish(ck_session *r, ck_error *err) {
     CK_TRY(save(r, err));
     CK_TRY(ck_run_export(r, err));
+    CK_TRY(ck_run_describe(r, now() - r->began, err));
     CK_TRY(ck_run_judge(r, true, err));
     CK_TRY(event(r, "finished", NULL, err));
-    say(r, "\n%s/student.safetensors\n", r->folder);
+    say(r, "\n%s/student.safetensors is made; `ckdistill report %s` shows how\n", r->folder,
+        r->folder);
     return CK_OK;
 }
 

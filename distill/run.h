@@ -6,7 +6,8 @@
  *   RUN/config.json          everything that was used, defaults included
  *   RUN/log.jsonl            a line per logged step and event, see runlog.h
  *   RUN/checkpoints/         see checkpoint.h
- *   RUN/samples/             pictures of evaluations
+ *   RUN/grids/               pictures of evaluations: step, passes, who
+ *   RUN/run.json             machine, threads, seconds, memory
  *   RUN/metrics.json         the last evaluation: teacher and student, side by side
  *   RUN/student.safetensors  the result, when the run is finished
  *

@@ -45,6 +45,7 @@ void ck_run_close(ck_session *r);
 ck_status ck_run_judge(ck_session *r, bool teacher,
                        ck_error *err); /* to RUN/metrics.json and the log */
 ck_status ck_run_export(ck_session *r, ck_error *err);
+ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err); /* RUN/run.json */
 
 /* "RUN/name", to be released with free(); NULL when out of memory. */
 char *ck_run_path(const ck_session *r, const char *name);

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <omp.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 /* ---- metrics.json ---- */
@@ -57,9 +59,9 @@ static ck_status write_metrics(const ck_session *r, const ck_row *rows, size_t c
 /* ---- Judging ---- */
 
 static ck_status judge_row(ck_session *r, const ck_network *n, ck_row *row, ck_error *err) {
-    char *folder = ck_run_path(r, "samples");
-    char *picture = ck_sprintf("%s/samples/%s-%zu-%08llu.png", r->folder, row->who, row->steps,
-                               (unsigned long long)r->done);
+    char *folder = ck_run_path(r, "grids");
+    char *picture = ck_sprintf("%s/grids/%08llu-%02zu-%s.png", r->folder,
+                               (unsigned long long)r->done, row->steps, row->who);
     ck_status s = folder && picture ? CK_OK : ck_fail_memory(err, r->folder);
     if (s == CK_OK && r->task->kind->pictures) mkdir(folder, 0777);
     if (s == CK_OK) s = r->task->kind->judge(r->task, n, row, picture, err);
@@ -111,6 +113,41 @@ ck_status ck_run_judge(ck_session *r, bool teacher, ck_error *err) {
     if (r->judged_count && first->count && r->done)
         CK_TRY(ck_checkpoint_rate(r->folder, r->done, first->values[0], err));
     return log_rows(r, rows, count, err);
+}
+
+/* ---- run.json ---- */
+
+/* "AMD EPYC 9R14", or "" where the system does not say. */
+static void name_machine(char *name, size_t size) {
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    char line[256];
+    name[0] = 0;
+    while (f && !name[0] && fgets(line, sizeof line, f))
+        if (strncmp(line, "model name", 10) == 0 && strchr(line, ':')) {
+            snprintf(name, size, "%s", strchr(line, ':') + 2);
+            name[strcspn(name, "\n")] = 0;
+        }
+    if (f) fclose(f);
+}
+
+ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err) {
+    char machine[256];
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    name_machine(machine, sizeof machine);
+    cJSON *root = cJSON_CreateObject();
+    bool ok = root && cJSON_AddStringToObject(root, "machine", machine) &&
+              cJSON_AddStringToObject(root, "backend", r->task->backend->name) &&
+              cJSON_AddNumberToObject(root, "threads", omp_get_max_threads()) &&
+              cJSON_AddNumberToObject(root, "elapsed", seconds) &&
+              cJSON_AddNumberToObject(root, "peak_memory", (double)usage.ru_maxrss * 1024);
+    char *text = ok ? cJSON_Print(root) : NULL, *path = ck_run_path(r, "run.json");
+    cJSON_Delete(root);
+    ck_status s = text && path ? ck_write_file(path, text, strlen(text), true, err)
+                               : ck_fail_memory(err, "run.json");
+    free(text);
+    free(path);
+    return s;
 }
 
 /* ---- The student ---- */

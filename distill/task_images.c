@@ -9,7 +9,7 @@
  *   "classifier"     weights of a small classifier, in whose features samples are measured
  *   "evaluate.samples"
  *
- * Metrics, against the data: fd, the Frechet distance; kid; precision and recall; accuracy, the
+ * Metrics, against the data: frechet distance; kid; precision and recall; accuracy, the
  * share of samples that the classifier takes for what they were asked to be; sharpness.
  */
 #include "distill/classifier.h"
@@ -295,7 +295,7 @@ static ck_status compare(const own *o, const float *features, ck_row *row, ck_er
     CK_TRY(ck_kid(data, made, 10, subset, 1, &kid, err));
     made.count = data.count = some;
     CK_TRY(ck_precision_recall(data, made, 5, &pr, err));
-    note(row, "fd", fd);
+    note(row, "frechet", fd);
     note(row, "kid", kid.mean);
     note(row, "precision", pr.precision);
     note(row, "recall", pr.recall);

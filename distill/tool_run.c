@@ -1,6 +1,7 @@
-/* ckdistill run, resume, eval: training runs in a folder; see run.h. */
+/* ckdistill run, finetune, resume, eval: training runs in a folder; see run.h. */
 #include "distill/run.h"
 #include "distill/tools.h"
+#include "io/os.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -71,20 +72,50 @@ static char *default_folder(const char *config) {
     return strndup(name, n);
 }
 
-static ck_status run(const char *const *operands, size_t count, ck_error *err) {
-    (void)count;
+static ck_status start(const char *config, ck_error *err) {
     ck_run_options options = run_options();
-    char *own = folder ? NULL : default_folder(operands[0]);
-    ck_status s = folder || own ? ck_run_start(operands[0], sets.items, sets.count,
+    char *own = folder ? NULL : default_folder(config);
+    ck_status s = folder || own ? ck_run_start(config, sets.items, sets.count,
                                                folder ? folder : own, &options, err)
-                                : ck_fail_memory(err, operands[0]);
+                                : ck_fail_memory(err, config);
     free(own);
     free(sets.items);
     return s;
 }
 
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
+    return start(operands[0], err);
+}
+
 const ck_tool ck_tool_run = {
     .command = &command_run, .min_operands = 1, .max_operands = 1, .run = run};
+
+/* ---- finetune ---- */
+
+static const ck_command command_finetune = {
+    .name = "ckdistill finetune",
+    .summary = "train a model on: plain diffusion training, without a teacher",
+    .synopsis = "CONFIG.json [-o RUN] [--set KEY=VALUE]...",
+    .details =
+        "The same as `ckdistill run` of a config whose method is finetune, whatever it says.",
+    .options = options_run,
+    .examples = "$ ckdistill finetune recipes/distill/fashion-teacher.json -o teacher\n"
+                "  a model of clothes, from a short run of one",
+    .files = true,
+};
+
+static ck_status finetune(const char *const *operands, size_t count, ck_error *err) {
+    (void)count;
+    const char **grown = ck_grow(sets.items, sets.count, &sets.capacity, sizeof *grown);
+    if (!grown) return ck_fail_memory(err, operands[0]);
+    sets.items = grown;
+    sets.items[sets.count++] = "method.name=finetune";
+    return start(operands[0], err);
+}
+
+const ck_tool ck_tool_finetune = {
+    .command = &command_finetune, .min_operands = 1, .max_operands = 1, .run = finetune};
 
 /* ---- resume ---- */
 

@@ -1,0 +1,224 @@
+/* ckdistill info: what a model takes, for sampling and for training. */
+#include "distill/model.h"
+#include "distill/tools.h"
+#include "io/os.h"
+#include "io/progress.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+static const char *folder;
+static bool json, checkpointing;
+
+static const ck_option options[] = {
+    {.name = "model",
+     .letter = 'm',
+     .argument = "DIR",
+     .type = CK_OPT_TEXT,
+     .value = &folder,
+     .help = "a model: folder as diffusers lays it out"},
+    {.name = "checkpointing",
+     .type = CK_OPT_FLAG,
+     .value = &checkpointing,
+     .help = "training computes activations twice instead of keeping them"},
+    {.name = "json", .type = CK_OPT_FLAG, .value = &json, .help = "as one JSON document"},
+    {0},
+};
+
+static const ck_command command = {
+    .name = "ckdistill info",
+    .summary = "what a model takes: parameters, memory and time, by batch size",
+    .synopsis = "--model DIR [--checkpointing]",
+    .details = "Memory is what the plan of the graph says, which is what will be allocated; "
+               "training adds gradients, two moments and an average of all weights. Time is an "
+               "estimate: the operations counted, over what this machine does of a large matrix "
+               "product.",
+    .options = options,
+    .examples = "$ ckdistill info --model models/base\n"
+                "  whether it fits, before it is tried",
+};
+
+typedef struct need {
+    size_t batch;
+    size_t sampling, training; /* bytes of activations */
+    double forward, step;      /* operations */
+} need;
+
+/* Multiplications and additions of what takes the time. */
+static double operations(const ck_graph *g, size_t from) {
+    double total = 0;
+    for (size_t i = from; i < g->count; i++) {
+        const ck_graph_node *n = &g->nodes[i];
+        ck_shape a = ck_node_shape(g, n->src[0]), b = ck_node_shape(g, n->src[1]);
+        double out = (double)ck_shape_count(&n->shape);
+        switch (n->op) {
+        case CK_OP_MATMUL:
+            total += 2 * out * (double)a.d[!n->i[0]];
+            break;
+        case CK_OP_CONV:
+            total += 2 * out * (double)(b.d[1] * b.d[2] * b.d[3]);
+            break;
+        case CK_OP_CONV_DATA_GRAD:
+            total += 2 * (double)ck_shape_count(&a) * (double)(b.d[1] * b.d[2] * b.d[3]);
+            break;
+        case CK_OP_CONV_WEIGHT_GRAD:
+            total += 2 * (double)ck_shape_count(&b) *
+                     (double)(n->shape.d[1] * n->shape.d[2] * n->shape.d[3]);
+            break;
+        case CK_OP_ATTENTION:
+            total += 4 * (double)(a.d[0] * a.d[1] * a.d[2] * b.d[1]);
+            break;
+        case CK_OP_ATTENTION_GRAD:
+            total += 10 * (double)(a.d[0] * a.d[1] * a.d[2] * b.d[1]);
+            break;
+        default:
+            break;
+        }
+    }
+    return total;
+}
+
+static ck_node build(ck_graph *g, const ck_model *m, int64_t batch) {
+    const ck_unet_config *c = &m->unet_config;
+    ck_unet_inputs in = {
+        .x = ck_input(g, "x", CK_F32,
+                      CK_SHAPE(batch, c->sample_size, c->sample_size, c->in_channels)),
+        .time = ck_input(g, "time", CK_F32, CK_SHAPE(batch)),
+        .context = ck_input(g, "context", CK_F32,
+                            CK_SHAPE(batch, (int64_t)ck_model_tokens(m), c->context)),
+        .guidance = CK_NONE,
+        .pooled = CK_NONE,
+        .sizes = CK_NONE};
+    if (c->guidance) in.guidance = ck_input(g, "w", CK_F32, CK_SHAPE(batch, c->guidance));
+    if (c->added_time) {
+        in.pooled = ck_input(g, "pooled", CK_F32, CK_SHAPE(batch, (int64_t)ck_model_pooled(m)));
+        in.sizes = ck_input(g, "sizes", CK_F32, CK_SHAPE(batch, 6));
+    }
+    return ck_unet(g, m->unet, c, &in);
+}
+
+static ck_status plan_bytes(const ck_backend *b, const ck_graph *g, const ck_node *outputs,
+                            size_t n, size_t *bytes, ck_error *err) {
+    ck_exec *e;
+    CK_TRY(ck_exec_new(b, g, outputs, n, &e, err));
+    *bytes = ck_exec_peak(e);
+    ck_exec_free(e);
+    return CK_OK;
+}
+
+static ck_status measure_graph(const ck_backend *b, const ck_model *m, ck_graph *g, need *n,
+                               ck_error *err) {
+    ck_node out = build(g, m, (int64_t)n->batch);
+    CK_TRY(ck_graph_check(g, err));
+    size_t forward = g->count, count = ck_params_count(m->unet), at = 0;
+    CK_TRY(plan_bytes(b, g, &out, 1, &n->sampling, err));
+    n->forward = operations(g, 0);
+    ck_node *weights = ck_alloc_array(count, sizeof *weights);
+    ck_node *outputs = ck_alloc_array(count + 1, sizeof *outputs);
+    ck_status s = weights && outputs ? CK_OK : ck_fail_memory(err, "a graph");
+    for (size_t i = 0; i < forward && s == CK_OK; i++)
+        if (g->nodes[i].op == CK_OP_PARAM) weights[at++] = (ck_node)i;
+    ck_node loss = ck_mean(g, ck_mul(g, out, out));
+    if (s == CK_OK) s = ck_gradients(g, loss, weights, at, outputs + 1, err);
+    if (s == CK_OK) {
+        outputs[0] = loss;
+        n->step = operations(g, 0);
+        s = plan_bytes(b, g, outputs, at + 1, &n->training, err);
+    }
+    free(weights);
+    free(outputs);
+    return s;
+}
+
+static ck_status measure(const ck_backend *b, const ck_model *m, need *n, ck_error *err) {
+    ck_graph *g = ck_graph_new();
+    if (!g) return ck_fail_memory(err, "a graph");
+    ck_status s = measure_graph(b, m, g, n, err);
+    ck_graph_free(g);
+    return s;
+}
+
+/* Operations per second of a large matrix product: the best of a few. */
+static ck_status measure_speed(const ck_backend *b, double *speed, ck_error *err) {
+    enum { SIZE = 1024, TIMES = 4 };
+    ck_graph *g = ck_graph_new();
+    ck_exec *e = NULL;
+    if (!g) return ck_fail_memory(err, "a graph");
+    ck_node x = ck_const(g, CK_SHAPE(SIZE, SIZE), 1), y = ck_matmul(g, x, x, false, true, CK_NONE);
+    ck_status s = ck_exec_new(b, g, &y, 1, &e, err);
+    if (s == CK_OK) s = ck_exec_allocate(e, 0, err);
+    double best = 1e9, before = 0;
+    for (int i = 0; i < TIMES && s == CK_OK; i++) {
+        s = ck_exec_run(e, err);
+        double after = ck_exec_seconds(e)[CK_OP_MATMUL];
+        if (after - before < best) best = after - before;
+        before = after;
+    }
+    ck_exec_free(e);
+    ck_graph_free(g);
+    *speed = 2. * SIZE * SIZE * SIZE / best;
+    return s;
+}
+
+enum { BATCHES = 5 };
+
+static void print(const need *needs, size_t weights, double speed) {
+    char a[32], t[32], w[32];
+    printf("UNet           %.1f million parameters, %s\n", (double)weights / 1e6,
+           ck_format_bytes(w, sizeof w, weights * 4));
+    printf("this machine   %.0f GFLOP/s\n\n", speed / 1e9);
+    printf("batch    sampling memory   seconds a pass    training memory   seconds a step\n");
+    for (int i = 0; i < BATCHES; i++)
+        printf(
+            "%5zu    %15s   %14.2f    %15s   %14.2f\n", needs[i].batch,
+            ck_format_bytes(a, sizeof a, needs[i].sampling + weights * 4), needs[i].forward / speed,
+            ck_format_bytes(t, sizeof t, needs[i].training + weights * 16), needs[i].step / speed);
+}
+
+static ck_status print_json(const need *needs, size_t weights, double speed, ck_error *err) {
+    cJSON *root = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(root, "batches");
+    bool ok = list && cJSON_AddNumberToObject(root, "parameters", (double)weights) &&
+              cJSON_AddNumberToObject(root, "flops_per_second", speed);
+    for (int i = 0; i < BATCHES && ok; i++) {
+        cJSON *o = ck_tool_add_object(list);
+        ok = o && cJSON_AddNumberToObject(o, "batch", (double)needs[i].batch) &&
+             cJSON_AddNumberToObject(o, "sampling_bytes",
+                                     (double)(needs[i].sampling + weights * 4)) &&
+             cJSON_AddNumberToObject(o, "training_bytes",
+                                     (double)(needs[i].training + weights * 16)) &&
+             cJSON_AddNumberToObject(o, "forward_flop", needs[i].forward) &&
+             cJSON_AddNumberToObject(o, "step_flop", needs[i].step);
+    }
+    return ck_tool_print_json(root, ok, err);
+}
+
+static ck_status inform(ck_model *m, ck_error *err) {
+    const ck_backend *b;
+    need needs[BATCHES] = {0};
+    double speed = 0;
+    CK_TRY(ck_backend_open("cpu", &b, err));
+    m->unet_config.checkpoint = checkpointing;
+    for (int i = 0; i < BATCHES; i++) {
+        needs[i].batch = (size_t)1 << (2 * i);
+        CK_TRY(measure(b, m, &needs[i], err));
+    }
+    CK_TRY(measure_speed(b, &speed, err));
+    size_t weights = 0;
+    for (size_t i = 0; i < ck_params_count(m->unet); i++) weights += ck_params_elements(m->unet, i);
+    if (json) return print_json(needs, weights, speed, err);
+    print(needs, weights, speed);
+    return CK_OK;
+}
+
+static ck_status run(const char *const *operands, size_t count, ck_error *err) {
+    (void)operands, (void)count;
+    ck_model m;
+    if (!folder) return ck_fail(err, CK_USAGE, "--model DIR is missing: the folder of a model");
+    CK_TRY(ck_model_open(folder, &m, err));
+    ck_status s = inform(&m, err);
+    ck_model_close(&m);
+    return s;
+}
+
+const ck_tool ck_tool_info = {
+    .command = &command, .min_operands = 0, .max_operands = 1, .run = run};
