@@ -295,25 +295,12 @@ static ck_status add_models(ck_recipe *r, const char *const *paths, size_t count
     return CK_OK;
 }
 
-/* "FILE:0.8" to a path (released with free()) and a strength, which is 1 when not given. */
-static ck_status parse_lora(const char *text, char **path, double *strength, ck_error *err) {
-    const char *colon = strrchr(text, ':');
-    char *end = NULL;
-    *strength = colon && colon != text ? strtod(colon + 1, &end) : 1;
-    bool given = end && end != colon + 1 && !*end && access(text, F_OK) != 0;
-    if (!given) *strength = 1;
-    if (!isfinite(*strength))
-        return ck_fail(err, CK_USAGE, "--lora %s: the strength must be a number", text);
-    *path = given ? ck_strndup(text, (size_t)(colon - text)) : ck_strdup(text);
-    return *path ? CK_OK : ck_fail_memory(err, text);
-}
-
 /* Puts a LoRA around the expression; it and its node are called lora1, lora2, ... */
 static ck_status add_lora(ck_recipe *r, size_t number, const char *text, ck_error *err) {
     char *path, name[32];
     double strength;
     snprintf(name, sizeof name, "lora%zu", number);
-    CK_TRY(parse_lora(text, &path, &strength, err));
+    if (ck_lora_argument(text, &path, &strength, err) != CK_OK) return ck_context(err, "--lora");
     ck_status status = ck_recipe_add_model(r, name, path, NULL, err);
     free(path);
     CK_TRY(status);

@@ -3,9 +3,10 @@
 #include "merge/tool.h"
 
 static const ck_tool *const tools[] = {
-    &ck_tool_ls,       &ck_tool_inspect, &ck_tool_hash,    &ck_tool_verify,
-    &ck_tool_scan,     &ck_tool_diff,    &ck_tool_split,   &ck_tool_join,
-    &ck_tool_swap_vae, &ck_tool_prune,   &ck_tool_convert, &ck_tool_extract_lora,
+    &ck_tool_ls,          &ck_tool_inspect, &ck_tool_hash,    &ck_tool_verify,
+    &ck_tool_scan,        &ck_tool_diff,    &ck_tool_split,   &ck_tool_join,
+    &ck_tool_swap_vae,    &ck_tool_prune,   &ck_tool_convert, &ck_tool_extract_lora,
+    &ck_tool_merge_loras,
 };
 enum { TOOLS = sizeof tools / sizeof *tools };
 

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 bool ck_lora_is(const ck_reader *file) {
     char name[CK_LORA_MAX_NAME];
@@ -379,4 +380,16 @@ const ck_lora_layer *ck_lora_layer_of(const ck_lora *lora, size_t i) {
 const char *const *ck_lora_strangers(const ck_lora *lora, size_t *count) {
     *count = lora->stranger_count;
     return lora->strangers;
+}
+
+ck_status ck_lora_argument(const char *text, char **path, double *strength, ck_error *err) {
+    const char *colon = strrchr(text, ':');
+    char *end = NULL;
+    *strength = colon && colon != text ? strtod(colon + 1, &end) : 1;
+    bool given = end && end != colon + 1 && !*end && access(text, F_OK) != 0;
+    if (!given) *strength = 1;
+    if (!isfinite(*strength))
+        return ck_fail(err, CK_USAGE, "%s: the strength must be a number", text);
+    *path = given ? ck_strndup(text, (size_t)(colon - text)) : ck_strdup(text);
+    return *path ? CK_OK : ck_fail_memory(err, text);
 }

@@ -81,6 +81,10 @@ const char *const *ck_lora_strangers(const ck_lora *lora, size_t *count);
 ck_status ck_lora_rows(const ck_lora *lora, size_t i, uint64_t row, uint64_t rows, uint64_t column,
                        uint64_t columns, float *out, size_t stride, ck_error *err);
 
+/* The command line's form, "FILE:0.8", to a path (released with free()) and a strength, which is 1
+ * when not given. A file that has the whole text as its name is that file. */
+ck_status ck_lora_argument(const char *text, char **path, double *strength, ck_error *err);
+
 /* What to do with layers for which the model has no tensor. */
 typedef enum ck_unmatched { CK_UNMATCHED_ERROR, CK_UNMATCHED_SKIP } ck_unmatched;
 

@@ -197,6 +197,7 @@ static ck_status add_result(ck_reader *lora, const making *m, size_t i, ck_error
     const ck_lora_layer *l = &m->layers[i];
     result *r = &m->results[i];
     ck_dtype dtype = m->options->dtype;
+    bool peft = m->options->peft;
     if (!r->rank) return CK_OK;
     if (r->whole)
         return add(lora, l->name, l->bias ? "diff_b" : "diff", dtype, l->dimensions, l->shape,
@@ -206,13 +207,16 @@ static ck_status add_result(ck_reader *lora, const making *m, size_t i, ck_error
         up[d] = d == 0 ? l->rows : d == 1 ? r->rank : 1;
         down[d] = d == 0 ? r->rank : l->shape[d];
     }
+    CK_TRY(add(lora, l->name, peft ? "lora_B.weight" : "lora_up.weight", dtype, l->dimensions, up,
+               &r->up, err));
+    CK_TRY(add(lora, l->name, peft ? "lora_A.weight" : "lora_down.weight", dtype, l->dimensions,
+               down, &r->down, err));
+    if (peft) return CK_OK; /* alpha is the rank anyway */
     float rank = (float)r->rank;
     void *alpha = ck_alloc(sizeof rank);
     if (!alpha) return ck_fail_memory(err, l->name);
     memcpy(alpha, &rank, sizeof rank);
-    CK_TRY(add(lora, l->name, "alpha", CK_F32, 0, NULL, &alpha, err));
-    CK_TRY(add(lora, l->name, "lora_up.weight", dtype, l->dimensions, up, &r->up, err));
-    return add(lora, l->name, "lora_down.weight", dtype, l->dimensions, down, &r->down, err);
+    return add(lora, l->name, "alpha", CK_F32, 0, NULL, &alpha, err);
 }
 
 static void sum_up(const making *m, ck_lora_made *made) {

@@ -39,6 +39,7 @@ typedef struct ck_lora_cut {
 typedef struct ck_lora_make_options {
     ck_lora_cut cut;
     ck_dtype dtype;   /* of the result: F32, F16, BF16 */
+    bool peft;        /* lora_A and lora_B instead of lora_down, lora_up and alpha */
     unsigned threads; /* 0: as many as there are processors; each holds a layer, twice at worst */
     ck_progress *progress; /* is told of every element, as 4 bytes; NULL: nobody */
 } ck_lora_make_options;

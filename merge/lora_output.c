@@ -76,9 +76,24 @@ static ck_status set(ck_reader *lora, const char *key, const char *value, ck_err
     return value ? ck_view_set_metadata(lora, key, value, err) : CK_OK;
 }
 
-static ck_status add_metadata(ck_reader *lora, const ck_lora_cut *cut,
-                              const ck_architecture *architecture, ck_error *err) {
-    char rank[24] = "Dynamic", args[64], kind[96];
+/* What the LoRA is for. */
+static ck_status add_purpose(ck_reader *lora, const ck_architecture *architecture,
+                             const ck_reader *like, ck_error *err) {
+    static const char *const keys[] = {"ss_base_model_version", "modelspec.sai_model_spec",
+                                       "modelspec.architecture"};
+    for (size_t i = 0; !architecture && i < sizeof keys / sizeof *keys; i++)
+        CK_TRY(set(lora, keys[i], ck_reader_meta(like, keys[i]), err));
+    if (!architecture) return CK_OK;
+    CK_TRY(set(lora, "ss_base_model_version", base_version(architecture->id), err));
+    if (!architecture->modelspec) return CK_OK;
+    char kind[96];
+    snprintf(kind, sizeof kind, "%s/lora", architecture->modelspec);
+    CK_TRY(set(lora, "modelspec.sai_model_spec", "1.0.0", err));
+    return set(lora, "modelspec.architecture", kind, err);
+}
+
+static ck_status add_metadata(ck_reader *lora, const ck_lora_cut *cut, ck_error *err) {
+    char rank[24] = "Dynamic", args[96];
     bool fixed = cut->dynamic == CK_DYNAMIC_NONE && cut->rank;
     if (fixed) snprintf(rank, sizeof rank, "%zu", cut->rank);
     CK_TRY(set(lora, "ss_network_module", "networks.lora", err));
@@ -86,12 +101,7 @@ static ck_status add_metadata(ck_reader *lora, const ck_lora_cut *cut,
     CK_TRY(set(lora, "ss_network_alpha", rank, err));
     snprintf(args, sizeof args, "{\"conv_dim\": \"%zu\", \"conv_alpha\": \"%zu\"}", cut->conv_rank,
              cut->conv_rank);
-    if (fixed && cut->conv_rank) CK_TRY(set(lora, "ss_network_args", args, err));
-    CK_TRY(set(lora, "ss_base_model_version", base_version(architecture->id), err));
-    if (!architecture->modelspec) return CK_OK;
-    snprintf(kind, sizeof kind, "%s/lora", architecture->modelspec);
-    CK_TRY(set(lora, "modelspec.sai_model_spec", "1.0.0", err));
-    return set(lora, "modelspec.architecture", kind, err);
+    return fixed && cut->conv_rank ? set(lora, "ss_network_args", args, err) : CK_OK;
 }
 
 /* ---- Reports ---- */
@@ -132,12 +142,10 @@ static ck_status report(const ck_lora_output *o, const ck_lora_made *made,
 
 /* ---- Writing ---- */
 
-static ck_status finish(ck_reader *lora, const ck_lora_output *o, const ck_lora_make_options *make,
-                        const ck_lora_made *made, const ck_architecture *architecture,
+static ck_status finish(ck_reader *lora, const ck_lora_output *o, const ck_lora_made *made,
                         ck_error *err) {
     if (made->layers == 0)
         return ck_fail(err, CK_INPUT, "%s: no layer has a change; nothing was written", o->path);
-    CK_TRY(add_metadata(lora, &make->cut, architecture, err));
     CK_TRY(ck_view_finish(lora, err));
     ck_save_options options = {
         .dtype = CK_DTYPE_COUNT, .replace = o->force, .quiet = o->quiet || o->json};
@@ -146,11 +154,10 @@ static ck_status finish(ck_reader *lora, const ck_lora_output *o, const ck_lora_
     return report(o, made, &saved, err);
 }
 
-ck_status ck_lora_output_write(const ck_lora_output *o, ck_lora_make_options *options,
-                               const ck_lora_layer *layers, size_t count,
-                               ck_status (*read)(void *context, size_t i, float *change,
-                                                 ck_error *err),
-                               void *context, const ck_architecture *architecture, ck_error *err) {
+ck_status ck_lora_output_write(
+    const ck_lora_output *o, ck_lora_make_options *options, const ck_lora_layer *layers,
+    size_t count, ck_status (*read)(void *context, size_t i, float *change, ck_error *err),
+    void *context, const ck_architecture *architecture, const ck_reader *like, ck_error *err) {
     ck_progress progress;
     ck_lora_made made;
     ck_reader *lora;
@@ -162,7 +169,9 @@ ck_status ck_lora_output_write(const ck_lora_output *o, ck_lora_make_options *op
         ck_lora_make(o->path, layers, count, read, context, options, &lora, &made, err);
     ck_progress_end(&progress);
     CK_TRY(status);
-    status = finish(lora, o, options, &made, architecture, err);
+    status = add_metadata(lora, &options->cut, err);
+    if (status == CK_OK) status = add_purpose(lora, architecture, like, err);
+    if (status == CK_OK) status = finish(lora, o, &made, err);
     ck_reader_close(lora);
     return status;
 }

@@ -67,12 +67,12 @@ typedef struct ck_lora_output {
 ck_status ck_lora_output_options(const ck_lora_output *o, ck_lora_make_options *options,
                                  ck_error *err);
 
-/* ck_lora_make with progress and Ctrl-C; then writes with the metadata that kohya's tools would
- * give it, and reports. architecture may be unknown. */
-ck_status ck_lora_output_write(const ck_lora_output *o, ck_lora_make_options *options,
-                               const ck_lora_layer *layers, size_t count,
-                               ck_status (*read)(void *context, size_t i, float *change,
-                                                 ck_error *err),
-                               void *context, const ck_architecture *architecture, ck_error *err);
+/* ck_lora_make with progress; then writes with the metadata that kohya's tools would give it, and
+ * reports. What it is for: a model's architecture (which may be unknown), or, where that is NULL,
+ * what `like`, another LoRA, says. */
+ck_status ck_lora_output_write(
+    const ck_lora_output *o, ck_lora_make_options *options, const ck_lora_layer *layers,
+    size_t count, ck_status (*read)(void *context, size_t i, float *change, ck_error *err),
+    void *context, const ck_architecture *architecture, const ck_reader *like, ck_error *err);
 
 #endif

@@ -87,11 +87,20 @@ void ck_lora_sites_free(ck_lora_sites *sites) {
     *sites = (ck_lora_sites){0};
 }
 
-bool ck_lora_sites_has(const ck_lora_sites *sites, size_t i, const ck_reader *r) {
-    const struct ck_lora_site *site = &sites->sites[i];
+/* How many of the layer's tensors r has. */
+static size_t count_in(const struct ck_lora_site *site, const ck_reader *r) {
+    size_t n = 0;
     for (size_t k = 0; k < site->count; k++)
-        if (!ck_reader_find(r, site->places[k].tensor->name)) return false;
-    return true;
+        n += ck_reader_find(r, site->places[k].tensor->name) != NULL;
+    return n;
+}
+
+bool ck_lora_sites_has(const ck_lora_sites *sites, size_t i, const ck_reader *r) {
+    return count_in(&sites->sites[i], r) == sites->sites[i].count;
+}
+
+bool ck_lora_sites_touches(const ck_lora_sites *sites, size_t i, const ck_reader *r) {
+    return count_in(&sites->sites[i], r) > 0;
 }
 
 static ck_status add_rows(const ck_reader *r, const ck_tensor *t, uint64_t first, uint64_t n,

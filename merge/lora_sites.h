@@ -28,8 +28,9 @@ typedef struct ck_lora_sites {
 ck_status ck_lora_sites_of(const ck_reader *model, ck_lora_sites *sites, ck_error *err);
 void ck_lora_sites_free(ck_lora_sites *sites); /* a zeroed one is allowed */
 
-/* Whether r has all tensors of layer i. */
+/* Whether r has all tensors of layer i; or any. */
 bool ck_lora_sites_has(const ck_lora_sites *sites, size_t i, const ck_reader *r);
+bool ck_lora_sites_touches(const ck_lora_sites *sites, size_t i, const ck_reader *r);
 
 /* sum += factor * the layer's values in r, whose tensors have the names and shapes of the model's
  * (CK_INPUT if not); tensors that r lacks count as zero. Thread-safe. */

@@ -26,7 +26,7 @@ typedef struct ck_tool {
 
 extern const ck_tool ck_tool_ls, ck_tool_inspect, ck_tool_hash, ck_tool_verify, ck_tool_diff;
 extern const ck_tool ck_tool_split, ck_tool_join, ck_tool_swap_vae, ck_tool_prune, ck_tool_convert;
-extern const ck_tool ck_tool_scan, ck_tool_extract_lora;
+extern const ck_tool ck_tool_scan, ck_tool_extract_lora, ck_tool_merge_loras;
 
 /* A whole program: finds the command, which are program->commands in the same order, parses, runs and
  * reports. Returns the exit status: 0; 1 for an error or a finding; 2 for wrong usage; 130 when

@@ -107,7 +107,7 @@ static ck_status extract(extraction *x, const char *const *paths, ck_lora_make_o
     ck_anatomy a;
     CK_TRY(ck_anatomy_of(reader_of(&x->base), &a, err));
     ck_status status = ck_lora_output_write(&output, make, x->layers, x->count, read_change, x,
-                                            a.architecture, err);
+                                            a.architecture, NULL, err);
     ck_anatomy_free(&a);
     return status;
 }

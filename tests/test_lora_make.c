@@ -251,6 +251,87 @@ static void test_models(void **state) {
                    0, "", NULL);
 }
 
+static void check_close(const char *a, const char *b, float within) {
+    ck_reader *x, *y;
+    ck_error err;
+    assert_int_equal(ck_reader_open(fixture_path(&f, a), &x, &err), CK_OK);
+    assert_int_equal(ck_reader_open(fixture_path(&f, b), &y, &err), CK_OK);
+    for (size_t i = 0; i < ck_reader_count(x); i++) {
+        const ck_tensor *t = ck_reader_tensor(x, i), *u = ck_reader_find(y, t->name);
+        float *p = malloc(t->nbytes), *q = malloc(t->nbytes);
+        assert_int_equal(ck_reader_read(x, t, 0, p, t->nbytes, &err), CK_OK);
+        assert_int_equal(ck_reader_read(y, u, 0, q, t->nbytes, &err), CK_OK);
+        for (uint64_t e = 0; e < t->elements; e++)
+            if (!(fabsf(p[e] - q[e]) <= within))
+                fail_msg("%s, '%s', element %llu: %g, want %g", a, t->name, (unsigned long long)e,
+                         (double)p[e], (double)q[e]);
+        free(p);
+        free(q);
+    }
+    ck_reader_close(x);
+    ck_reader_close(y);
+}
+
+/* Merged and applied is the same as applied one after the other; by names and by the model. */
+static void test_merged(void **state) {
+    (void)state;
+    char d[512];
+    assert_non_null(realpath("tests/data/lora", d));
+    program_expect(
+        program_run(f.folder,
+                    "D=%s; ckmerge $D/model.safetensors --lora $D/lora.safetensors:0.5 "
+                    "--lora $D/loha.safetensors:-2 --lora $D/full.safetensors -o each && "
+                    "cktool merge-loras $D/lora.safetensors:0.5 $D/loha.safetensors:-2 "
+                    "$D/full.safetensors -o lora --dtype f32 && ckmerge "
+                    "$D/model.safetensors --lora lora -o once",
+                    d),
+        0, "100.00 % of the changes' length kept", NULL);
+    check_close("once", "each", 4e-6f);
+    program_expect(program_run(f.folder,
+                               "D=%s; ckmerge $D/model.safetensors --lora $D/dora.safetensors "
+                               "--lora $D/lokr.safetensors:0.5 -o each -f && cktool merge-loras "
+                               "$D/dora.safetensors $D/lokr.safetensors:0.5 -o lora --dtype f32 "
+                               "--model $D/model.safetensors -f && ckmerge $D/model.safetensors "
+                               "--lora lora -o once -f",
+                               d),
+                   0, "100.00 % of the changes' length kept", NULL);
+    check_close("once", "each", 4e-6f);
+    /* One alone is brought to another rank, in its own names. */
+    program_expect(program_run(f.folder,
+                               "cktool merge-loras %s/peft.safetensors -o small --rank 2 -q && "
+                               "cktool ls small",
+                               d),
+                   0, "F16      [2,40]               net.fc.lora_A.weight\n", NULL);
+}
+
+static void test_merging_refused(void **state) {
+    (void)state;
+    char d[512];
+    assert_non_null(realpath("tests/data/lora", d));
+    static const float numbers[64];
+    const fixture_tensor other = {"else.diff", CK_F32, {4, 6}, 2, numbers};
+    const fixture_tensor larger = {"net_fc.diff", CK_F32, {4, 6}, 2, numbers};
+    fixture_safetensors(&f, "other", &other, 1, NULL);
+    fixture_safetensors(&f, "larger", &larger, 1, NULL);
+    const struct {
+        const char *arguments, *text;
+    } cases[] = {
+        {"$D/lora.safetensors $D/dora.safetensors", "give the model with --model"},
+        {"$D/lora.safetensors other", "have no layer of the same name ('net_conv', 'else')"},
+        {"$D/lora.safetensors larger", "is 12 by 40 in"},
+        {"$D/lora.safetensors $D/model.safetensors", "is no LoRA"},
+        {"$D/lora.safetensors other --model $D/model.safetensors", "none of its 1 layers is in"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        program_expect(
+            program_run(f.folder, "D=%s; cktool merge-loras -o out %s", d, cases[i].arguments), 1,
+            NULL, cases[i].text);
+    program_expect(program_run(f.folder, "cktool merge-loras -o out a:inf"), 2, NULL,
+                   "the strength must be a number");
+    program_expect(program_run(f.folder, "cktool merge-loras other --conv-rank 3 -o out"), 2, NULL,
+                   "--conv-rank needs --rank");
+}
+
 int main(void) {
     const float a = 2;
     ck_svd svd;
@@ -266,6 +347,8 @@ int main(void) {
         cmocka_unit_test(test_failures),
         cmocka_unit_test_setup_teardown(test_circle, setup, teardown),
         cmocka_unit_test_setup_teardown(test_models, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_merged, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_merging_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
