@@ -181,10 +181,16 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libck.a
 # ---- Speed and other tools ----
 
 .PHONY: bench interop demo
-bench: all $(BUILD)/tests/test_kernels $(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure
+bench: all bench-train $(BUILD)/tests/test_kernels $(BUILD)/make_layout $(BUILD)/limits \
+    $(BUILD)/measure
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/bench/run.sh
 
-$(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure: $(BUILD)/%: $(BUILD)/tests/bench/%.o \
+# The training part alone, which needs no disk.
+.PHONY: bench-train
+bench-train: $(BUILD)/train
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/bench/train.sh
+
+$(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure $(BUILD)/train: $(BUILD)/%: $(BUILD)/tests/bench/%.o \
     $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
@@ -237,6 +243,7 @@ help:
 	@echo "make test       deps, build and run every test"
 	@echo "make check      the same without installing anything"
 	@echo "make demo       merge real, tiny models and show what happened"
+	@echo "make bench-train  training steps beside torch's (PYTHON=... has it)"
 	@echo "make bench      measure against cp, torch and others (needs 15 GB of disk)"
 	@echo "make checkerboard  every distillation method on points in the plane (40 s)"
 	@echo "make asan tsan valgrind   the tests under sanitizers and valgrind"

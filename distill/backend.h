@@ -60,7 +60,8 @@ typedef struct ck_backend {
     void (*read)(void *dst, const void *src, size_t bytes);  /* to host memory */
 } ck_backend;
 
-/* "cpu", "reference", "reference64"; other names are CK_USAGE. Backends live for ever. */
+/* "cpu", "cpu-bf16" (sources of convolutions and products rounded to bfloat16, sums and weights in
+ * f32), "reference", "reference64"; other names are CK_USAGE. Backends live for ever. */
 ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err);
 
 /* ---- exec.c: a graph on a backend ---- */

@@ -38,12 +38,22 @@ static ck_status prepare_cpu(const ck_backend *b, const ck_graph *g, ck_node n, 
     return done ? CK_OK : prepare_f32(b, g, n, kernel, err);
 }
 
+/* The same, with convolutions and products of numbers rounded to bfloat16 on the way in. */
+static ck_status prepare_bf16(const ck_backend *b, const ck_graph *g, ck_node n, ck_kernel *kernel,
+                              ck_error *err) {
+    bool done;
+    CK_TRY(ck_onednn_prepare(g, n, true, kernel, &done, err));
+    return done ? CK_OK : prepare_cpu(b, g, n, kernel, err);
+}
+
 static void copy(void *dst, const void *src, size_t bytes) {
     memcpy(dst, src, bytes);
 }
 
 static const ck_backend backends[] = {
     {CK_BACKEND_ABI, "cpu", sizeof(float), true, prepare_cpu, ck_alloc_pages, free, copy, copy},
+    {CK_BACKEND_ABI, "cpu-bf16", sizeof(float), true, prepare_bf16, ck_alloc_pages, free, copy,
+     copy},
     {CK_BACKEND_ABI, "reference", sizeof(float), true, prepare_f32, ck_alloc_pages, free, copy,
      copy},
     {CK_BACKEND_ABI, "reference64", sizeof(double), true, prepare_f64, ck_alloc_pages, free, copy,
@@ -56,6 +66,6 @@ ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err)
             *b = &backends[i];
             return CK_OK;
         }
-    return ck_fail(err, CK_USAGE, "no backend '%s'; there are cpu, reference and reference64",
-                   name);
+    return ck_fail(err, CK_USAGE,
+                   "no backend '%s'; there are cpu, cpu-bf16, reference, reference64", name);
 }
