@@ -26,7 +26,7 @@ static ck_status open_weights(const char *folder, const char *part, const char *
                               ck_params **params, ck_error *err) {
     char *path = find_file(folder, part, names);
     if (!path) return ck_fail_memory(err, folder);
-    ck_status s = ck_params_open(path, params, err);
+    ck_status s = ck_params_open(path, "", params, err);
     free(path);
     return s;
 }

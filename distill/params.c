@@ -1,8 +1,10 @@
 /* Weights in memory, see params.h. */
 #include "distill/params.h"
 
+#include "io/layout.h"
 #include "io/os.h"
 #include "io/reader_int.h"
+#include "io/view.h"
 #include "kernels/kernels.h"
 #include "kernels/philox.h"
 
@@ -59,10 +61,32 @@ ck_status ck_params_from(const ck_reader *source, const char *prefix, ck_params 
     return *p ? CK_OK : ck_fail_memory(err, ck_reader_path(source));
 }
 
-ck_status ck_params_open(const char *path, ck_params **out, ck_error *err) {
+static bool has_prefix(const ck_reader *r, const char *prefix) {
+    for (size_t i = 0; i < ck_reader_count(r); i++)
+        if (strncmp(ck_reader_tensor(r, i)->name, prefix, strlen(prefix)) == 0) return true;
+    return false;
+}
+
+/* A whole model in LDM's layout is seen in diffusers', where parts have their names. */
+static ck_status open_file(const char *path, ck_reader **r, ck_error *err) {
+    ck_reader *view;
+    CK_TRY(ck_reader_open(path, r, err));
+    if (!has_prefix(*r, "model.diffusion_model.")) return CK_OK;
+    ck_status s = ck_layout_convert(*r, CK_LAYOUT_DIFFUSERS, CK_UNUSED_KEEP, &view, NULL, err);
+    if (s != CK_OK) {
+        ck_reader_close(*r);
+        return s;
+    }
+    s = ck_view_own(view, *r, err);
+    if (s != CK_OK) ck_reader_close(view);
+    *r = view;
+    return s;
+}
+
+ck_status ck_params_open(const char *path, const char *part, ck_params **out, ck_error *err) {
     ck_reader *r;
-    CK_TRY(ck_reader_open(path, &r, err));
-    ck_params *p = params_of(r, "");
+    CK_TRY(open_file(path, &r, err));
+    ck_params *p = params_of(r, has_prefix(r, part) ? part : "");
     shared_file *file = p ? ck_alloc(sizeof *file) : NULL;
     if (!file) {
         ck_params_free(p);

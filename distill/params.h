@@ -2,7 +2,7 @@
  * use them (sampling, training, teacher and student).
  *
  *   ck_params *p;
- *   CK_TRY(ck_params_open("unet/diffusion_pytorch_model.safetensors", &p, err));
+ *   CK_TRY(ck_params_open("model.safetensors", "unet.", &p, err));
  *   ... models ask for weights by name while they build their graph (ck_param) ...
  *   CK_TRY(ck_params_reader(p, &r, err));      a checkpoint again: to save, convert, compare
  *   ck_params_free(p);
@@ -24,9 +24,12 @@
 
 typedef struct ck_params ck_params;
 
-/* Weights of a file, or of those tensors of a reader whose names begin with prefix (models ask for
- * them without it). The reader is borrowed: it must outlive the params and their copies. */
-ck_status ck_params_open(const char *path, ck_params **p, ck_error *err);
+/* Weights of a file. part: "unet.", "vae.", "text_encoder.", ... as the folders of a diffusers
+ * model are called: of a file with whole models (in LDM's layout or diffusers'), that part; models
+ * ask for weights without it. A file without such names is taken to be the part. */
+ck_status ck_params_open(const char *path, const char *part, ck_params **p, ck_error *err);
+/* Of those tensors of a reader whose names begin with prefix. The reader is borrowed: it must
+ * outlive the params and their copies. */
 ck_status ck_params_from(const ck_reader *source, const char *prefix, ck_params **p, ck_error *err);
 /* Weights that are made when first asked for: those named *.bias zero; one-dimensional *.weight
  * one; others uniform in +-1/sqrt(fan in) (torch's default), by Philox from the seed and the

@@ -34,9 +34,9 @@ static ck_status open_weights(ck_task *t, ck_config *c, ck_error *err) {
     const char *teacher, *student;
     CK_TRY(ck_config_path(c, "teacher", &teacher, err));
     CK_TRY(ck_config_path(c, "student", &student, err));
-    if (teacher) CK_TRY(ck_params_open(teacher, &t->teacher.params, err));
+    if (teacher) CK_TRY(ck_params_open(teacher, "", &t->teacher.params, err));
     if (!student) student = teacher;
-    if (student) return ck_params_open(student, &t->student.params, err);
+    if (student) return ck_params_open(student, "", &t->student.params, err);
     t->student.params = ck_params_new(t->seed);
     return t->student.params ? CK_OK : ck_fail_memory(err, "weights");
 }

@@ -189,7 +189,7 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     t->teacher = (ck_network){o->model.unet, &o->model.unet_config};
     o->model.unet = NULL; /* the task's from here on */
     t->student.unet = &o->model.unet_config;
-    return student ? ck_params_open(student, &t->student.params, err)
+    return student ? ck_params_open(student, "unet.", &t->student.params, err)
                    : ck_params_copy(t->teacher.params, &t->student.params, err);
 }
 

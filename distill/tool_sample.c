@@ -31,7 +31,7 @@ static const ck_option options[] = {
      .argument = "FILE",
      .type = CK_OPT_TEXT,
      .value = &unet,
-     .help = "another UNet: a student, a merge"},
+     .help = "another UNet: a student, a merge; of a file with a whole model, that part"},
     {.name = "clip",
      .argument = "FILE",
      .type = CK_OPT_TEXT,
@@ -167,10 +167,10 @@ static void override_schedule(ck_schedule *s) {
         if (strcmp(prediction, predictions[i]) == 0) s->prediction = (ck_prediction)i;
 }
 
-static ck_status replace_part(const char *path, ck_params **part, ck_error *err) {
+static ck_status replace_part(const char *path, const char *name, ck_params **part, ck_error *err) {
     ck_params *other;
     if (!path) return CK_OK;
-    CK_TRY(ck_params_open(path, &other, err));
+    CK_TRY(ck_params_open(path, name, &other, err));
     ck_params_free(*part);
     *part = other;
     return CK_OK;
@@ -179,9 +179,9 @@ static ck_status replace_part(const char *path, ck_params **part, ck_error *err)
 static ck_status open_model(ck_model *m, ck_error *err) {
     if (!folder) return ck_fail(err, CK_USAGE, "--model DIR is missing: the folder of a model");
     CK_TRY(ck_model_open(folder, m, err));
-    ck_status s = replace_part(unet, &m->unet, err);
-    if (s == CK_OK) s = replace_part(clip, &m->text[0].params, err);
-    if (s == CK_OK) s = replace_part(vae, &m->vae, err);
+    ck_status s = replace_part(unet, "unet.", &m->unet, err);
+    if (s == CK_OK) s = replace_part(clip, "text_encoder.", &m->text[0].params, err);
+    if (s == CK_OK) s = replace_part(vae, "vae.", &m->vae, err);
     if (s != CK_OK) ck_model_close(m);
     override_schedule(&m->schedule);
     return s;
@@ -193,7 +193,7 @@ static ck_status read_latents(const ck_generate_options *o, const size_t size[3]
                               ck_error *err) {
     ck_params *p;
     size_t index;
-    CK_TRY(ck_params_open(latents_in, &p, err));
+    CK_TRY(ck_params_open(latents_in, "", &p, err));
     int64_t n = (int64_t)(o->count * size[0] * size[1] * size[2]);
     const ck_tensor *t = ck_params_tensor(p, "latents");
     char text[96];

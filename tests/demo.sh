@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Merges tiny models that were really trained, and shows what happened: `make demo`. Takes whole
+# Merges tiny models that were really trained, distils one, and shows what happened: `make demo`. Takes whole
 # models of MODELS (default ../shared/models) where they are, else their UNets from tests/data.
 set -euo pipefail
 BUILD=${BUILD:-build}
@@ -34,6 +34,23 @@ echo "    (the same)"
 say "How far did that take it from clothes?"
 run "$BUILD/cktool" diff "$clothes" "$out/taught.safetensors"
 
+say "What that looks like: the same noise and the same words, before and after."
+for name in clothes taught; do
+    file=$clothes
+    [ $name = taught ] && file=$out/taught.safetensors
+    run "$BUILD/ckdistill" sample --model tests/data/models/base --unet "$file" --prompt "ankle boot" \
+        --cfg 3 --steps 10 -n 9 -q -o "$out/$name.png"
+done
+echo "    ($out/clothes.png and $out/taught.png: the second knows boots)"
+
+say "Distil: a model of points on a checkerboard needs 35 passes; its student is to need one. The
+same command, with another config, does it to image models."
+run "$BUILD/ckdistill" run recipes/distill/checkerboard-cd.json -o "$out/student" -q
+run "$BUILD/ckdistill" report "$out/student"
+awk '/"who"/ { gsub(/[",]/, ""); who = $2 } /"steps"/ { gsub(/,/, ""); steps = $2 }
+     /^\t\t\t"swd"/ { gsub(/,/, ""); printf "    %-8s %3d steps   distance to the data %.3f\n", who, steps, $2 }' \
+    "$out/student/metrics.json"
+
 cat <<END
 
 The files are in $out. What to try next:
@@ -44,6 +61,6 @@ The files are in $out. What to try next:
         another share for some tensors: here where the text is looked at
     $BUILD/ckmerge --recipe recipes/nested.json -o $out/nested.safetensors
         two steps in one pass; recipes/ has more
-    $BUILD/ckmerge --help, $BUILD/cktool --help
+    $BUILD/ckmerge --help, $BUILD/cktool --help, $BUILD/ckdistill --help
         everything else; with your own files it works just the same
 END

@@ -77,7 +77,7 @@ static void test_vae(void **state) {
     size_t n, m;
     ok(ck_reader_open("tests/data/parity/vae.safetensors", &r, &err));
     ok(ck_vae_read(MODEL "vae/config.json", &c, &err));
-    ok(ck_params_open(MODEL "vae/diffusion_pytorch_model.safetensors", &p, &err));
+    ok(ck_params_open(MODEL "vae/diffusion_pytorch_model.safetensors", "", &p, &err));
     assert_int_equal(ck_vae_factor(&c), 2);
     assert_true(c.scale == 1.519371747970581);
     float *image = image_of(r, "image", 1, 1024, &n), *latents = image_of(r, "latents", 4, 256, &m);
@@ -107,7 +107,7 @@ static void test_clip(void **state) {
     size_t n;
     ok(ck_reader_open("tests/data/parity/text.safetensors", &r, &err));
     ok(ck_clip_read(MODEL "text_encoder/config.json", &c, &err));
-    ok(ck_params_open(MODEL "text_encoder/model.safetensors", &p, &err));
+    ok(ck_params_open(MODEL "text_encoder/model.safetensors", "", &p, &err));
     int64_t *wide = reference(r, "input_ids", &n);
     int32_t ids[64], rows[4];
     assert_int_equal(n, 64);

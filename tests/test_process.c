@@ -133,14 +133,14 @@ static void test_weights(void **state) {
             for (int a = 0; a < 9; a++)
                 assert_true(kcrs[(k * 4 + c) * 9 + a] == data[(k * 9 + a) * 4 + c]);
     ck_reader_close(r);
-    ok(ck_params_open(path, &back, &err));
+    ok(ck_params_open(path, "", &back, &err));
     ok(ck_params_need(back, "conv.weight", 4, krsc, &i, &err));
     assert_memory_equal(ck_params_data(back, i), data, sizeof kcrs);
     /* A matrix stands for a 1x1 convolution, nothing else for anything. */
     ok(ck_params_need(back, "line.weight", 4, narrow, &i, &err));
     const int64_t wrong[] = {6, 5};
     ck_params_free(back);
-    ok(ck_params_open(path, &back, &err));
+    ok(ck_params_open(path, "", &back, &err));
     assert_int_equal(ck_params_need(back, "line.weight", 2, wrong, &i, &err), CK_INPUT);
     assert_non_null(strstr(err.message, "line.weight"));
     assert_int_equal(ck_params_need(back, "other.weight", 2, wrong, &i, &err), CK_INPUT);

@@ -70,7 +70,7 @@ static void open_model(model *m, const char *backend, bool checkpoint) {
     *m = (model){0};
     ok(ck_unet_read(CONFIG, &m->config, &err));
     m->config.checkpoint = checkpoint;
-    ok(ck_params_open(MODEL, &m->params, &err));
+    ok(ck_params_open(MODEL, "", &m->params, &err));
     ck_graph *g = m->graph = ck_graph_new();
     m->x = ck_input(g, "x", CK_F32, CK_SHAPE(N, H, W, C));
     m->time = ck_input(g, "time", CK_F32, CK_SHAPE(N));
