@@ -7,6 +7,7 @@
  * What happens between loading and storing is done in double, sums in the order of the loops. What
  * each operation computes, and how packed results lie, is in graph.h.
  */
+#include "distill/convolution.h"
 #include "distill/reference.h"
 
 #include <math.h>
@@ -402,34 +403,12 @@ static void run_matmul(const ck_call *call) {
         }
 }
 
-/* ---- Convolution: x N H W C, w K R S C, y N P Q K ---- */
-
-typedef struct convolution {
-    int64_t n, h, w, c, k, r, s, p, q, stride, top, left;
-    int64_t work;
-} convolution;
-
-static convolution convolution_of(const ck_call *call, ck_shape x, ck_shape w, ck_shape y) {
-    const int64_t *i = ck_call_node(call)->i;
-    return (convolution){.n = x.d[0],
-                         .h = x.d[1],
-                         .w = x.d[2],
-                         .c = x.d[3],
-                         .k = w.d[0],
-                         .r = w.d[1],
-                         .s = w.d[2],
-                         .p = y.d[1],
-                         .q = y.d[2],
-                         .stride = i[0],
-                         .top = i[1],
-                         .left = i[2],
-                         .work = ck_shape_count(&y) * ck_shape_count(&w) / w.d[0]};
-}
+/* ---- Convolution ---- */
 
 /* One pixel of y, channel k: the pixels of x that lie beside each other in a row of the kernel are
  * one after the other, as their weights are. */
-static double conv_pixel(const convolution *v, const real *x, const real *w, int64_t p, int64_t q,
-                         int64_t k) {
+static double conv_pixel(const ck_convolution *v, const real *x, const real *w, int64_t p,
+                         int64_t q, int64_t k) {
     int64_t left = q * v->stride - v->left, first = left < 0 ? -left : 0;
     int64_t count = least(v->s, v->w - left) - first;
     double sum = 0;
@@ -443,11 +422,10 @@ static double conv_pixel(const convolution *v, const real *x, const real *w, int
 }
 
 static void run_conv(const ck_call *call) {
-    convolution v = convolution_of(call, ck_call_shape(call, 0), ck_call_shape(call, 1),
-                                   ck_call_node(call)->shape);
+    ck_convolution v = ck_convolution_of(call->graph, call->node);
     const real *x = call->src[0], *w = call->src[1], *bias = call->src[2];
     real *y = call->dst;
-#pragma omp parallel for collapse(3) if (v.work > ALONE)
+#pragma omp parallel for collapse(3) if (ck_convolution_work(&v) > ALONE)
     for (int64_t n = 0; n < v.n; n++)
         for (int64_t p = 0; p < v.p; p++)
             for (int64_t q = 0; q < v.q; q++)
@@ -464,11 +442,10 @@ static int64_t reader(int64_t i, int64_t r, int64_t pad, int64_t stride, int64_t
 }
 
 static void run_conv_data_grad(const ck_call *call) {
-    convolution v = convolution_of(call, ck_call_node(call)->shape, ck_call_shape(call, 1),
-                                   ck_call_shape(call, 0));
+    ck_convolution v = ck_convolution_of(call->graph, call->node);
     const real *dy = call->src[0], *w = call->src[1];
     real *dx = call->dst;
-#pragma omp parallel for if (v.work > ALONE)
+#pragma omp parallel for if (ck_convolution_work(&v) > ALONE)
     for (int64_t i = 0; i < v.n * v.h * v.w; i++) {
         int64_t n = i / (v.h * v.w), h = i / v.w % v.h, col = i % v.w;
         for (int64_t begin = 0; begin < v.c; begin += STRIP) {
@@ -489,11 +466,10 @@ static void run_conv_data_grad(const ck_call *call) {
 }
 
 static void run_conv_weight_grad(const ck_call *call) {
-    convolution v = convolution_of(call, ck_call_shape(call, 0), ck_call_node(call)->shape,
-                                   ck_call_shape(call, 1));
+    ck_convolution v = ck_convolution_of(call->graph, call->node);
     const real *x = call->src[0], *dy = call->src[1];
     real *dw = call->dst;
-#pragma omp parallel for if (v.work > ALONE)
+#pragma omp parallel for if (ck_convolution_work(&v) > ALONE)
     for (int64_t i = 0; i < v.k * v.r * v.s; i++) {
         int64_t k = i / (v.r * v.s), r = i / v.s % v.r, s = i % v.s;
         for (int64_t begin = 0; begin < v.c; begin += STRIP) {

@@ -1,6 +1,7 @@
 /* Nodes to the kernels of kernels/nn.h, shared out among threads; see simd.h. */
 #include "distill/simd.h"
 
+#include "distill/simd_int.h"
 #include "kernels/nn.h"
 
 #include <math.h>
@@ -543,6 +544,10 @@ static const struct {
     [CK_OP_ADD] = {run_binary, NULL, NULL},
     [CK_OP_MUL] = {run_binary, NULL, NULL},
     [CK_OP_SUM_TO] = {run_sum_to, takes_sum_to, sum_to_scratch},
+    [CK_OP_MATMUL] = {ck_simd__matmul, NULL, ck_simd__matmul_scratch},
+    [CK_OP_CONV] = {ck_simd__conv, NULL, ck_simd__conv_scratch},
+    [CK_OP_CONV_DATA_GRAD] = {ck_simd__conv_data_grad, NULL, ck_simd__conv_data_grad_scratch},
+    [CK_OP_CONV_WEIGHT_GRAD] = {ck_simd__conv_weight_grad, NULL, NULL},
     [CK_OP_GROUP_NORM] = {run_group_norm, NULL, group_norm_scratch},
     [CK_OP_GROUP_NORM_GRAD] = {run_group_norm_grad, NULL, group_norm_scratch},
     [CK_OP_LAYER_NORM] = {run_layer_norm, NULL, layer_norm_scratch},

@@ -11,9 +11,9 @@
 
 #include "distill/backend.h"
 
-/* Unary functions but roots and the like, affine, add, mul, sums, norms, GEGLU, attention, and
- * their gradients; for others *done is false. CK_USAGE when CK_ISA asks for an instruction set
- * that the processor has not. */
+/* Unary functions but roots and the like, affine, add, mul, sums, products of matrices,
+ * convolutions, norms, GEGLU, attention, and their gradients; for others *done is false. CK_USAGE
+ * when CK_ISA asks for an instruction set that the processor has not. */
 ck_status ck_simd_prepare(const ck_graph *g, ck_node n, ck_kernel *kernel, bool *done,
                           ck_error *err);
 

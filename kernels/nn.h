@@ -1,5 +1,4 @@
-/* Neural network kernels in f32 but for products of matrices: one table of functions per
- * instruction set.
+/* Neural network kernels in f32: one table of functions per instruction set.
  *
  *   const ck_nn *k = ck_nn_best();
  *   k->unary[CK_NN_SILU](y, x, n);
@@ -47,6 +46,12 @@ typedef struct ck_nn_attention {
     float *dq, *dk, *dv;
 } ck_nn_attention;
 
+/* A matrix whose element (i, j) is at[i * row + j * column]. */
+typedef struct ck_nn_matrix {
+    const float *at;
+    size_t row, column;
+} ck_nn_matrix;
+
 typedef struct ck_nn {
     const char *isa; /* "portable", "avx2", "avx512" */
 
@@ -89,6 +94,11 @@ typedef struct ck_nn {
     void (*layer_norm_grad)(float *dx, double *dgain, double *dbias, const float *x,
                             const float *dy, const float *gain, const float statistics[2],
                             size_t n);
+
+    /* c = a b + (add ? c : 0): c has m x n elements, n a multiple of 16, rows c_stride apart; a has
+     * m x k, b k x n, rows b_stride apart. */
+    void (*product)(float *c, size_t c_stride, ck_nn_matrix a, const float *b, size_t b_stride,
+                    size_t m, size_t n, size_t k, bool add);
 
     /* Queries first to first + CK_NN_QUERIES - 1 (as far as there are so many). */
     void (*attention)(const ck_nn_attention *a, size_t image, size_t head, size_t first);

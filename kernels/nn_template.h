@@ -279,17 +279,11 @@ INLINE vf load(const float *p) {
 #define UNROLLED _Pragma("GCC unroll 8")
 #endif
 
-/* A matrix whose element (i, j) is at[i * row + j * column]. */
-typedef struct matrix {
-    const float *at;
-    size_t row, column;
-} matrix;
-
 /* tile_ROWS_WIDTH: so many rows of so many vectors, the sums in registers: c = a b + (add ? c : 0),
  * over k. (A macro, because clang unrolls loops before it knows what an inline function is given.)
  */
 #define TILE(ROWS, WIDTH)                                                                          \
-    INLINE void tile_##ROWS##_##WIDTH(float *c, size_t stride, matrix a, const float *b,           \
+    INLINE void tile_##ROWS##_##WIDTH(float *c, size_t stride, ck_nn_matrix a, const float *b,     \
                                       size_t b_stride, size_t k, bool add) {                       \
         vf sum[ROWS][WIDTH], right[WIDTH];                                                         \
         UNROLLED for (size_t i = 0; i < ROWS; i++) {                                               \
@@ -319,8 +313,8 @@ typedef struct matrix {
 #define TILES(ROWS, WIDTH)                                                                         \
     TILE(ROWS, WIDTH)                                                                              \
     TILE(1, WIDTH)                                                                                 \
-    INLINE void tiles_##WIDTH(float *c, size_t stride, matrix a, const float *b, size_t b_stride,  \
-                              size_t m, size_t k, bool add) {                                      \
+    INLINE void tiles_##WIDTH(float *c, size_t stride, ck_nn_matrix a, const float *b,             \
+                              size_t b_stride, size_t m, size_t k, bool add) {                     \
         size_t i = 0;                                                                              \
         for (; i + ROWS <= m; i += ROWS, a.at += ROWS * a.row)                                     \
             tile_##ROWS##_##WIDTH(c + i * stride, stride, a, b, b_stride, k, add);                 \
@@ -335,9 +329,7 @@ TILES(8, 1)
 #endif
 TILES(4, 2)
 
-/* c (m x n, rows `stride` apart) = a b + (add ? c : 0); a is m x k, b k x n with rows b_stride
- * apart, n a multiple of 16. */
-TARGET static void product(float *c, size_t stride, matrix a, const float *b, size_t b_stride,
+TARGET static void product(float *c, size_t stride, ck_nn_matrix a, const float *b, size_t b_stride,
                            size_t m, size_t n, size_t k, bool add) {
     size_t j = 0;
 #if VL == 16
@@ -449,8 +441,8 @@ TARGET static void attend(const ck_nn_attention *a, const float *q, const float 
     for (size_t first = 0; first < a->keys; first += BLOCK) {
         part t = part_at(first, BLOCK, a->keys);
         if (unseen(a, queries, t)) break;
-        matrix keys = {k + first * a->channels, a->channels, 1};
-        matrix values = {v + first * a->channels, 1, a->channels};
+        ck_nn_matrix keys = {k + first * a->channels, a->channels, 1};
+        ck_nn_matrix values = {v + first * a->channels, 1, a->channels};
         product(scores, n, keys, columns_q, n, t.n, n, a->width, false);
         hide(a, scores, queries, t, n);
         take_scores(scores, t.n, n, largest, sum, out, a->width);
@@ -513,9 +505,9 @@ TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, par
     for (size_t first = 0; first < a->keys; first += block_of(a->width)) {
         part t = part_at(first, block_of(a->width), a->keys);
         if (unseen(a, queries, t)) break;
-        matrix keys = {h->k + first * a->channels, a->channels, 1};
-        matrix values = {h->v + first * a->channels, a->channels, 1};
-        matrix transposed = {keys.at, 1, a->channels};
+        ck_nn_matrix keys = {h->k + first * a->channels, a->channels, 1};
+        ck_nn_matrix values = {h->v + first * a->channels, a->channels, 1};
+        ck_nn_matrix transposed = {keys.at, 1, a->channels};
         product(scores, n, keys, columns_q, n, t.n, n, a->width, false);
         product(changes, n, values, columns_dy, n, t.n, n, a->width, false);
         hide(a, scores, queries, t, n);
@@ -526,9 +518,9 @@ TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, par
                 d[i] = p[i] * (d[i] - dy_y[i]);
             }
         }
-        product(rows, row, (matrix){scores, n, 1}, rows_dy, row, t.n, row, queries.n, false);
+        product(rows, row, (ck_nn_matrix){scores, n, 1}, rows_dy, row, t.n, row, queries.n, false);
         add_rows(h->dv, rows, t, a);
-        product(rows, row, (matrix){changes, n, 1}, rows_q, row, t.n, row, queries.n, false);
+        product(rows, row, (ck_nn_matrix){changes, n, 1}, rows_q, row, t.n, row, queries.n, false);
         add_rows(h->dk, rows, t, a);
         product(dq, n, transposed, changes, n, a->width, n, t.n, true);
     }
@@ -588,6 +580,7 @@ const ck_nn TABLE_NAME(SUFFIX) = {
     .norm_grad = norm_grad,
     .layer_norm = layer_norm,
     .layer_norm_grad = layer_norm_grad,
+    .product = product,
     .attention = attention,
     .attention_grad = attention_grad,
 };

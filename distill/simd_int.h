@@ -1,0 +1,17 @@
+/* Between simd.c and simd_products.c. */
+#ifndef CK_SIMD_INT_H
+#define CK_SIMD_INT_H
+
+#include "distill/backend.h"
+
+/* Products of matrices and convolutions: kernels, with a ck_nn as their state, and the bytes of
+ * scratch memory that they need. */
+void ck_simd__matmul(const ck_call *call);
+void ck_simd__conv(const ck_call *call);
+void ck_simd__conv_data_grad(const ck_call *call);
+void ck_simd__conv_weight_grad(const ck_call *call);
+size_t ck_simd__matmul_scratch(const ck_graph *g, ck_node n);
+size_t ck_simd__conv_scratch(const ck_graph *g, ck_node n);
+size_t ck_simd__conv_data_grad_scratch(const ck_graph *g, ck_node n);
+
+#endif
