@@ -2,6 +2,8 @@
 # Runs test programs one after the other; all run even if one fails. CK_RUNNER may put a program
 # such as valgrind in front.
 set -uo pipefail
+# Threads that wait by spinning take the processor from those that work when it is shared.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 failed="" log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for t in "$@"; do

@@ -1113,6 +1113,7 @@ static int bench(void) {
 
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench();
+    omp_set_num_threads(1); /* but where threads are tested: waiting for them takes longer */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_results),          cmocka_unit_test(test_embed),
         cmocka_unit_test(test_timestep),         cmocka_unit_test(test_gradients),
