@@ -37,27 +37,26 @@ typedef struct ck_checkpoint {
     ck_state state;
 } ck_checkpoint;
 
-/* Saves step; one that is there already is replaced. Refused (CK_INPUT, naming the tensor): a
- * weight or value of an array that is not finite; what is saved must be worth going back to.
- * After a failure the checkpoints that were there are there, and what was written of this one is
- * removed. */
+/* Saves step; one that is there already is replaced. RUN must be there. Refused (CK_INPUT, naming
+ * it): weights or arrays with a value that is not finite; what is saved must be worth going back
+ * to. After a failure the checkpoints before it are as they were, `latest` too. */
 ck_status ck_checkpoint_save(const char *run, uint64_t step, const ck_checkpoint *what,
                              ck_error *err);
 
 typedef struct ck_checkpoint_found {
     uint64_t step;
     char path[1024];    /* "RUN/checkpoints/step-00001200" */
-    char warning[1024]; /* which checkpoints are damaged and were passed over; "" if none is */
+    char warning[1024]; /* what is wrong with checkpoints that were passed over; "": none was */
 } ck_checkpoint_found;
 
-/* Fills in weights and state from the checkpoint that `latest` names or, if that is damaged, from
- * the newest one that is whole. The weights are those that were asked for so far: build the
- * graphs first. CK_INPUT: no checkpoint is whole, or it is not of such a run (names or sizes
- * differ); memory may then hold a part of one. */
+/* Fills in weights and state from the checkpoint that `latest` names or, if it cannot be used, from
+ * the newest one that can. The weights are those that were asked for so far: build the graphs
+ * first. CK_INPUT: there is none, or each is damaged or of another run (names and sizes differ),
+ * and what is wrong with the first; memory may then hold a part of one. */
 ck_status ck_checkpoint_load(const char *run, const ck_checkpoint *what, ck_checkpoint_found *found,
                              ck_error *err);
 
-/* Notes what was measured of a checkpoint; smaller is better, and finite. */
+/* Notes what was measured of a checkpoint; smaller is better, what is not finite is not noted. */
 ck_status ck_checkpoint_rate(const char *run, uint64_t step, double metric, ck_error *err);
 
 typedef struct ck_keep {

@@ -1,6 +1,6 @@
-/* HDF5 files of our own, on disks that may fail. The library's own way to a file cannot lose a
- * write: on a full disk, closing fails, and then the end of the process loops or crashes. Here a
- * file is told of its first failure, and the library never is.
+/* HDF5 files of our own, on disks that may fail. libhdf5 cannot bear a write that fails: after a
+ * full disk, closing the file fails too, and the end of the process loops or crashes. So here the
+ * library believes that every write was good, and the file knows better.
  *
  *   ck_hdf5_file f;
  *   CK_TRY(ck_hdf5_create("state.h5", &f, err));

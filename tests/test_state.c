@@ -37,13 +37,6 @@ static int teardown(void **state) {
 
 enum { BIG = 300000, SMALL = 5 };
 
-/* libhdf5 1.10 loses some bytes when it cannot read all of an object's header; see valgrind.supp.
- */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) {
-    return "leak:libhdf5";
-}
-
 /* A state with places for its values. */
 typedef struct places {
     float *big, small[SMALL];
