@@ -222,6 +222,7 @@ static ck_status check_magnitudes(const ck_lora *lora, ck_lora_parts *l, ck_erro
                   : t->elements != l->shown.rows)
         return bad_shape(lora, t, "is neither one magnitude for each row nor for each input", err);
     l->shown.magnitude = true;
+    l->shown.inputs = of_inputs ? t->elements : 0;
     return CK_OK;
 }
 

@@ -51,7 +51,8 @@ typedef struct ck_lora_layer {
     const char *name; /* as in the file, without what follows the layer's name */
     bool bias;        /* it changes the layer's bias, not its weight */
     ck_lora_kind kind;
-    bool magnitude; /* DoRA: the change depends on the model's weight */
+    bool magnitude;  /* DoRA: the change depends on the model's weight */
+    uint64_t inputs; /* DoRA: how many input channels have a magnitude; 0: the rows do */
     uint64_t rows, columns;
     /* The weight's, as far as the file says: those of LoHa and LoKr may be flattened to a matrix.
      */

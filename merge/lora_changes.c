@@ -18,7 +18,6 @@ typedef struct piece {
     /* DoRA: magnitude / length of each row of the piece, or of each input channel; NULL until it is
      * needed, and only looked at under the lock. */
     float *factors;
-    bool of_inputs;
 } piece;
 
 /* A tensor of the changes; its ck_tensor's offset is its number. Its pieces are in the order of
@@ -94,17 +93,14 @@ static ck_status add_layer(changes_state *s, size_t layer, const ck_lora_place *
         CK_TRY(add_piece(s, layer, &places[i], err));
     }
     if (row != l->rows) return does_not_fit(s, l, places[0].tensor, err);
-    bool of_inputs;
-    float *magnitudes;
-    if (!l->magnitude || count == 1) return CK_OK;
-    CK_TRY(ck_lora__magnitudes(s->lora, layer, &magnitudes, &of_inputs, err));
-    free(magnitudes);
-    if (!of_inputs) return CK_OK;
-    return ck_fail(
-        err, CK_INPUT,
-        "%s: layer '%s' has magnitudes of inputs, but its rows are in %zu tensors of %s; "
-        "use a model in the layout that the LoRA was made for",
-        ck_reader_path(s->lora->file), l->name, count, ck_reader_path(s->model));
+    const ck_tensor *t = places[0].tensor;
+    if (l->inputs && (count > 1 || t->rank < 2 || t->shape[1] != l->inputs))
+        return ck_fail(err, CK_INPUT,
+                       "%s: layer '%s' has magnitudes of %llu inputs, which are not those of one "
+                       "tensor of %s; use a model in the layout that the LoRA was made for",
+                       ck_reader_path(s->lora->file), l->name, (unsigned long long)l->inputs,
+                       ck_reader_path(s->model));
+    return CK_OK;
 }
 
 /* The names of what was not found, for a message. */
@@ -189,6 +185,11 @@ static ck_status add_tensors(ck_reader *r, ck_error *err) {
 
 enum { BAND = 16 }; /* rows at a time */
 
+/* How many input channels have magnitudes; 0: the rows do. */
+static uint64_t inputs_of(const changes_state *s, const piece *p) {
+    return ck_lora_layer_of(s->lora, p->layer)->inputs;
+}
+
 /* n elements of the model's tensor as f32, n <= CK_STRIP. */
 static ck_status read_weight(const changes_state *s, const ck_tensor *t, uint64_t first, size_t n,
                              float *values, ck_error *err) {
@@ -202,24 +203,24 @@ static ck_status read_weight(const changes_state *s, const ck_tensor *t, uint64_
 /* Adds the squares of W + D, for rows of the piece in a band of columns, to the sums of rows or of
  * inputs. */
 static ck_status add_squares(const changes_state *s, const piece *p, uint64_t row, uint64_t rows,
-                             uint64_t column, size_t columns, uint64_t kernel, float *changes,
-                             double *sums, ck_error *err) {
+                             uint64_t column, size_t columns, float *changes, double *sums,
+                             ck_error *err) {
     float weight[CK_STRIP];
+    uint64_t inputs = inputs_of(s, p), length = row_length(p->tensor);
     CK_TRY(ck_lora_rows(s->lora, p->layer, p->layer_row + row, rows, column, columns, changes,
                         CK_STRIP, err));
     for (uint64_t i = 0; i < rows; i++) {
-        uint64_t first = (p->tensor_row + row + i) * row_length(p->tensor) + column;
+        uint64_t first = (p->tensor_row + row + i) * length + column;
         CK_TRY(read_weight(s, p->tensor, first, columns, weight, err));
         for (size_t j = 0; j < columns; j++) {
             double sum = (double)weight[j] + (double)changes[i * CK_STRIP + j];
-            sums[p->of_inputs ? (column + j) / kernel : row + i] += sum * sum;
+            sums[inputs ? (column + j) / (length / inputs) : row + i] += sum * sum;
         }
     }
     return CK_OK;
 }
 
-static ck_status sum_squares(const changes_state *s, const piece *p, uint64_t kernel, double *sums,
-                             ck_error *err) {
+static ck_status sum_squares(const changes_state *s, const piece *p, double *sums, ck_error *err) {
     uint64_t columns = row_length(p->tensor);
     float *changes = ck_alloc_array(BAND * CK_STRIP, sizeof *changes);
     ck_status status = changes ? CK_OK : ck_fail_memory(err, ck_reader_path(s->lora->file));
@@ -227,7 +228,7 @@ static ck_status sum_squares(const changes_state *s, const piece *p, uint64_t ke
         for (uint64_t column = 0; column < columns && status == CK_OK; column += CK_STRIP) {
             uint64_t rows = p->rows - row < BAND ? p->rows - row : BAND;
             uint64_t n = columns - column < CK_STRIP ? columns - column : CK_STRIP;
-            status = add_squares(s, p, row, rows, column, (size_t)n, kernel, changes, sums, err);
+            status = add_squares(s, p, row, rows, column, (size_t)n, changes, sums, err);
         }
     free(changes);
     return status;
@@ -238,15 +239,13 @@ static ck_status find_factors(const changes_state *s, piece *p, ck_error *err) {
     if (p->factors) return CK_OK;
     const char *path = ck_reader_path(s->lora->file);
     float *magnitudes;
-    CK_TRY(ck_lora__magnitudes(s->lora, p->layer, &magnitudes, &p->of_inputs, err));
-    uint64_t inputs = p->tensor->rank > 1 ? p->tensor->shape[1] : 1;
-    uint64_t n = p->of_inputs ? inputs : p->rows, kernel = row_length(p->tensor) / inputs;
+    CK_TRY(ck_lora__magnitudes(s->lora, p->layer, &magnitudes, err));
+    uint64_t inputs = inputs_of(s, p), n = inputs ? inputs : p->rows;
     double *sums = ck_alloc_array((size_t)n, sizeof *sums);
     float *factors = ck_alloc_array((size_t)n, sizeof *factors);
-    ck_status status =
-        sums && factors ? sum_squares(s, p, kernel, sums, err) : ck_fail_memory(err, path);
+    ck_status status = sums && factors ? sum_squares(s, p, sums, err) : ck_fail_memory(err, path);
     for (uint64_t i = 0; i < n && status == CK_OK; i++) {
-        double magnitude = (double)magnitudes[p->of_inputs ? i : p->layer_row + i];
+        double magnitude = (double)magnitudes[inputs ? i : p->layer_row + i];
         factors[i] = sums[i] > 0 ? (float)(magnitude / sqrt(sums[i])) : 1;
     }
     free(magnitudes);
@@ -262,14 +261,14 @@ static ck_status find_factors(const changes_state *s, piece *p, ck_error *err) {
 static ck_status decompose(const changes_state *s, const piece *p, uint64_t row, uint64_t column,
                            uint64_t columns, float *out, ck_error *err) {
     float weight[CK_STRIP];
-    uint64_t inputs = p->tensor->rank > 1 ? p->tensor->shape[1] : 1;
-    uint64_t kernel = row_length(p->tensor) / inputs;
+    uint64_t inputs = inputs_of(s, p), length = row_length(p->tensor);
     for (uint64_t done = 0; done < columns; done += CK_STRIP) {
         size_t n = columns - done < CK_STRIP ? (size_t)(columns - done) : CK_STRIP;
-        uint64_t first = (p->tensor_row + row) * row_length(p->tensor) + column + done;
+        uint64_t first = (p->tensor_row + row) * length + column + done;
         CK_TRY(read_weight(s, p->tensor, first, n, weight, err));
         for (size_t j = 0; j < n; j++) {
-            float factor = p->factors[p->of_inputs ? (column + done + j) / kernel : row];
+            uint64_t which = inputs ? (column + done + j) / (length / inputs) : row;
+            float factor = p->factors[which];
             out[done + j] = fmaf(factor, weight[j] + out[done + j], -weight[j]);
         }
     }

@@ -101,10 +101,8 @@ ck_status ck_lora__kohya_places(const ck_reader *model, ck_lora_places *places, 
 const ck_lora_place *ck_lora__find(const ck_lora_places *places, const char *layer, bool bias,
                                    size_t *count);
 
-/* For DoRA: the magnitudes of layer i, NULL without, and whether each is of an input channel
- * instead of an output row. The caller releases them with free(). */
-ck_status ck_lora__magnitudes(const ck_lora *lora, size_t i, float **items, bool *of_inputs,
-                              ck_error *err);
+/* For DoRA: the magnitudes of layer i, released with free(). */
+ck_status ck_lora__magnitudes(const ck_lora *lora, size_t i, float **items, ck_error *err);
 
 /* What PEFT says about a file; *peft is NULL where it says nothing. */
 typedef struct ck_lora_peft ck_lora_peft;

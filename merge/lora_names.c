@@ -129,7 +129,7 @@ static const naming namings[] = {
     {CK_PART_CLIP_H, {"lora_te_", "lora_te1_", "text_encoder_", NULL}},
     {CK_PART_CLIP_G, {"lora_te2_", "text_encoder_2_", NULL}},
     {CK_PART_T5, {"lora_te3_", "text_encoder_3_", NULL}},
-    {CK_PART_OTHER, {NULL}},
+    {CK_PART_OTHER, {"base_model_model_", NULL}},
 };
 
 /* Where there is no third text encoder, T5 is the second. */
@@ -210,7 +210,7 @@ static ck_status list_places(const ck_reader *model, ck_lora_places *places,
         ck_lora__places_free(places);
         return status;
     }
-    qsort(places->items, places->count, sizeof *places->items, compare);
+    if (places->count) qsort(places->items, places->count, sizeof *places->items, compare);
     drop_repeated(places);
     return CK_OK;
 }

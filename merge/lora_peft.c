@@ -1,6 +1,7 @@
 /* Where PEFT keeps the alpha of its LoRAs: not in a tensor, but in the file's metadata (diffusers
- * since 0.33: "lora_adapter_metadata", fields named "unet.lora_alpha") or in adapter_config.json
- * beside a file whose layers begin with "base_model.model.". */
+ * since 0.33: "lora_adapter_metadata", fields named "unet.lora_alpha" or, for one network,
+ * "lora_alpha") or in adapter_config.json beside a file whose layers begin with
+ * "base_model.model.". */
 #include "io/json.h"
 #include "io/os.h"
 #include "merge/lora_int.h"
@@ -16,7 +17,7 @@
 
 struct ck_lora_peft {
     ck_json doc;
-    bool beside; /* the doc is adapter_config.json */
+    bool bare; /* its fields are named without a prefix */
 };
 
 static bool starts_with(const char *text, const char *start) {
@@ -47,13 +48,13 @@ ck_status ck_lora__peft_open(const ck_reader *file, ck_lora_peft **out, ck_error
     ck_lora_peft *peft = ck_alloc(sizeof *peft);
     if (!peft) return ck_fail_memory(err, ck_reader_path(file));
     bool found = true;
-    peft->beside = !text;
     ck_status status = text ? ck_json_parse(METADATA, text, strlen(text), &peft->doc, err)
                             : load_beside(file, &peft->doc, &found, err);
     if (status != CK_OK || !found) {
         ck_lora__peft_close(peft);
         return status == CK_OK || !text ? status : ck_context(err, "%s", ck_reader_path(file));
     }
+    peft->bare = cJSON_GetObjectItemCaseSensitive(peft->doc.root, "lora_alpha") != NULL;
     *out = peft;
     return CK_OK;
 }
@@ -82,7 +83,7 @@ void ck_lora__peft_scale(const ck_lora_peft *peft, const char *layer, uint64_t r
                          double *scale) {
     if (!peft) return;
     /* The prefix ends with the first dot: "unet.", "text_encoder_2.". */
-    int length = peft->beside ? 0 : (int)strcspn(layer, ".") + 1;
+    int length = peft->bare ? 0 : (int)strcspn(layer, ".") + 1;
     if (length >= CK_LORA_MAX_NAME) return;
     const cJSON *alpha = field(peft, layer, length, "lora_alpha"), *item;
     cJSON_ArrayForEach(item, field(peft, layer, length, "alpha_pattern")) {

@@ -364,12 +364,8 @@ ck_status ck_lora_rows(const ck_lora *lora, size_t i, uint64_t row, uint64_t row
     return CK_OK;
 }
 
-ck_status ck_lora__magnitudes(const ck_lora *lora, size_t i, float **items, bool *of_inputs,
-                              ck_error *err) {
+ck_status ck_lora__magnitudes(const ck_lora *lora, size_t i, float **items, ck_error *err) {
     const ck_lora_parts *l = &lora->layers[i];
-    const ck_tensor *dora = l->roles[CK_ROLE_DORA_SCALE], *peft = l->roles[CK_ROLE_MAGNITUDE];
-    *items = NULL;
-    if (!l->shown.magnitude) return CK_OK;
-    *of_inputs = dora && dora->elements != l->shown.rows;
-    return load(lora, dora ? dora : peft, items, err);
+    const ck_tensor *dora = l->roles[CK_ROLE_DORA_SCALE];
+    return load(lora, dora ? dora : l->roles[CK_ROLE_MAGNITUDE], items, err);
 }

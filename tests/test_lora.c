@@ -388,6 +388,38 @@ static void test_fused(void **state) {
     for (int i = 0; i < 6; i++) ck_reader_close(all[i]);
 }
 
+/* PEFT's own files have their alpha beside them. */
+static void test_adapter_config(void **state) {
+    (void)state;
+    static const float up[] = {1, 2, 3, 4}, down[] = {1, 0, 0, 1}, weight[4];
+    const fixture_tensor base = {"w.weight", CK_F32, {2, 2}, 2, weight};
+    const fixture_tensor lora[] = {{"base_model.model.w.lora_B.weight", CK_F32, {2, 2}, 2, up},
+                                   {"base_model.model.w.lora_A.weight", CK_F32, {2, 2}, 2, down}};
+    static const char *const configs[] = {"{\"r\":2,\"lora_alpha\":8}",
+                                          "{\"lora_alpha\":8,\"alpha_pattern\":{\"w\":1,\"v\":9}}",
+                                          "{\"r\":2}", "{\"lora_alpha\":"};
+    const float wanted[] = {4, 0.5f, 1};
+    const char *path = fixture_safetensors(&f, "adapter_model.safetensors", lora, 2, NULL);
+    ck_reader *model = opened(fixture_safetensors(&f, "m", &base, 1, NULL));
+    for (int i = 0; i < 4; i++) {
+        fixture_file(&f, "adapter_config.json", configs[i], strlen(configs[i]));
+        ck_reader *file = opened(path), *changes;
+        ck_error err;
+        ck_status status = ck_lora_changes(file, model, CK_UNMATCHED_ERROR, &changes, NULL, &err);
+        assert_int_equal(status, i < 3 ? CK_OK : CK_INPUT);
+        if (i == 3) {
+            assert_non_null(strstr(err.message, "adapter_config.json"));
+        } else {
+            float *got = data_of(changes, "w.weight");
+            for (int e = 0; e < 4; e++) assert_true(got[e] == wanted[i] * up[e]);
+            free(got);
+            ck_reader_close(changes);
+        }
+        ck_reader_close(file);
+    }
+    ck_reader_close(model);
+}
+
 /* ---- What is refused ---- */
 
 static const float numbers[64];
@@ -443,6 +475,8 @@ static void test_refusals(void **state) {
             T("w.lora_down.weight", 2, 6), T("w.alpha", 2));
     REFUSED("'w.dora_scale' of shape [5,1] is neither", T("w.lora_up.weight", 4, 2),
             T("w.lora_down.weight", 2, 6), T("w.dora_scale", 5, 1));
+    REFUSED("layer 'w' has magnitudes of 3 inputs", T("w.lora_up.weight", 4, 2),
+            T("w.lora_down.weight", 2, 6), T("w.dora_scale", 1, 3));
     REFUSED("layer 'w' lacks its hada_w2_b", T("w.hada_w1_a", 4, 2), T("w.hada_w1_b", 2, 6),
             T("w.hada_w2_a", 4, 2));
     REFUSED("'w.hada_w2_b' of shape [2,5] does not fit the first product", T("w.hada_w1_a", 4, 2),
@@ -624,6 +658,7 @@ int main(void) {
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_spellings),
         cmocka_unit_test_setup_teardown(test_fused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_adapter_config, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unmatched, setup, teardown),
         cmocka_unit_test(test_faults),

@@ -55,11 +55,20 @@ for dtype in $DTYPES; do
         seed=$((seed + 1))
     done
     has torch && "$PYTHON" -c "import torch, safetensors.torch as s; torch.save({'state_dict': s.load_file('$B')}, '$DIR/b.ckpt')"
+    # A LoRA of the kind that is most common, and the largest: all layers, rank 64. They are taken out
+    # of two models that have nothing in common, which is the hardest case.
+    L=$DIR/lora32.safetensors M=$DIR/lora64.safetensors
+    if [ ! -s "$M" ]; then
+        "$BUILD/cktool" extract-lora "$B" "$A" -o "$L" --rank 32 --conv-rank 0 -q || true
+    fi
+    [ -s "$L" ] && one extract "$BUILD/cktool" extract-lora "$B" "$A" -o "$M" --rank 64 -qf
     for round in $(seq "$ROUNDS"); do
         one copy sh -c "cat '$B' > /dev/null; cp '$A' '$DIR/out'"
         one copysync sh -c "cat '$B' > /dev/null; cp '$A' '$DIR/out'; sync '$DIR/out'"
         one ckmerge "$BUILD/ckmerge" "$A" "$B" --alpha 0.3 -o "$DIR/out" -q
         one adddiff "$BUILD/ckmerge" "$A" "$B" "$C" -m add-difference -o "$DIR/out" -q
+        [ -s "$M" ] && one lora32 "$BUILD/ckmerge" "$A" --lora "$L:0.8" -o "$DIR/out" -q
+        [ -s "$M" ] && one lora64 "$BUILD/ckmerge" "$A" --lora "$M:0.8" -o "$DIR/out" -q
         [ -s "$DIR/b.ckpt" ] && one ckpt "$BUILD/ckmerge" "$A" "$DIR/b.ckpt" --alpha 0.3 -o "$DIR/out" -q
         one lock "$BUILD/ckmerge" "$A" "$B" --alpha 0.3 -o "$DIR/out" -q -f --write-recipe "$DIR/r.json" --lock
         if [ $((round % 3)) = 1 ]; then
@@ -73,6 +82,9 @@ for dtype in $DTYPES; do
     report copysync "the same, and wait for the disk (sync)"
     report ckmerge "ckmerge A B --alpha 0.3"
     report adddiff "ckmerge A B C -m add-difference"
+    report lora32 "ckmerge A --lora (rank 32, no 3x3 layers)"
+    report lora64 "ckmerge A --lora (rank 64, all layers)"
+    report extract "cktool extract-lora B A --rank 64 (once)"
     report ckpt "ckmerge A B.ckpt (the same B, by torch.save)"
     report lock "ckmerge A B --lock (three sha256)"
     report torch "torch + safetensors, lazy, one tensor a time"

@@ -118,7 +118,7 @@ class Net(nn.Module):
         return x
 
 
-def peft(name, **options):
+def peft(name, prefix="net.", **options):
     net = Net()
     net.load_state_dict({k: v for k, v in model.items() if k != "norm.weight"})
     config = LoraConfig(r=RANK, target_modules=["fc", "conv"], init_lora_weights=False, **options)
@@ -133,13 +133,13 @@ def peft(name, **options):
                 "alpha_pattern": options.get("alpha_pattern", {}),
                 "use_rslora": options.get("use_rslora", False)}
     save(name, tensors, {"lora_adapter_metadata": json.dumps(
-        {f"net.{k}": v for k, v in settings.items()})})
+        {f"{prefix}{k}": v for k, v in settings.items()})})
     merged = wrapped.merge_and_unload().state_dict()
     expect(name, {k: merged[k] - model[k] for k in ("fc.weight", "conv.weight")})
 
 
 peft("peft", lora_alpha=6, alpha_pattern={"conv": 1})
-peft("rslora", lora_alpha=6, use_rslora=True)
+peft("rslora", prefix="", lora_alpha=6, use_rslora=True)
 peft("peft_dora", lora_alpha=4, use_dora=True)
 
 save("model", {f"net.{k}": v for k, v in model.items()})

@@ -6,4 +6,5 @@ if ! "$PYTHON" -c "import torch, safetensors" 2>/dev/null; then
     echo "interop: $PYTHON has no torch and safetensors; give one that has with PYTHON=..."
     exit 1
 fi
-exec "$PYTHON" tests/interop/check.py "$BUILD"
+"$PYTHON" tests/interop/check.py "$BUILD"
+exec "$PYTHON" tests/interop/check_lora.py "$BUILD"
