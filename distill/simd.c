@@ -7,7 +7,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Elements of a piece of work: small enough that all threads get some, and to lie in a cache. */
+/* Elements of a piece of work, small enough that all threads get some and that it stays in a cache;
+ * and columns that are summed together. */
 enum { PIECE = 1 << 14, STRIP = 1024 };
 
 static int64_t least(int64_t a, int64_t b) {
@@ -30,31 +31,26 @@ static int64_t last_of(const ck_shape *s) {
 
 /* ---- Element by element ---- */
 
-static bool find_unary(ck_unary f, ck_nn_unary *found) {
-    switch (f) {
+/* CK_NN_UNARIES for those that have no kernel. */
+static ck_nn_unary unary_of(const ck_graph_node *n) {
+    switch ((ck_unary)n->i[0]) {
     case CK_SILU:
-        *found = CK_NN_SILU;
-        return true;
+        return CK_NN_SILU;
     case CK_GELU:
-        *found = CK_NN_GELU;
-        return true;
+        return CK_NN_GELU;
     case CK_GELU_TANH:
-        *found = CK_NN_GELU_TANH;
-        return true;
+        return CK_NN_GELU_TANH;
     case CK_QUICK_GELU:
-        *found = CK_NN_QUICK_GELU;
-        return true;
+        return CK_NN_QUICK_GELU;
     case CK_EXP:
-        *found = CK_NN_EXP;
-        return true;
+        return CK_NN_EXP;
     default:
-        return false;
+        return CK_NN_UNARIES;
     }
 }
 
 static bool takes_unary(const ck_graph *g, ck_node n) {
-    ck_nn_unary f;
-    return find_unary((ck_unary)g->nodes[n].i[0], &f);
+    return unary_of(&g->nodes[n]) != CK_NN_UNARIES;
 }
 
 static void run_unary(const ck_call *call) {
@@ -63,8 +59,7 @@ static void run_unary(const ck_call *call) {
     int64_t count = ck_shape_count(&n->shape);
     const float *x = call->src[0], *dy = call->src[1];
     float *y = call->dst;
-    ck_nn_unary f = CK_NN_SILU;
-    find_unary((ck_unary)n->i[0], &f);
+    ck_nn_unary f = unary_of(n);
 #pragma omp parallel for if (count > PIECE)
     for (int64_t at = 0; at < count; at += PIECE) {
         size_t size = (size_t)least(PIECE, count - at);
