@@ -6,8 +6,8 @@
 extern const ck_method ck_weighted_sum, ck_add_difference, ck_linear_method, ck_n_average,
     ck_triple_sum, ck_sum_twice, ck_train_difference, ck_similarity, ck_task_arithmetic,
     ck_weighted_subtraction, ck_near_swap, ck_ties, ck_dare_linear, ck_dare_ties, ck_clamp,
-    ck_scale, ck_slerp, ck_multi_slerp, ck_karcher, ck_model_stock, ck_geometric_median,
-    ck_lora_method;
+    ck_scale, ck_slerp, ck_multi_slerp, ck_karcher, ck_model_stock, ck_geometric_median, ck_nuslerp,
+    ck_perpendicular, ck_ram, ck_lora_method;
 
 const ck_method *const ck_methods[] = {
     &ck_weighted_sum,
@@ -26,10 +26,13 @@ const ck_method *const ck_methods[] = {
     &ck_near_swap,
     &ck_clamp,
     &ck_slerp,
+    &ck_nuslerp,
     &ck_multi_slerp,
     &ck_karcher,
     &ck_geometric_median,
     &ck_model_stock,
+    &ck_ram,
+    &ck_perpendicular,
     &ck_scale,
     &ck_lora_method,
     NULL,

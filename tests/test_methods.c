@@ -87,6 +87,11 @@ static double alike(double a, double b) {
     return larger == 0 ? 1 : (a * b / (larger * larger) + 1) / 2;
 }
 
+static double ram(double a, double b, double c, double least) {
+    int first = fabs(b - a) > least, second = fabs(c - a) > least;
+    return first || second ? (first * (b - a) + second * (c - a)) / (first + second) : 0;
+}
+
 static void test_formulas(void **state) {
     (void)state;
     CHECK("weighted-sum", 2, 0.7 * A + 0.3 * B, 0.3);
@@ -107,6 +112,7 @@ static void test_formulas(void **state) {
     CHECK("clamp", 3, fmin(fmax(A, fmin(B, C)), fmax(B, C)), 0);
     CHECK("clamp", 4, fmin(fmax(A, fmin(fmin(B, C), D)), fmax(fmax(B, C), D)), 0);
     CHECK("scale", 1, -2.5 * A, -2.5);
+    CHECK("ram", 3, A + ram(A, B, C, 0.3), 0.3);
     CHECK("task-arithmetic", 3, A + 0.5 * (2 * (B - A) + 3 * (C - A)), 2, 3, 0.5, 0);
     CHECK("task-arithmetic", 3, A + 0.5 * (2 * (B - A) + 3 * (C - A)) / 5, 2, 3, 0.5, 1);
 }
@@ -222,6 +228,25 @@ static void test_model_stock(void **state) {
     CHECK("model-stock", 3, (1 - t) * A + t * (B + C) / 2, 0);
 }
 
+/* On what two models learned over a base. */
+static void test_changes_of_two(void **state) {
+    (void)state;
+    float x[N], y[N];
+    for (int i = 0; i < N; i++) x[i] = data[1][i] - data[0][i], y[i] = data[2][i] - data[0][i];
+    double w = angle(x, y), along = dot(x, y) / dot(x, x);
+    CHECK("nuslerp", 3, A + (sin(0.25 * w) * (B - A) + sin(0.75 * w) * (C - A)) / sin(w), 1, 3);
+    CHECK("perpendicular", 3, B + 0.6 * ((C - A) - along * (B - A)), 0.6);
+    /* Right angles, and what did not move. */
+    for (int i = 0; i < N; i++) x[i] = data[1][i] - data[0][i], y[i] = out[i] - data[1][i];
+    assert_true(fabs(dot(x, y)) < 1e-5 * length(x) * length(y));
+    float kept[N];
+    memcpy(kept, data[1], sizeof kept);
+    memcpy(data[1], data[0], sizeof kept);
+    CHECK("perpendicular", 3, C, 1);
+    CHECK("nuslerp", 3, 0.5 * A + 0.5 * C, 1, 1);
+    memcpy(data[1], kept, sizeof kept);
+}
+
 /* What the documentation says is exact: where all models agree. */
 static void test_agreement_is_exact(void **state) {
     (void)state;
@@ -290,6 +315,7 @@ int main(void) {
         cmocka_unit_test(test_means_of_directions),
         cmocka_unit_test(test_geometric_median),
         cmocka_unit_test(test_model_stock),
+        cmocka_unit_test(test_changes_of_two),
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_dare),
         cmocka_unit_test(test_agreement_is_exact),
