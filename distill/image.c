@@ -3,9 +3,11 @@
 #include "io/os.h"
 
 #include <ctype.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const size_t max_file = (size_t)1 << 28;
 
@@ -79,6 +81,58 @@ ck_status ck_image_read(const char *path, size_t channels, ck_image *image, ck_e
     CK_TRY(ck_read_file(path, max_file, &data, &n, err));
     ck_status status = ck_image_parse(path, data, n, channels, image, err);
     free(data);
+    return status;
+}
+
+/* ---- Sizes ---- */
+
+static size_t big_endian(const uint8_t *bytes, size_t n) {
+    size_t value = 0;
+    for (size_t i = 0; i < n; i++) value = value << 8 | bytes[i];
+    return value;
+}
+
+/* Segment by segment to the one that begins a frame (SOF); ITU-T T.81, table B.1. */
+static ck_status find_jpeg_size(int fd, const char *path, size_t *width, size_t *height,
+                                ck_error *err) {
+    for (uint64_t at = 2;;) {
+        uint8_t b[9]; /* ff, marker, length, bits, height, width */
+        CK_TRY(ck_pread_all(fd, b, sizeof b, at, path, err));
+        uint8_t marker = b[1];
+        size_t length = big_endian(b + 2, 2);
+        bool fill = marker == 0xff, frame = marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 &&
+                                            marker != 0xc8 && marker != 0xcc;
+        if (b[0] != 0xff || marker == 0xda || marker == 0xd9 || (!fill && length < 2))
+            return ck_fail(err, CK_INPUT, "%s: JPEG, offset %llu: damaged", path,
+                           (unsigned long long)at);
+        at += fill ? 1 : 2 + length;
+        if (!frame) continue;
+        *height = big_endian(b + 5, 2);
+        *width = big_endian(b + 7, 2);
+        return CK_OK;
+    }
+}
+
+static ck_status find_size(int fd, const char *path, size_t *width, size_t *height, ck_error *err) {
+    uint8_t b[24]; /* PNG: signature, length, "IHDR", width, height */
+    CK_TRY(ck_pread_all(fd, b, sizeof b, 0, path, err));
+    if (memcmp(b, "\xff\xd8\xff", 3) == 0) {
+        CK_TRY(find_jpeg_size(fd, path, width, height, err));
+    } else if (memcmp(b, "\x89PNG\r\n\x1a\n", 8) == 0 && memcmp(b + 12, "IHDR", 4) == 0) {
+        *width = big_endian(b + 16, 4);
+        *height = big_endian(b + 20, 4);
+    } else {
+        return ck_fail(err, CK_INPUT, "%s: neither PNG nor JPEG", path);
+    }
+    if (*width == 0 || *height == 0) return ck_fail(err, CK_INPUT, "%s: no pixels", path);
+    return ck_image__check_size(path, *width, *height, err);
+}
+
+ck_status ck_image_size(const char *path, size_t *width, size_t *height, ck_error *err) {
+    int fd = ck_os.open(path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0) return ck_fail_errno(err, "%s", path);
+    ck_status status = find_size(fd, path, width, height, err);
+    close(fd);
     return status;
 }
 

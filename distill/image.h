@@ -42,6 +42,10 @@ ck_status ck_image_read(const char *path, size_t channels, ck_image *image, ck_e
 ck_status ck_image_parse(const char *name, const void *data, size_t n, size_t channels,
                          ck_image *image, ck_error *err);
 
+/* The size alone, from the first bytes of the file: that it can be decoded is not known then. Also
+ * without libpng and libjpeg. */
+ck_status ck_image_size(const char *path, size_t *width, size_t *height, ck_error *err);
+
 /* A text in a PNG file: key of 1 to 79 characters of ASCII, value in UTF-8. */
 typedef struct ck_image_text {
     const char *key, *value;

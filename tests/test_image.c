@@ -278,6 +278,52 @@ static void test_read_faults(void **state) {
 
 #endif
 
+/* The size of every kind, of files cut off anywhere, and with a byte changed: no surprises. */
+static void test_size_alone(void **state) {
+    (void)state;
+    static const char *const names[] = {
+        DATA "rgb8.png", DATA "gray16_alpha.png",    DATA "rgb.jpg",   DATA "rgb_progressive.jpg",
+        DATA "gray.jpg", DATA "rgb8_interlaced.png", DATA "gray1.png", DATA "cmyk.jpg"};
+    fixture f;
+    fixture_make(&f);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t n, width = 0, height = 0, least = 0;
+        ck_error err = {0};
+        if (ck_image_size(names[i], &width, &height, &err) != CK_OK) fail_msg("%s", err.message);
+        assert_true(width == W && height == H);
+        unsigned char *data = fixture_read(names[i], &n);
+        for (size_t cut = 0; cut < n; cut++) {
+            const char *path = fixture_file(&f, "cut", data, cut);
+            ck_status status = ck_image_size(path, &width, &height, &err);
+            assert_true(status == CK_OK || status == CK_INPUT);
+            if (status == CK_OK && !least) least = cut;
+            assert_int_equal(status == CK_OK, least != 0);
+            if (status == CK_OK) assert_true(width == W && height == H);
+        }
+        assert_true(least >= 24 && least < n);
+        for (size_t at = 0; at < least; at++) {
+            data[at] ^= 0xff;
+            const char *path = fixture_file(&f, "changed", data, n);
+            ck_status status = ck_image_size(path, &width, &height, &err);
+            assert_true(status == CK_OK || status == CK_INPUT);
+            data[at] ^= 0xff;
+        }
+        free(data);
+    }
+    size_t width, height;
+    ck_error err = {0};
+    static const char text[] = "GIF89a, and more that is no image";
+    const char *path = fixture_file(&f, "gif", text, sizeof text);
+    assert_int_equal(ck_image_size(path, &width, &height, &err), CK_INPUT);
+    assert_non_null(strstr(err.message, "neither PNG nor JPEG"));
+    static const unsigned char none[] = "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\0\0\0\0\1";
+    path = fixture_file(&f, "none", none, sizeof none);
+    assert_int_equal(ck_image_size(path, &width, &height, &err), CK_INPUT);
+    assert_non_null(strstr(err.message, "no pixels"));
+    assert_int_equal(ck_image_size("/nonexistent.png", &width, &height, &err), CK_IO);
+    fixture_remove(&f);
+}
+
 static void test_floats(void **state) {
     (void)state;
     ck_image image = must_make(256, 1, 1), back;
@@ -433,6 +479,7 @@ int main(void) {
         cmocka_unit_test(test_write_faults),
         cmocka_unit_test(test_read_faults),
 #endif
+        cmocka_unit_test(test_size_alone),
         cmocka_unit_test(test_floats),
         cmocka_unit_test(test_fit),
         cmocka_unit_test(test_grid),
