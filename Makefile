@@ -194,8 +194,11 @@ $(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure $(BUILD)/train: $(BUILD)/%
     $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
+$(BUILD)/run_model: $(BUILD)/tests/interop/run_model.o $(BUILD)/libck.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
 # Against the Python libraries, those that $(PYTHON) has.
-interop: all
+interop: all $(BUILD)/run_model
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/interop/run.sh
 
 demo: deps
@@ -256,4 +259,4 @@ help:
 
 .SECONDARY:
 -include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels io merge merge/methods distill distill/methods \
-                                                           tests tests/bench tests/fuzz)))
+                                                           tests tests/bench tests/fuzz tests/interop)))

@@ -14,25 +14,25 @@ typedef struct ck_model_setting {
 
 /* CK_INPUT unless the document is an object, its _class_name is this one, and all its settings are
  * in the table (which ends with a NULL name) and accepted. */
-ck_status ck_model__check(const ck_json *doc, const char *class_name, const ck_model_setting *settings,
-                           ck_error *err);
+ck_status ck_model__check(const ck_json *doc, const char *class_name,
+                          const ck_model_setting *settings, ck_error *err);
 
 /* The field, or NULL where it is absent or null. */
 const cJSON *ck_model__field(const ck_json *doc, const char *name);
 
 /* Whole numbers from low to high; absent or null leaves *value. */
 ck_status ck_model__whole(const ck_json *doc, const cJSON *node, int64_t low, int64_t high,
-                           int64_t *value, ck_error *err);
-ck_status ck_model__size(const ck_json *doc, const char *name, int64_t low, int64_t high,
                           int64_t *value, ck_error *err);
+ck_status ck_model__size(const ck_json *doc, const char *name, int64_t low, int64_t high,
+                         int64_t *value, ck_error *err);
 /* One number for all, or a list of n. */
-ck_status ck_model__sizes(const ck_json *doc, const char *name, int64_t low, int64_t high,
-                           size_t n, int64_t *values, ck_error *err);
+ck_status ck_model__sizes(const ck_json *doc, const char *name, int64_t low, int64_t high, size_t n,
+                          int64_t *values, ck_error *err);
 ck_status ck_model__real(const ck_json *doc, const char *name, double low, double high,
-                          double *value, ck_error *err);
+                         double *value, ck_error *err);
 ck_status ck_model__flag(const ck_json *doc, const char *name, bool *value, ck_error *err);
 /* The place of a text in names, which end with NULL. */
 ck_status ck_model__choice(const ck_json *doc, const cJSON *node, const char *const *names,
-                            int *choice, ck_error *err);
+                           int *choice, ck_error *err);
 
 #endif

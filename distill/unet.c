@@ -71,7 +71,7 @@ static ck_node layer(const ck_scope *s, const unet *u, int64_t i, ck_node x, int
     return x;
 }
 
-enum { MOST_SKIPS = CK_UNET_LEVELS * 16 };
+enum { MOST_SKIPS = CK_UNET_LEVELS * CK_UNET_LAYERS + 1 };
 
 typedef struct skips {
     ck_node x[MOST_SKIPS];
@@ -84,7 +84,7 @@ static ck_node down(const ck_scope *s, const unet *u, ck_node x, skips *kept) {
         ck_scope block = ck_scope__child(s, "down_blocks.%d.", (int)l);
         for (int64_t i = 0; i < level->layers; i++)
             kept->x[kept->count++] = x =
-                layer(&block, u, i, x, level->channels, level->heads, level->depth);
+                layer(&block, u, i, x, level->channels, level->heads, level->depth[i]);
         if (l + 1 == u->c->levels) break;
         x = ck_layer__conv(&block, "downsamplers.0.conv", x, level->channels, 3, 2,
                            (int[4]){1, 1, 1, 1});
@@ -96,8 +96,8 @@ static ck_node down(const ck_scope *s, const unet *u, ck_node x, skips *kept) {
 static ck_node middle(const ck_scope *s, const unet *u, ck_node x) {
     const ck_unet_level *last = &u->c->level[u->c->levels - 1];
     ck_scope block = ck_scope__child(s, "mid_block.");
-    x = layer(&block, u, 0, x, last->channels, last->heads, u->c->mid_depth);
-    return resnet(&block, "resnets", 1, u, x, last->channels);
+    x = layer(&block, u, 0, x, last->channels, last->heads, u->c->mid == 2 ? u->c->mid_depth : 0);
+    return u->c->mid == 2 ? resnet(&block, "resnets", 1, u, x, last->channels) : x;
 }
 
 static ck_node up(const ck_scope *s, const unet *u, ck_node x, skips *kept) {
@@ -106,7 +106,7 @@ static ck_node up(const ck_scope *s, const unet *u, ck_node x, skips *kept) {
         ck_scope block = ck_scope__child(s, "up_blocks.%d.", (int)(u->c->levels - 1 - l));
         for (int64_t i = 0; i <= level->layers; i++) {
             x = ck_concat(s->g, x, kept->x[--kept->count], 3);
-            x = layer(&block, u, i, x, level->channels, level->heads, level->up_depth);
+            x = layer(&block, u, i, x, level->channels, level->heads, level->up_depth[i]);
         }
         if (l > 0)
             x = ck_layer__conv3(&block, "upsamplers.0.conv", ck_upsample(s->g, x), level->channels);
@@ -124,16 +124,31 @@ static ck_node embed(const ck_scope *s, const ck_unet_config *c, const ck_unet_i
         sines = ck_add(g, sines, ck_layer__linear(&time, "cond_proj", in->guidance, first, false));
     ck_node e = ck_layer__embedding(&time, sines, width);
     if (!c->added_time) return e;
-    int64_t n = ck_node_shape(g, in->time).d[0];
+    ck_shape d = ck_node_shape(g, in->sizes);
     ck_scope added = ck_scope__child(s, "add_embedding.");
-    ck_node flat = ck_reshape(g, in->sizes, CK_SHAPE(n * 6));
+    ck_node flat = ck_reshape(g, in->sizes, CK_SHAPE(d.d[0] * d.d[1]));
     ck_node sizes = ck_timestep(g, flat, (int)c->added_time, c->flip, c->shift, 10000);
-    sizes = ck_reshape(g, sizes, CK_SHAPE(n, 6 * c->added_time));
+    sizes = ck_reshape(g, sizes, CK_SHAPE(d.d[0], d.d[1] * c->added_time));
     ck_node both = ck_concat(g, in->pooled, sizes, 1);
     return ck_add(g, e, ck_layer__embedding(&added, both, width));
 }
 
+/* Mistakes that would else be told of as shapes somewhere inside. */
+static void check_inputs(ck_graph *g, const ck_unet_config *c, const ck_unet_inputs *in) {
+    ck_shape x = ck_node_shape(g, in->x), context = ck_node_shape(g, in->context);
+    int64_t multiple = (int64_t)1 << (c->levels - 1);
+    if (x.d[1] % multiple || x.d[2] % multiple)
+        ck_graph_fail(g, CK_USAGE, "the UNet takes heights and widths that are multiples of %lld",
+                      (long long)multiple);
+    if (x.d[3] != c->in_channels || context.d[2] != c->context)
+        ck_graph_fail(g, CK_USAGE,
+                      "the UNet takes %lld channels and text of width %lld, not %lld and %lld",
+                      (long long)c->in_channels, (long long)c->context, (long long)x.d[3],
+                      (long long)context.d[2]);
+}
+
 ck_node ck_unet(ck_graph *g, ck_params *params, const ck_unet_config *c, const ck_unet_inputs *in) {
+    check_inputs(g, c, in);
     ck_scope s = {g, params, ""};
     unet u = {.c = c, .context = in->context};
     u.time = ck_unary_op(g, CK_SILU, embed(&s, c, in), 0);
@@ -170,9 +185,9 @@ static const ck_model_setting settings[] = {
     {"mid_block_type", NULL},
     {"layers_per_block", NULL},
     {"attention_head_dim", NULL},
-    {"num_attention_heads", NULL},
+    {"num_attention_heads", "[null]"},
     {"transformer_layers_per_block", NULL},
-    {"reverse_transformer_layers_per_block", "[null]"},
+    {"reverse_transformer_layers_per_block", NULL},
     {"cross_attention_dim", NULL},
     {"norm_num_groups", NULL},
     {"norm_eps", NULL},
@@ -209,6 +224,14 @@ static const ck_model_setting settings[] = {
     {"time_embedding_type", "[\"positional\"]"},
     {"timestep_post_act", "[null]"},
     {"upcast_attention", ""}, /* attention is f32 here in any case */
+    /* Of weights averaged in training. */
+    {"decay", ""},
+    {"inv_gamma", ""},
+    {"min_decay", ""},
+    {"optimization_step", ""},
+    {"power", ""},
+    {"update_after_step", ""},
+    {"use_ema_warmup", ""},
     {0},
 };
 
@@ -231,6 +254,39 @@ static ck_status read_blocks(const ck_json *doc, const char *field, const char *
     return CK_OK;
 }
 
+/* Each layer's number of transformer blocks: one number for all levels, or a list with a number or
+ * a list of numbers for each. */
+static ck_status read_depths(const ck_json *doc, const cJSON *node, size_t levels, size_t level,
+                             size_t layers, int64_t *depths, ck_error *err) {
+    for (size_t i = 0; i < layers; i++) depths[i] = 1;
+    if (!node) return CK_OK;
+    if (cJSON_IsArray(node)) {
+        if ((size_t)cJSON_GetArraySize(node) != levels)
+            return ck_json_fail(doc, node, err, "must be one number or a list of %zu", levels);
+        node = cJSON_GetArrayItem(node, (int)level);
+    }
+    if (cJSON_IsArray(node) && (size_t)cJSON_GetArraySize(node) != layers)
+        return ck_json_fail(doc, node, err, "must be one number or a list of %zu", layers);
+    const cJSON *item = cJSON_IsArray(node) ? node->child : node;
+    for (size_t i = 0; i < layers; i++) {
+        CK_TRY(ck_model__whole(doc, item, 0, 100, &depths[i], err));
+        if (cJSON_IsArray(node)) item = item->next;
+    }
+    return CK_OK;
+}
+
+/* Level l of n; up blocks are listed from the smallest image. */
+static ck_status read_attention(const ck_json *doc, ck_unet_level *level, size_t l, size_t n,
+                                bool down, bool up, ck_error *err) {
+    const cJSON *depths = ck_model__field(doc, "transformer_layers_per_block");
+    const cJSON *reverse = ck_model__field(doc, "reverse_transformer_layers_per_block");
+    size_t layers = (size_t)level->layers;
+    if (down) CK_TRY(read_depths(doc, depths, n, l, layers, level->depth, err));
+    if (!up) return CK_OK;
+    return reverse ? read_depths(doc, reverse, n, n - 1 - l, layers + 1, level->up_depth, err)
+                   : read_depths(doc, depths, n, l, layers + 1, level->up_depth, err);
+}
+
 static ck_status read_levels(const ck_json *doc, ck_unet_config *c, ck_error *err) {
     const cJSON *channels = ck_model__field(doc, "block_out_channels");
     size_t n = cJSON_IsArray(channels) ? (size_t)cJSON_GetArraySize(channels) : 0;
@@ -238,44 +294,37 @@ static ck_status read_levels(const ck_json *doc, ck_unet_config *c, ck_error *er
         return ck_json_fail(doc, channels ? channels : doc->root, err,
                             "block_out_channels must be a list of 1 to %d", CK_UNET_LEVELS);
     int64_t sizes[CK_UNET_LEVELS], layers[CK_UNET_LEVELS], heads[CK_UNET_LEVELS];
-    int64_t depth[CK_UNET_LEVELS];
-    bool crossed[CK_UNET_LEVELS], up_crossed[CK_UNET_LEVELS];
-    for (size_t i = 0; i < n; i++) layers[i] = 2, heads[i] = 8, depth[i] = 1;
+    bool down[CK_UNET_LEVELS], up[CK_UNET_LEVELS];
+    for (size_t i = 0; i < n; i++) layers[i] = 2, heads[i] = 8;
     CK_TRY(ck_model__sizes(doc, "block_out_channels", 1, MOST, n, sizes, err));
-    CK_TRY(ck_model__sizes(doc, "layers_per_block", 1, 15, n, layers, err));
+    CK_TRY(ck_model__sizes(doc, "layers_per_block", 1, CK_UNET_LAYERS - 1, n, layers, err));
     /* In all published models it is the number of heads that is called attention_head_dim. */
     CK_TRY(ck_model__sizes(doc, "attention_head_dim", 1, MOST, n, heads, err));
-    CK_TRY(ck_model__sizes(doc, "num_attention_heads", 1, MOST, n, heads, err));
-    CK_TRY(ck_model__sizes(doc, "transformer_layers_per_block", 1, 100, n, depth, err));
-    CK_TRY(read_blocks(doc, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", n, crossed,
-                       err));
     CK_TRY(
-        read_blocks(doc, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", n, up_crossed, err));
+        read_blocks(doc, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", n, down, err));
+    CK_TRY(read_blocks(doc, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", n, up, err));
     for (size_t i = 0; i < n; i++) {
-        bool up_here = up_crossed[n - 1 - i];
-        if (sizes[i] % c->groups || ((crossed[i] || up_here) && sizes[i] % heads[i]))
+        bool attends = down[i] || up[n - 1 - i] || (i == n - 1 && c->mid == 2);
+        if (sizes[i] % c->groups || (attends && sizes[i] % heads[i]))
             return ck_json_fail(doc, channels, err,
                                 "%lld channels do not go into groups of %lld, heads of %lld",
                                 (long long)sizes[i], (long long)c->groups, (long long)heads[i]);
-        c->level[i] = (ck_unet_level){.channels = sizes[i],
-                                      .heads = heads[i],
-                                      .layers = layers[i],
-                                      .depth = crossed[i] ? depth[i] : 0,
-                                      .up_depth = up_here ? depth[i] : 0};
+        c->level[i] = (ck_unet_level){.channels = sizes[i], .heads = heads[i], .layers = layers[i]};
+        CK_TRY(read_attention(doc, &c->level[i], i, n, down[i], up[n - 1 - i], err));
     }
     c->levels = (int64_t)n;
-    c->mid_depth = depth[n - 1];
-    return CK_OK;
+    if (c->mid < 2) return CK_OK;
+    const cJSON *depths = ck_model__field(doc, "transformer_layers_per_block");
+    return read_depths(doc, depths, n, n - 1, 1, &c->mid_depth, err);
 }
 
 static ck_status read_middle(const ck_json *doc, ck_unet_config *c, ck_error *err) {
     static const char *const names[] = {"UNetMidBlock2DCrossAttn", "UNetMidBlock2D", NULL};
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(doc->root, "mid_block_type");
     int which = 0;
-    c->mid = !cJSON_IsNull(node);
-    if (!c->mid) return CK_OK;
+    if (cJSON_IsNull(node)) return CK_OK;
     CK_TRY(ck_model__choice(doc, node, names, &which, err));
-    if (which == 1) c->mid_depth = 0;
+    c->mid = which == 1 ? 1 : 2;
     return CK_OK;
 }
 
@@ -308,8 +357,8 @@ static ck_status read_config(const ck_json *doc, ck_unet_config *c, ck_error *er
     CK_TRY(ck_model__real(doc, "norm_eps", 0, 1, &c->eps, err));
     CK_TRY(ck_model__real(doc, "freq_shift", 0, 1, &c->shift, err));
     CK_TRY(ck_model__flag(doc, "flip_sin_to_cos", &c->flip, err));
-    CK_TRY(read_levels(doc, c, err));
     CK_TRY(read_middle(doc, c, err));
+    CK_TRY(read_levels(doc, c, err));
     return read_added(doc, c, err);
 }
 

@@ -12,27 +12,28 @@
 
 #include "distill/graph.h"
 
-enum { CK_UNET_LEVELS = 8 };
+enum { CK_UNET_LEVELS = 8, CK_UNET_LAYERS = 16 };
 
 typedef struct ck_unet_level {
-    int64_t channels, heads, layers;
-    int64_t depth;    /* transformer blocks of an attention; 0: no attention on the way down ... */
-    int64_t up_depth; /* ... and up */
+    int64_t channels, heads;
+    int64_t layers; /* on the way down; one more on the way up */
+    /* Transformer blocks after each layer's resnet, on both ways; 0: no attention. */
+    int64_t depth[CK_UNET_LAYERS], up_depth[CK_UNET_LAYERS];
 } ck_unet_level;
 
 typedef struct ck_unet_config {
     int64_t in_channels, out_channels, sample_size;
     ck_unet_level level[CK_UNET_LEVELS]; /* from the largest image down */
     int64_t levels;
-    bool mid;          /* a middle block, with attention of mid_depth */
-    int64_t mid_depth; /* 0: only resnets */
+    int64_t mid;       /* resnets of the middle block: 0, 1, or 2 with an attention between them */
+    int64_t mid_depth; /* transformer blocks of that */
     int64_t context;   /* width of the text */
     int64_t groups;
     double eps;
-    bool flip; /* cosines before sines */
+    bool flip;           /* cosines before sines */
     double shift;        /* of the time's frequencies */
     int64_t guidance;    /* width of the guidance embedding (LCM); 0: none */
-    int64_t added_time;  /* SDXL: width of each of its six sizes; 0: none */
+    int64_t added_time;  /* SDXL: width of each of the sizes; 0: none */
     int64_t added_width; /* SDXL: of pooled text and sizes together */
     bool checkpoint;     /* blocks are computed again in the backward pass; not in files */
 } ck_unet_config;
@@ -43,7 +44,7 @@ typedef struct ck_unet_inputs {
     ck_node time;          /* N */
     ck_node context;       /* N T context */
     ck_node guidance;      /* N guidance: embedded, see ck_guidance_embed; only with c->guidance */
-    ck_node pooled, sizes; /* SDXL: N P, and N 6 */
+    ck_node pooled, sizes; /* SDXL: N P, and N 6 (its refiner: N 5) */
 } ck_unet_inputs;
 
 ck_status ck_unet_read(const char *path, ck_unet_config *c, ck_error *err);

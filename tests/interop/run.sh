@@ -7,4 +7,9 @@ if ! "$PYTHON" -c "import torch, safetensors" 2>/dev/null; then
     exit 1
 fi
 "$PYTHON" tests/interop/check.py "$BUILD"
-exec "$PYTHON" tests/interop/check_lora.py "$BUILD"
+"$PYTHON" tests/interop/check_lora.py "$BUILD"
+if "$PYTHON" -c "import diffusers, transformers" 2>/dev/null; then
+    "$PYTHON" tests/interop/check_models.py "$BUILD"
+else
+    echo "interop: $PYTHON has no diffusers and transformers: networks are not checked"
+fi
