@@ -124,6 +124,15 @@ static ck_status read_basics(ck_session *r, const ck_backend **backend, size_t *
     return ck_backend_open(name, backend, err);
 }
 
+static ck_status read_guard(ck_session *r, ck_error *err) {
+    ck_guard_rules *g = &r->guard.rules;
+    *g = ck_guard_rules_default();
+    CK_TRY(ck_config_number(r->config, "guard.factor", g->factor, 0, INFINITY, &g->factor, err));
+    CK_TRY(ck_config_number(r->config, "guard.high", g->high, 1, INFINITY, &g->high, err));
+    CK_TRY(ck_config_number(r->config, "guard.warmup", g->warmup, 0, INFINITY, &g->warmup, err));
+    return ck_config_number(r->config, "guard.skips", g->skips, 0, INFINITY, &g->skips, err);
+}
+
 /* Copies where a method asks for more networks than the teacher and the student. */
 static ck_status copy_networks(ck_session *r, ck_error *err) {
     ck_distill *d = &r->d;
@@ -150,8 +159,8 @@ ck_status ck_run_open(ck_session *r, ck_error *err) {
     CK_TRY(read_optimiser(r, err));
     CK_TRY(read_evaluation(r, err));
     CK_TRY(read_saving(r, err));
+    CK_TRY(read_guard(r, err));
     CK_TRY(ck_config_check(r->config, err));
-    r->guard.rules = ck_guard_rules_default();
     r->d.process = r->task->process;
     r->d.shape = r->task->shape;
     r->d.batch = batch;
