@@ -1,15 +1,18 @@
 /* Whole models, see model.h. */
 #include "distill/model.h"
 
+#include "distill/detect_int.h"
+#include "io/anatomy.h"
 #include "io/json.h"
 #include "io/os.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- Opening ---- */
+/* ---- Opening a folder ---- */
 
 /* "FOLDER/PART/NAME" of the first of these names that exists, else of the first; to be released
  * with free(). */
@@ -99,9 +102,106 @@ static ck_status open_parts(const char *folder, ck_model *m, ck_error *err) {
     return CK_OK;
 }
 
-ck_status ck_model_open(const char *folder, ck_model *m, ck_error *err) {
+/* ---- Of one file ---- */
+
+/* What the architecture says and no shape does. */
+static ck_status set_published(const ck_anatomy *a, const char *path, ck_model *m, ck_error *err) {
+    bool sdxl = a->architecture->id == CK_ARCH_SDXL, v = a->prediction == CK_PREDICTION_V;
+    if (a->prediction == CK_PREDICTION_EDM || a->prediction == CK_PREDICTION_EDM_V)
+        return ck_fail(err, CK_INPUT, "%s: EDM's noise levels (%s) are not implemented", path,
+                       a->prediction_reason);
+    m->schedule = ck_schedule_sd();
+    if (sdxl) m->schedule.sampler = "euler";
+    if (v) m->schedule.prediction = CK_PREDICT_V;
+    m->schedule.zero_snr = a->zero_snr;
+    m->zero_empty = sdxl;
+    m->texts = sdxl ? 2 : 1;
+    if (sdxl) m->vae_config.scale = 0.13025;
+    m->unet_config.sample_size = sdxl ? 128 : a->architecture->id == CK_ARCH_SD2 && v ? 96 : 64;
+    /* Stable Diffusion 2 takes what leaves the last but one layer. */
+    if (a->architecture->id == CK_ARCH_SD2 && m->text[0].config.layers == 24)
+        m->text[0].config.layers = 23;
+    return CK_OK;
+}
+
+static ck_status check_file(const ck_anatomy *a, const char *path, ck_error *err) {
+    const ck_architecture *kind = a->architecture;
+    if (kind->id != CK_ARCH_SD1 && kind->id != CK_ARCH_SD2 && kind->id != CK_ARCH_SDXL)
+        return ck_fail(err, CK_INPUT,
+                       "%s: %s: of models in one file, Stable Diffusion 1, 2 and XL can be opened; "
+                       "others as folders",
+                       path, kind->title);
+    if (a->unusual)
+        return ck_fail(err, CK_INPUT,
+                       "%s: a %s of unusual size (%s): the file does not say how many heads and "
+                       "groups it has; open it as a folder with config.json files",
+                       path, kind->title, a->unusual);
+    ck_part text = kind->id == CK_ARCH_SD2 ? CK_PART_CLIP_H : CK_PART_CLIP_L;
+    ck_part parts[] = {CK_PART_VAE, text, kind->id == CK_ARCH_SDXL ? CK_PART_CLIP_G : text};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!ck_anatomy_find(a, parts[i]))
+            return ck_fail(err, CK_INPUT, "%s: has no %s", path, ck_part_title(parts[i]));
+    return CK_OK;
+}
+
+/* OpenCLIP's encoders were trained with "!" as padding, OpenAI's with the end token; their
+ * vocabularies are the same otherwise, so that a mistake would not show but in the pictures. */
+static ck_status check_padding(const ck_model_text *t, const char *tokenizer, ck_error *err) {
+    size_t lost, length = ck_tokenizer_length(t->tokenizer);
+    int32_t *ids = ck_alloc_array(length, sizeof *ids);
+    if (!ids) return ck_fail_memory(err, tokenizer);
+    ck_status s = ck_tokenizer_encode(t->tokenizer, "", ids, &lost, err);
+    bool ends = s == CK_OK && ids[length - 1] == ck_tokenizer_end(t->tokenizer);
+    free(ids);
+    if (s == CK_OK && ends != (t->config.activation == CK_QUICK_GELU))
+        return ck_fail(err, CK_INPUT,
+                       "%s: this is not the tokenizer of this text encoder: it pads with %s; take "
+                       "that of a folder of the same model",
+                       tokenizer, ends ? "the end token" : "another than the end token");
+    return s;
+}
+
+static ck_status open_file_parts(const ck_anatomy *a, const char *path, const char *tokenizer,
+                                 ck_model *m, ck_error *err) {
+    static const char *const texts[] = {"text_encoder.", "text_encoder_2."};
+    CK_TRY(check_file(a, path, err));
+    CK_TRY(ck_params_open(path, "unet.", &m->unet, err));
+    CK_TRY(ck_params_open(path, "vae.", &m->vae, err));
+    CK_TRY(ck_detect__unet(m->unet, &m->unet_config, err));
+    CK_TRY(ck_detect__vae(m->vae, &m->vae_config, err));
+    for (size_t i = 0; i < (a->architecture->id == CK_ARCH_SDXL ? 2 : 1); i++) {
+        ck_model_text *t = &m->text[i];
+        CK_TRY(ck_params_open(path, texts[i], &t->params, err));
+        CK_TRY(ck_detect__clip(t->params, &t->config, err));
+        CK_TRY(ck_tokenizer_open(tokenizer, i ? "_2" : "", &t->tokenizer, err));
+        CK_TRY(check_padding(t, tokenizer, err));
+    }
+    return set_published(a, path, m, err);
+}
+
+static ck_status open_file(const char *path, const char *tokenizer, ck_model *m, ck_error *err) {
+    ck_reader *r;
+    ck_anatomy a;
+    if (!tokenizer)
+        return ck_fail(err, CK_USAGE,
+                       "%s: a model in one file has no vocabulary: --tokenizer names a folder with "
+                       "vocab.json and merges.txt, such as any Stable Diffusion folder has",
+                       path);
+    CK_TRY(ck_reader_open(path, &r, err));
+    ck_status s = ck_anatomy_of(r, &a, err);
+    if (s == CK_OK) {
+        s = open_file_parts(&a, path, tokenizer, m, err);
+        ck_anatomy_free(&a);
+    }
+    ck_reader_close(r);
+    return s;
+}
+
+ck_status ck_model_open(const char *path, const char *tokenizer, ck_model *m, ck_error *err) {
+    struct stat st;
     *m = (ck_model){0};
-    ck_status s = open_parts(folder, m, err);
+    bool file = stat(path, &st) == 0 && S_ISREG(st.st_mode);
+    ck_status s = file ? open_file(path, tokenizer, m, err) : open_parts(path, m, err);
     if (s != CK_OK) ck_model_close(m);
     return s;
 }

@@ -1,7 +1,7 @@
 /* A whole image model: UNet, VAE, text encoders with their tokenizers, and schedule.
  *
  *   ck_model m;
- *   CK_TRY(ck_model_open("models/base", &m, err));                    a diffusers folder
+ *   CK_TRY(ck_model_open("models/base", NULL, &m, err));
  *   CK_TRY(ck_model_encode_texts(&m, backend, prompts, 2, context, pooled, err));
  *   CK_TRY(ck_model_decode(&m, backend, latents, n, h, w, pixels, err));
  *   ck_model_close(&m);
@@ -35,8 +35,12 @@ typedef struct ck_model {
     bool zero_empty; /* the empty prompt is all zeros (SDXL) */
 } ck_model;
 
-/* CK_INPUT: a part is missing or not what its config says, with file and field. */
-ck_status ck_model_open(const char *folder, ck_model *m, ck_error *err);
+/* path: a folder as diffusers lays it out; or one file with all of a Stable Diffusion 1, 2 or XL in
+ * it, under LDM's or diffusers' names, whose configs are told from its shapes. A file has no
+ * vocabulary: tokenizer is a folder with vocab.json and merges.txt (else it may be NULL).
+ * CK_INPUT: a part is missing or not what its config says, with file and field; a file with a model
+ * of unusual size, of which shapes do not say all. */
+ck_status ck_model_open(const char *path, const char *tokenizer, ck_model *m, ck_error *err);
 void ck_model_close(ck_model *m); /* a zeroed one is allowed */
 
 /* Tokens of a prompt, numbers of each, numbers of its pooled output (0 without one). */

@@ -4,7 +4,7 @@
 #include "io/layout.h"
 #include "io/os.h"
 #include "io/reader_int.h"
-#include "io/view.h"
+#include "io/scaled.h"
 #include "kernels/kernels.h"
 #include "kernels/philox.h"
 
@@ -26,7 +26,8 @@ typedef struct weight {
 
 /* An opened file, closed by the last of the params that share it. */
 typedef struct shared_file {
-    ck_reader *reader;
+    ck_reader *reader[3]; /* the first on the file, each on the one before */
+    size_t readers;
     size_t users;
 } shared_file;
 
@@ -67,35 +68,53 @@ static bool has_prefix(const ck_reader *r, const char *prefix) {
     return false;
 }
 
-/* A whole model in LDM's layout is seen in diffusers', where parts have their names. */
-static ck_status open_file(const char *path, ck_reader **r, ck_error *err) {
-    ck_reader *view;
-    CK_TRY(ck_reader_open(path, r, err));
-    if (!has_prefix(*r, "model.diffusion_model.")) return CK_OK;
-    ck_status s = ck_layout_convert(*r, CK_LAYOUT_DIFFUSERS, CK_UNUSED_KEEP, &view, NULL, err);
-    if (s != CK_OK) {
-        ck_reader_close(*r);
-        return s;
-    }
-    s = ck_view_own(view, *r, err);
-    if (s != CK_OK) ck_reader_close(view);
-    *r = view;
-    return s;
+static ck_status is_original(const ck_reader *r, bool *original, ck_error *err) {
+    ck_anatomy a;
+    CK_TRY(ck_anatomy_of(r, &a, err));
+    *original = false;
+    for (size_t i = 0; i < a.component_count; i++)
+        *original = *original || a.components[i].layout == CK_LAYOUT_ORIGINAL;
+    ck_anatomy_free(&a);
+    return CK_OK;
+}
+
+/* The file; over it, where it has f8 weights with scales, what they stand for; over that, where
+ * names are LDM's, diffusers'. */
+static ck_status open_file(shared_file *f, const char *path, ck_error *err) {
+    size_t scaled;
+    bool original;
+    CK_TRY(ck_reader_open(path, &f->reader[f->readers], err));
+    ck_reader *top = f->reader[f->readers++];
+    CK_TRY(ck_scaled_open(top, &f->reader[f->readers], &scaled, err));
+    if (f->reader[f->readers]) top = f->reader[f->readers++];
+    CK_TRY(is_original(top, &original, err));
+    if (!original) return CK_OK;
+    CK_TRY(ck_layout_convert(top, CK_LAYOUT_DIFFUSERS, CK_UNUSED_KEEP, &f->reader[f->readers], NULL,
+                             err));
+    f->readers++;
+    return CK_OK;
+}
+
+static void close_file(shared_file *f) {
+    while (f->readers) ck_reader_close(f->reader[--f->readers]);
+    free(f);
 }
 
 ck_status ck_params_open(const char *path, const char *part, ck_params **out, ck_error *err) {
-    ck_reader *r;
-    CK_TRY(open_file(path, &r, err));
-    ck_params *p = params_of(r, has_prefix(r, part) ? part : "");
-    shared_file *file = p ? ck_alloc(sizeof *file) : NULL;
-    if (!file) {
-        ck_params_free(p);
-        ck_reader_close(r);
-        return ck_fail_memory(err, path);
+    shared_file *file = ck_alloc(sizeof *file);
+    if (!file) return ck_fail_memory(err, path);
+    ck_status s = open_file(file, path, err);
+    if (s == CK_OK) {
+        const ck_reader *top = file->reader[file->readers - 1];
+        *out = params_of(top, has_prefix(top, part) ? part : "");
+        if (!*out) s = ck_fail_memory(err, path);
     }
-    *file = (shared_file){r, 1};
-    p->file = file;
-    *out = p;
+    if (s != CK_OK) {
+        close_file(file);
+        return s;
+    }
+    file->users = 1;
+    (*out)->file = file;
     return CK_OK;
 }
 
@@ -114,10 +133,7 @@ void ck_params_free(ck_params *p) {
     free(p->weights);
     free(p->index_of);
     free(p->prefix);
-    if (p->file && --p->file->users == 0) {
-        ck_reader_close(p->file->reader);
-        free(p->file);
-    }
+    if (p->file && --p->file->users == 0) close_file(p->file);
     free(p);
 }
 

@@ -26,7 +26,8 @@ typedef struct ck_params ck_params;
 
 /* Weights of a file. part: "unet.", "vae.", "text_encoder.", ... as the folders of a diffusers
  * model are called: of a file with whole models (in LDM's layout or diffusers'), that part; models
- * ask for weights without it. A file without such names is taken to be the part. */
+ * ask for weights without it. A file without such names is taken to be the part. f8 weights that
+ * are stored with scales are what they stand for. */
 ck_status ck_params_open(const char *path, const char *part, ck_params **p, ck_error *err);
 /* Of those tensors of a reader whose names begin with prefix. The reader is borrowed: it must
  * outlive the params and their copies. */

@@ -167,7 +167,7 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     CK_TRY(ck_config_path(c, "student", &student, err));
     CK_TRY(ck_config_bool(c, "checkpointing", false, &checkpoint, err));
     if (!teacher) return ck_config_fail(c, "teacher", err, "the folder of a model is needed");
-    CK_TRY(ck_model_open(teacher, &o->model, err));
+    CK_TRY(ck_model_open(teacher, NULL, &o->model, err));
     o->model.unet_config.checkpoint = checkpoint;
     if (o->model.unet_config.added_time)
         return ck_config_fail(c, "teacher", err, "SDXL cannot be trained yet");

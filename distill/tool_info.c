@@ -7,16 +7,21 @@
 #include <stdlib.h>
 #include <time.h>
 
-static const char *folder;
+static const char *folder, *tokenizer;
 static bool json, checkpointing;
 
 static const ck_option options[] = {
     {.name = "model",
      .letter = 'm',
-     .argument = "DIR",
+     .argument = "MODEL",
      .type = CK_OPT_TEXT,
      .value = &folder,
-     .help = "a model: folder as diffusers lays it out"},
+     .help = "a folder as diffusers lays it out, or one file of Stable Diffusion 1, 2 or XL"},
+    {.name = "tokenizer",
+     .argument = "DIR",
+     .type = CK_OPT_TEXT,
+     .value = &tokenizer,
+     .help = "for a model in one file: a folder with vocab.json and merges.txt"},
     {.name = "checkpointing",
      .type = CK_OPT_FLAG,
      .value = &checkpointing,
@@ -28,7 +33,7 @@ static const ck_option options[] = {
 static const ck_command command = {
     .name = "ckdistill info",
     .summary = "what a model takes: parameters, memory and time, by batch size",
-    .synopsis = "--model DIR [--checkpointing]",
+    .synopsis = "--model MODEL [--checkpointing]",
     .details = "Memory is what the plan of the graph says, which is what will be allocated; "
                "training adds gradients, two moments and an average of all weights. Time is an "
                "estimate: the operations counted, over what this machine does of a large matrix "
@@ -213,8 +218,8 @@ static ck_status inform(ck_model *m, ck_error *err) {
 static ck_status run(const char *const *operands, size_t count, ck_error *err) {
     (void)operands, (void)count;
     ck_model m;
-    if (!folder) return ck_fail(err, CK_USAGE, "--model DIR is missing: the folder of a model");
-    CK_TRY(ck_model_open(folder, &m, err));
+    if (!folder) return ck_fail(err, CK_USAGE, "--model MODEL is missing: a folder or a file");
+    CK_TRY(ck_model_open(folder, tokenizer, &m, err));
     ck_status s = inform(&m, err);
     ck_model_close(&m);
     return s;

@@ -13,7 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *folder, *unet, *clip, *vae, *prompt = "", *negative = "", *sampler, *size_text;
+static const char *folder, *tokenizer, *unet, *clip, *vae, *prompt = "", *negative = "", *sampler,
+                                                           *size_text;
 static const char *output = "sample.png", *latents_in, *latents_out, *spacing, *prediction;
 static const char *backend_name = "cpu";
 static double cfg = 7, eta = NAN;
@@ -23,10 +24,15 @@ static bool quiet, force;
 static const ck_option options[] = {
     {.name = "model",
      .letter = 'm',
-     .argument = "DIR",
+     .argument = "MODEL",
      .type = CK_OPT_TEXT,
      .value = &folder,
-     .help = "a model: folder as diffusers lays it out"},
+     .help = "a folder as diffusers lays it out, or one file of Stable Diffusion 1, 2 or XL"},
+    {.name = "tokenizer",
+     .argument = "DIR",
+     .type = CK_OPT_TEXT,
+     .value = &tokenizer,
+     .help = "for a model in one file: a folder with vocab.json and merges.txt"},
     {.name = "unet",
      .argument = "FILE",
      .type = CK_OPT_TEXT,
@@ -133,7 +139,7 @@ static const ck_option options[] = {
 static const ck_command command = {
     .name = "ckdistill sample",
     .summary = "make pictures with a model",
-    .synopsis = "--model DIR [--unet FILE] --prompt TEXT [-o OUT.png]",
+    .synopsis = "--model MODEL [--unet FILE] --prompt TEXT [-o OUT.png]",
     .details = "Parts can be mixed: the model's folder gives what is not given otherwise. Noise "
                "depends on the seed alone, so pictures of a model and of its student, or of two "
                "merges, can be compared.",
@@ -177,8 +183,8 @@ static ck_status replace_part(const char *path, const char *name, ck_params **pa
 }
 
 static ck_status open_model(ck_model *m, ck_error *err) {
-    if (!folder) return ck_fail(err, CK_USAGE, "--model DIR is missing: the folder of a model");
-    CK_TRY(ck_model_open(folder, m, err));
+    if (!folder) return ck_fail(err, CK_USAGE, "--model MODEL is missing: a folder or a file");
+    CK_TRY(ck_model_open(folder, tokenizer, m, err));
     ck_status s = replace_part(unet, "unet.", &m->unet, err);
     if (s == CK_OK) s = replace_part(clip, "text_encoder.", &m->text[0].params, err);
     if (s == CK_OK) s = replace_part(vae, "vae.", &m->vae, err);

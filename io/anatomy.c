@@ -43,7 +43,7 @@ const char *ck_layout_name(ck_layout layout) {
     return names[layout];
 }
 
-const char *ck_prediction_name(ck_prediction prediction) {
+const char *ck_prediction_name(ck_predicted prediction) {
     static const char *const names[] = {"unknown", "epsilon", "v", "edm", "edm-v", "flow"};
     return names[prediction];
 }

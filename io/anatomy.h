@@ -83,17 +83,17 @@ typedef enum ck_architecture_id {
 } ck_architecture_id;
 
 /* What its denoiser is trained to predict. */
-typedef enum ck_prediction {
+typedef enum ck_predicted {
     CK_PREDICTION_UNKNOWN,
     CK_PREDICTION_EPSILON,
     CK_PREDICTION_V,
     CK_PREDICTION_EDM,
     CK_PREDICTION_EDM_V,
     CK_PREDICTION_FLOW,
-} ck_prediction;
+} ck_predicted;
 
 /* "epsilon", "v", ... */
-const char *ck_prediction_name(ck_prediction prediction);
+const char *ck_prediction_name(ck_predicted prediction);
 
 typedef struct ck_architecture {
     ck_architecture_id id;
@@ -113,7 +113,7 @@ typedef struct ck_anatomy {
     const char *variant;                 /* "inpainting", ...; NULL for the plain model */
     const char *unusual; /* the first size that is not the published model's ("width 32 instead of
                           * 320"), or NULL */
-    ck_prediction prediction;
+    ck_predicted prediction;
     const char *prediction_reason;
     bool zero_snr;    /* marked as trained with zero terminal signal-to-noise */
     ck_layout layout; /* of the denoiser, else of the first component that has one */

@@ -100,7 +100,7 @@ extern const ck_mark_row ck_mark_rows[]; /* ends with CK_EVIDENCE_END */
 typedef struct ck_prediction_row {
     ck_evidence evidence;
     const char *key, *text;
-    ck_prediction prediction;
+    ck_predicted prediction;
     const char *reason;
 } ck_prediction_row;
 extern const ck_prediction_row ck_prediction_rows[]; /* ends with CK_EVIDENCE_END */

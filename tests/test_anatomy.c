@@ -32,7 +32,7 @@ typedef struct expected {
     ck_architecture_id architecture;
     const char *variant;
     ck_part parts[5]; /* ends with CK_PART_COUNT where there are fewer */
-    ck_prediction prediction;
+    ck_predicted prediction;
 } expected;
 
 #define END CK_PART_COUNT
@@ -230,7 +230,7 @@ static void test_markers(void **state) {
     (void)state;
     static const struct {
         const char *name;
-        ck_prediction prediction;
+        ck_predicted prediction;
     } markers[] = {
         {"v_pred", CK_PREDICTION_V},
         {"edm_mean", CK_PREDICTION_EDM},
@@ -302,7 +302,7 @@ static void test_marks(void **state) {
 }
 
 /* The SD2 UNet with this spread of the bias that tells, in either layout. */
-static void check_sd2(uint16_t magnitude, ck_layout target, ck_prediction prediction) {
+static void check_sd2(uint16_t magnitude, ck_layout target, ck_predicted prediction) {
     static const char bias[] =
         "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias";
     ck_error err;

@@ -137,7 +137,7 @@ static void check_run(const char *path, const char *sampler, ck_spacing spacing,
     const ck_backend *b;
     size_t n, k;
     ok(ck_reader_open(path, &r, &err));
-    ok(ck_model_open("tests/data/models/base", &m, &err));
+    ok(ck_model_open("tests/data/models/base", NULL, &m, &err));
     ok(ck_backend_open("cpu", &b, &err));
     m.schedule.spacing = spacing;
     m.schedule.karras = karras;
