@@ -251,6 +251,11 @@ static ck_status check_weight(const ck_lora *lora, ck_lora_parts *l, bool *none,
 }
 
 static ck_status add_layer(ck_lora *lora, const ck_lora_parts *l, ck_error *err) {
+    /* Small factors can make what no memory holds. */
+    uint64_t elements;
+    if (__builtin_mul_overflow(l->shown.rows, l->shown.columns, &elements) || elements >> 48)
+        return ck_fail(err, CK_INPUT, "%s: layer '%s' makes too large a weight",
+                       ck_reader_path(lora->file), l->shown.name);
     ck_lora_parts *layers = ck_grow(lora->layers, lora->count, &lora->capacity, sizeof *layers);
     if (!layers) return ck_fail_memory(err, ck_reader_path(lora->file));
     lora->layers = layers;

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DATA "tests/data/lora/"
 
@@ -491,6 +492,24 @@ static void test_refusals(void **state) {
     REFUSED("layers 'x.y' and 'x_y' change the same", T("x.y.diff", 4, 6), T("x_y.diff", 4, 6));
 }
 
+/* Factors of 64 MiB (a hole in the file) whose Kronecker product no memory holds. */
+static void test_too_large(void **state) {
+    (void)state;
+    static const char header[] =
+        "{\"w.lokr_w1\":{\"dtype\":\"F8_E4M3\",\"shape\":[67108864,1],\"data_offsets\":[0,67108864]"
+        "},"
+        "\"w.lokr_w2\":{\"dtype\":\"F8_E4M3\",\"shape\":[1,67108864],\"data_offsets\":[67108864,"
+        "134217728]}}  ";
+    const char *path = fixture_raw_safetensors(&f, "l", header, NULL, 0);
+    assert_int_equal(truncate(path, 8 + (off_t)strlen(header) + 134217728), 0);
+    ck_reader *file = opened(path);
+    ck_lora *lora;
+    ck_error err;
+    assert_int_equal(ck_lora_open(file, &lora, &err), CK_INPUT);
+    assert_non_null(strstr(err.message, "layer 'w' makes too large a weight"));
+    ck_reader_close(file);
+}
+
 static void test_unmatched(void **state) {
     (void)state;
     const fixture_tensor base = T("w.weight", 4, 6);
@@ -660,6 +679,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_fused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_adapter_config, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unmatched, setup, teardown),
         cmocka_unit_test(test_faults),
         cmocka_unit_test_setup_teardown(test_applied, setup, teardown),
