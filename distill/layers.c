@@ -68,6 +68,18 @@ ck_node ck_layer__layer_norm(const ck_scope *s, const char *name, ck_node x, dou
     return ck_layer_norm(s->g, x, gain, bias, eps);
 }
 
+ck_node ck_layer__rms_norm(const ck_scope *s, const char *name, ck_node x, double eps) {
+    ck_shape shape = ck_node_shape(s->g, x), one = shape, row = shape;
+    int64_t width = ck_scope__width(s, x);
+    one.d[one.rank - 1] = 1;
+    for (int i = 0; i < row.rank - 1; i++) row.d[i] = 1;
+    ck_node gain = ck_reshape(s->g, param_of(s, name, "weight", CK_SHAPE(width)), row);
+    ck_node size = ck_sum_to(s->g, ck_mul(s->g, x, x), one);
+    size = ck_unary_op(s->g, CK_SQRT, ck_affine(s->g, size, 1. / (double)width, eps), 0);
+    x = ck_mul(s->g, x, ck_unary_op(s->g, CK_RECIPROCAL, size, 0));
+    return ck_mul(s->g, x, gain);
+}
+
 ck_node ck_layer__embedding(const ck_scope *s, ck_node x, int64_t out) {
     ck_node h = ck_layer__linear(s, "linear_1", x, out, true);
     return ck_layer__linear(s, "linear_2", ck_unary_op(s->g, CK_SILU, h, 0), out, true);

@@ -35,6 +35,8 @@ ck_node ck_layer__conv3(const ck_scope *s, const char *name, ck_node x, int64_t 
 ck_node ck_layer__group_norm(const ck_scope *s, const char *name, ck_node x, int groups, double eps,
                              bool silu);
 ck_node ck_layer__layer_norm(const ck_scope *s, const char *name, ck_node x, double eps);
+/* x / sqrt(mean of x^2 + eps) along the last dimension, times a weight. */
+ck_node ck_layer__rms_norm(const ck_scope *s, const char *name, ck_node x, double eps);
 
 /* linear_1, SiLU, linear_2, to out numbers both times. */
 ck_node ck_layer__embedding(const ck_scope *s, ck_node x, int64_t out);

@@ -190,8 +190,56 @@ def vaes():
     yield "vae-no-attention", lambda n: vae(n, decode=True, mid_block_add_attention=False, **sd)
 
 
+# ---- Transformers ----
+
+def mmdit(name, **config):
+    config = dict(sample_size=16, patch_size=2, in_channels=6, out_channels=6, num_layers=3, attention_head_dim=16,
+                  num_attention_heads=2, caption_projection_dim=32, joint_attention_dim=20, pooled_projection_dim=12,
+                  pos_embed_max_size=24, **config)
+    torch.manual_seed(1)
+    model = shake(diffusers.SD3Transformer2DModel(**config))
+    x, context, pooled = torch.randn(2, 6, 16, 22), torch.randn(2, 5, 20), torch.randn(2, 12)
+    time = torch.tensor([7.0, 981.5])
+    out = model(x, context, pooled, time).sample
+    compare(name, "mmdit", model, dict(x=last(x), time=time, context=context, pooled=pooled), dict(out=last(out)))
+
+
+def pack(x):
+    n, c, h, w = x.shape
+    return x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, h * w // 4, 4 * c)
+
+
+def unpack(x, h, w):
+    n, _, c = x.shape
+    return x.view(n, h // 2, w // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, c // 4, h, w)
+
+
+def flux(name, guided, **config):
+    config = dict(in_channels=12, num_layers=2, num_single_layers=2, attention_head_dim=24, num_attention_heads=2,
+                  joint_attention_dim=20, pooled_projection_dim=12, axes_dims_rope=(4, 8, 12), guidance_embeds=guided)
+    torch.manual_seed(1)
+    model = shake(diffusers.FluxTransformer2DModel(**config))
+    h, w, tokens = 8, 14, 5
+    x, context, pooled = torch.randn(2, 3, h, w), torch.randn(2, tokens, 20), torch.randn(2, 12)
+    time, guidance = torch.tensor([7.0, 981.5]), torch.tensor([3.5, 1.0])
+    places = diffusers.FluxPipeline._prepare_latent_image_ids(2, h // 2, w // 2, "cpu", torch.float32)
+    inputs = dict(x=last(x), time=time, context=context, pooled=pooled, places=torch.cat([torch.zeros(tokens, 3), places]))
+    if guided:
+        inputs["guidance"] = guidance
+    out = model(pack(x), context, pooled, time / 1000, places, torch.zeros(tokens, 3), guidance if guided else None).sample
+    compare(name, "flux", model, inputs, dict(out=last(unpack(out, h, w))))
+
+
+def transformers_of_images():
+    yield "sd3-medium", mmdit
+    yield "sd3.5-large", lambda n: mmdit(n, qk_norm="rms_norm")
+    yield "sd3.5-medium", lambda n: mmdit(n, qk_norm="rms_norm", dual_attention_layers=(0, 1))
+    yield "flux-dev", lambda n: flux(n, True)
+    yield "flux-schnell", lambda n: flux(n, False)
+
+
 count = 0
-for family in (unets, clips, vaes):
+for family in (unets, clips, vaes, transformers_of_images):
     for case, check in family():
         if ONLY in case:
             check(case)

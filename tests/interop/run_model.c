@@ -9,6 +9,8 @@
  */
 #include "distill/backend.h"
 #include "distill/clip_text.h"
+#include "distill/flux.h"
+#include "distill/mmdit.h"
 #include "distill/unet.h"
 #include "distill/vae.h"
 #include "io/os.h"
@@ -90,14 +92,36 @@ static ck_status build_decoder(job *j, const char *config, ck_error *err) {
     return CK_OK;
 }
 
+static ck_status build_mmdit(job *j, const char *config, ck_error *err) {
+    ck_mmdit_config c;
+    CK_TRY(ck_mmdit_read(config, &c, err));
+    ck_mmdit_inputs in = {.x = input(j, "x"),
+                          .time = input(j, "time"),
+                          .context = input(j, "context"),
+                          .pooled = input(j, "pooled")};
+    output(j, "out", ck_mmdit(j->g, j->params, &c, &in));
+    return CK_OK;
+}
+
+static ck_status build_flux(job *j, const char *config, ck_error *err) {
+    ck_flux_config c;
+    CK_TRY(ck_flux_read(config, &c, err));
+    ck_flux_inputs in = {.x = input(j, "x"),
+                         .time = input(j, "time"),
+                         .context = input(j, "context"),
+                         .pooled = input(j, "pooled"),
+                         .guidance = input(j, "guidance"),
+                         .places = input(j, "places")};
+    output(j, "out", ck_flux(j->g, j->params, &c, &in));
+    return CK_OK;
+}
+
 static const struct {
     const char *name;
     ck_status (*build)(job *j, const char *config, ck_error *err);
 } kinds[] = {
-    {"unet", build_unet},
-    {"clip", build_clip},
-    {"vae_encoder", build_encoder},
-    {"vae_decoder", build_decoder},
+    {"unet", build_unet},           {"clip", build_clip},   {"vae_encoder", build_encoder},
+    {"vae_decoder", build_decoder}, {"mmdit", build_mmdit}, {"flux", build_flux},
 };
 
 /* ---- Running ---- */
@@ -110,7 +134,8 @@ static ck_status add_gradients(job *j, ck_error *err) {
     ck_node loss = ck_mean(j->g, ck_mul(j->g, off, off));
     size_t n = 0;
     for (size_t i = 0; i < j->g->count && n < MOST; i++)
-        if (j->g->nodes[i].op == CK_OP_PARAM) weights[n++] = (ck_node)i;
+        if (j->g->nodes[i].op == CK_OP_PARAM && strcmp(j->g->nodes[i].name, "pos_embed.pos_embed"))
+            weights[n++] = (ck_node)i;
     CK_TRY(ck_gradients(j->g, loss, weights, n, grads, err));
     for (size_t i = 0; i < n; i++) {
         char name[160];
