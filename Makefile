@@ -212,8 +212,7 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 \
 	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
-	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d \
-	    $(DESTDIR)$(PREFIX)/share/ckmerge/recipes
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	for p in $(PROGRAMS); do \
 	    install -m 755 $(BUILD)/$$p $(DESTDIR)$(PREFIX)/bin/$$p && \
 	    $(BUILD)/$$p --man > $(DESTDIR)$(PREFIX)/share/man/man1/$$p.1 && \
@@ -223,7 +222,8 @@ install: all
 	    || exit 1; done
 	test ! -e deps/onednn/lib/libdnnl.so.3 || install -D -m 755 deps/onednn/lib/libdnnl.so.3 \
 	    $(DESTDIR)$(PREFIX)/lib/ckmerge/libdnnl.so.3
-	install -m 644 recipes/* $(DESTDIR)$(PREFIX)/share/ckmerge/recipes
+	cd recipes && find . -type f -exec install -D -m 644 {} \
+	    $(abspath $(DESTDIR)$(PREFIX))/share/ckmerge/recipes/{} \;
 
 uninstall:
 	for p in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/$$p \
