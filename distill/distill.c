@@ -131,25 +131,35 @@ ck_node ck_distill_noisy(ck_distill *d, const ck_point *p, ck_node x0, ck_node n
     return ck_add(g, ck_mul(g, x0, p->node[CK_AT_A]), ck_mul(g, noise, p->node[CK_AT_S]));
 }
 
+size_t ck_distill_scale(ck_distill *d) {
+    if (d->scale != SIZE_MAX) return d->scale;
+    d->scale = ck_distill_coefficient(d, "guidance");
+    for (size_t i = 0; i < d->batch && d->scale != SIZE_MAX; i++)
+        d->feeds[d->scale].value[i] = (float)d->guidance;
+    return d->scale;
+}
+
+static ck_node scale_of(ck_distill *d) {
+    size_t feed = ck_distill_scale(d);
+    return feed == SIZE_MAX ? CK_NONE : d->feeds[feed].node;
+}
+
 ck_node ck_distill_x0(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p,
                       ck_node context) {
     ck_graph *g = d->graph;
-    ck_node answer =
-        ck_network_answer(g, n, ck_mul(g, x, p->node[CK_AT_IN]), p->node[CK_AT_TIME], context);
+    ck_node scale = ck_network_guided(n) ? scale_of(d) : CK_NONE;
+    ck_node answer = ck_network_answer(g, n, ck_mul(g, x, p->node[CK_AT_IN]), p->node[CK_AT_TIME],
+                                       context, scale);
     return ck_add(g, ck_mul(g, x, p->node[CK_AT_SKIP]), ck_mul(g, answer, p->node[CK_AT_OUT]));
 }
 
 ck_node ck_distill_guided(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p) {
     ck_node with = ck_distill_x0(d, n, x, p, d->context);
-    if (d->guidance == 1 || d->no_context == CK_NONE) return with;
+    bool once = ck_network_guided(n) || (d->guidance == 1 && d->scale == SIZE_MAX);
+    if (once || d->no_context == CK_NONE) return with;
     ck_graph *g = d->graph;
-    if (d->scale == SIZE_MAX) {
-        d->scale = ck_distill_coefficient(d, "guidance");
-        if (d->scale == SIZE_MAX) return CK_NONE;
-        for (size_t i = 0; i < d->batch; i++) d->feeds[d->scale].value[i] = (float)d->guidance;
-    }
     ck_node without = ck_distill_x0(d, n, x, p, d->no_context);
-    return ck_add(g, without, ck_mul(g, ck_sub(g, with, without), d->feeds[d->scale].node));
+    return ck_add(g, without, ck_mul(g, ck_sub(g, with, without), scale_of(d)));
 }
 
 /* The noise in x if x0 is what it came from. */

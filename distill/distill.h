@@ -101,7 +101,7 @@ struct ck_distill {
     ck_loss loss;
     double huber;    /* c of the Huber losses */
     double guidance; /* scale of classifier-free guidance; 1: the teacher is asked once */
-    size_t scale;    /* the feed of the guidance of each sample, or SIZE_MAX */
+    size_t scale;    /* see ck_distill_scale; SIZE_MAX: nobody asked */
     bool heun;       /* the teacher's steps are Heun's, not Euler's */
     uint64_t seed;
     uint64_t step, steps; /* the one that is being made, from 0; of the whole run */
@@ -157,11 +157,17 @@ void ck_distill_noise(const ck_distill *d, uint32_t stream, float *noise);
 
 /* a x0 + s noise */
 ck_node ck_distill_noisy(ck_distill *d, const ck_point *p, ck_node x0, ck_node noise);
-/* The network's x0 of x, asked with this context. */
+/* The network's x0 of x, asked with this context (and told the scale, if it takes it). */
 ck_node ck_distill_x0(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p,
                       ck_node context);
-/* With classifier-free guidance: x0 of no caption + guidance (x0 of the caption - that), where
- * d->guidance is not 1. The feed d->scale holds d->guidance, unless the method says another. */
+/* The feed of each sample's scale of guidance: made when first asked for, holding d->guidance. A
+ * method that draws the scale (LCM) asks for it in build and sets it in draw; the teacher is then
+ * guided with it (ck_distill_guided), and networks that are told the scale (ck_network_guided: the
+ * student, when the config has guidance_width) are told it in every ck_distill_x0. */
+size_t ck_distill_scale(ck_distill *d);
+/* With classifier-free guidance: x0 of no caption + scale (x0 of the caption - that). One pass
+ * where d->guidance is 1 and no method asked for the scale, and for networks that are told the
+ * scale. */
 ck_node ck_distill_guided(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p);
 /* x at another moment on the straight way through x0: a DDIM step, which is Euler's in sigma. */
 ck_node ck_distill_move(ck_distill *d, ck_node x, ck_node x0, const ck_point *from,

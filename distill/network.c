@@ -24,9 +24,14 @@ static ck_node perceptron(ck_graph *g, ck_params *params, ck_node x, ck_node tim
     return layer(g, params, "out", h, ck_node_shape(g, x).d[1]);
 }
 
+bool ck_network_guided(const ck_network *n) {
+    return n->unet && n->unet->guidance;
+}
+
 ck_node ck_network_answer(ck_graph *g, const ck_network *n, ck_node x, ck_node time,
-                          ck_node context) {
+                          ck_node context, ck_node guidance) {
     if (!n->unet) return perceptron(g, n->params, x, time);
-    return ck_unet(g, n->params, n->unet,
-                   &(ck_unet_inputs){.x = x, .time = time, .context = context});
+    ck_unet_inputs in = {.x = x, .time = time, .context = context, .guidance = CK_NONE};
+    if (ck_network_guided(n)) in.guidance = ck_guidance_node(g, guidance, n->unet->guidance);
+    return ck_unet(g, n->params, n->unet, &in);
 }

@@ -2,7 +2,7 @@
  * in the plane, on which every method can be tried in seconds.
  *
  *   ck_network n = {.params = params, .unet = &config};
- *   ck_node answer = ck_network_answer(g, &n, x, time, context);
+ *   ck_node answer = ck_network_answer(g, &n, x, time, context, guidance);
  */
 #ifndef CK_NETWORK_H
 #define CK_NETWORK_H
@@ -15,9 +15,14 @@ typedef struct ck_network {
     const ck_unet_config *unet; /* NULL: the perceptron */
 } ck_network;
 
+/* Whether the network is told the scale of guidance (LCM): then one pass gives what guidance does.
+ */
+bool ck_network_guided(const ck_network *n);
+
 /* F(x, time, context): of the shape of x. time: one number per sample. context: N T C for the UNet,
- * CK_NONE for the perceptron: 2 numbers and 16 of the time, three hidden layers of 128, SiLU. */
+ * CK_NONE for the perceptron: 2 numbers and 16 of the time, three hidden layers of 128, SiLU.
+ * guidance: the scale (1: none), one number per sample; used if the network is told it. */
 ck_node ck_network_answer(ck_graph *g, const ck_network *n, ck_node x, ck_node time,
-                          ck_node context);
+                          ck_node context, ck_node guidance);
 
 #endif

@@ -154,8 +154,8 @@ static size_t number_of(const ck_reader *source, const ck_tensor *t) {
 static size_t weight_of(const ck_params *p, const char *name) {
     const ck_tensor *t = ck_params_tensor(p, name);
     if (t) return p->index_of[number_of(p->source, t)] - 1;
-    for (size_t i = 0; i < p->count && !p->source; i++)
-        if (strcmp(p->weights[i].name, name) == 0) return i;
+    for (size_t i = 0; i < p->count; i++)
+        if (!p->weights[i].tensor && strcmp(p->weights[i].name, name) == 0) return i;
     return SIZE_MAX;
 }
 
@@ -302,33 +302,45 @@ static ck_status add(ck_params *p, weight *w, ck_error *err) {
     w->data = ck_alloc_pages(w->elements * sizeof *w->data);
     if (!w->data) return ck_fail_memory(err, w->name);
     memset(w->data, 0, w->elements * sizeof *w->data);
-    if (w->tensor)
-        CK_TRY(load(p->source, w->tensor, w, err));
-    else
-        make(p, w);
+    if (w->tensor) CK_TRY(load(p->source, w->tensor, w, err));
+    if (!p->source) make(p, w);
     if (w->tensor) p->index_of[number_of(p->source, w->tensor)] = p->count + 1;
     p->weights[p->count++] = *w;
     return CK_OK;
 }
 
-ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t *shape,
-                         size_t *index, ck_error *err) {
-    const ck_tensor *t = ck_params_tensor(p, name);
-    if (p->source && !t)
-        return ck_fail(err, CK_INPUT, "%s: no tensor '%s%s', which the model needs",
-                       ck_reader_path(p->source), p->prefix, name);
-    if (t) CK_TRY(check_shape(p->source, t, rank, shape, err));
-    *index = weight_of(p, name);
-    if (*index != SIZE_MAX) return CK_OK;
+static ck_status add_named(ck_params *p, const char *name, int rank, const int64_t *shape,
+                           const ck_tensor *t, ck_error *err) {
     weight w = {.name = ck_strdup(name), .rank = rank, .tensor = t};
     for (int i = 0; i < rank; i++) w.shape[i] = shape[i];
     ck_status s = w.name ? add(p, &w, err) : ck_fail_memory(err, name);
-    if (s != CK_OK) {
-        free(w.name);
-        free(w.data);
-        return s;
-    }
+    if (s == CK_OK) return CK_OK;
+    free(w.name);
+    free(w.data);
+    return s;
+}
+
+ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t *shape,
+                         size_t *index, ck_error *err) {
+    const ck_tensor *t = ck_params_tensor(p, name);
+    *index = weight_of(p, name);
+    if (p->source && !t && *index == SIZE_MAX)
+        return ck_fail(err, CK_INPUT, "%s: no tensor '%s%s', which the model needs",
+                       ck_reader_path(p->source), p->prefix, name);
+    if (t) CK_TRY(check_shape(p->source, t, rank, shape, err));
+    if (*index != SIZE_MAX) return CK_OK;
+    CK_TRY(add_named(p, name, rank, shape, t, err));
     *index = p->count - 1;
+    return CK_OK;
+}
+
+ck_status ck_params_add(ck_params *p, const char *name, int rank, const int64_t *shape,
+                        ck_error *err) {
+    if (ck_params_has(p, name))
+        return ck_fail(err, CK_USAGE, "there is a weight '%s' already", name);
+    CK_TRY(add_named(p, name, rank, shape, NULL, err));
+    weight *w = &p->weights[p->count - 1];
+    memset(w->data, 0, w->elements * sizeof *w->data);
     return CK_OK;
 }
 
@@ -439,8 +451,8 @@ static ck_status add_places(const ck_params *p, ck_reader *r, ck_error *err) {
         size_t w = p->index_of[i];
         CK_TRY(add_place(r, p->prefix, w ? &p->weights[w - 1] : NULL, t, err));
     }
-    for (size_t i = 0; i < p->count && !p->source; i++)
-        CK_TRY(add_place(r, p->prefix, &p->weights[i], NULL, err));
+    for (size_t i = 0; i < p->count; i++)
+        if (!p->weights[i].tensor) CK_TRY(add_place(r, p->prefix, &p->weights[i], NULL, err));
     size_t count = 0;
     const ck_meta *meta = p->source ? ck_reader_metadata(p->source, &count) : NULL;
     for (size_t i = 0; i < count; i++)

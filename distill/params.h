@@ -41,6 +41,11 @@ void ck_params_free(ck_params *p); /* NULL is allowed */
 /* The index of the weight, loading (or making) it. shape is the engine's, rank 1 to 5. */
 ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t *shape,
                          size_t *index, ck_error *err);
+/* A weight that the file lacks, of zeros, for what a student has and its teacher has not; to be
+ * asked for afterwards like those of the file, after which checkpoints have it. CK_USAGE when there
+ * is one of this name. */
+ck_status ck_params_add(ck_params *p, const char *name, int rank, const int64_t *shape,
+                        ck_error *err);
 /* Whether the file has it, or it was made. */
 bool ck_params_has(const ck_params *p, const char *name);
 /* The tensor in the file, for finding out a model's shape; NULL if there is none. */

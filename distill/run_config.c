@@ -137,10 +137,16 @@ static ck_status read_guard(ck_session *r, ck_error *err) {
 static ck_status copy_networks(ck_session *r, ck_error *err) {
     ck_distill *d = &r->d;
     d->teacher = r->task->teacher;
-    d->student = d->average = d->rival = r->task->student;
+    d->student = d->average = r->task->student;
+    d->rival = d->teacher;
     d->average.params = d->rival.params = NULL;
     if (d->method->teacher && !d->teacher.params)
         return ck_config_fail(r->config, "teacher", err, "method '%s' needs a teacher",
+                              d->method->name);
+    if (d->method->promote && ck_network_guided(&d->teacher) != ck_network_guided(&d->student))
+        return ck_config_fail(r->config, "guidance_width", err,
+                              "in method '%s' the student becomes the teacher, so that it cannot "
+                              "take what the teacher does not",
                               d->method->name);
     /* A teacher that is replaced on the way is a copy: the task's own is what is compared with. */
     if (d->method->promote) CK_TRY(ck_params_copy(d->teacher.params, &d->teacher.params, err));

@@ -58,6 +58,11 @@ static ck_status write_metrics(const ck_session *r, const ck_row *rows, size_t c
 
 /* ---- Judging ---- */
 
+/* With which scale the student is asked: guidance is inside. */
+static double told_guidance(const ck_session *r) {
+    return ck_network_guided(&r->d.student) ? r->d.guidance : 1;
+}
+
 static ck_status judge_row(ck_session *r, const ck_network *n, ck_row *row, ck_error *err) {
     char *folder = ck_run_path(r, "grids");
     char *picture = ck_sprintf("%s/grids/%08llu-%02zu-%s.png", r->folder,
@@ -104,8 +109,10 @@ ck_status ck_run_judge(ck_session *r, bool teacher, ck_error *err) {
         }
     }
     for (size_t i = 0; i < r->judged_count; i++) {
-        rows[count] = (ck_row){
-            .who = "student", .how = ck_walk_name(r->walk), .steps = r->judged[i], .guidance = 1};
+        rows[count] = (ck_row){.who = "student",
+                               .how = ck_walk_name(r->walk),
+                               .steps = r->judged[i],
+                               .guidance = told_guidance(r)};
         CK_TRY(judge_row(r, &student, &rows[count++], err));
     }
     CK_TRY(write_metrics(r, rows, count, err));
@@ -153,17 +160,18 @@ ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err) {
 /* ---- The student ---- */
 
 ck_status ck_run_export(ck_session *r, ck_error *err) {
-    char steps[96] = "", guidance[32];
+    char steps[96] = "", guidance[32], told[32];
     for (size_t i = 0; i < r->judged_count; i++)
         snprintf(steps + strlen(steps), sizeof steps - strlen(steps), "%s%zu", i ? "," : "",
                  r->judged[i]);
     snprintf(guidance, sizeof guidance, "%g", r->d.guidance);
+    snprintf(told, sizeof told, "%g", told_guidance(r));
     const ck_meta facts[] = {
         {"distilled.method", r->d.method->name},
         {"distilled.sampler", ck_walk_name(r->walk)},
         {"distilled.steps", steps},
         {"distilled.guidance_inside", guidance},
-        {"distilled.sampling_guidance", "1"},
+        {"distilled.sampling_guidance", told},
     };
     char *path = ck_run_path(r, "student.safetensors");
     if (!path) return ck_fail_memory(err, r->folder);

@@ -27,6 +27,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MOST_CLASSES = 256, REFERENCE = 20000, COLUMNS = 10, PICTURED = 40 };
 
@@ -35,6 +36,8 @@ enum { DROP_STREAM = 2 };
 
 typedef struct own {
     ck_model model;
+    ck_unet_config student;
+    const char *folder;                 /* of the teacher */
     size_t height, width, h, w, latent; /* images, latents, numbers of one latent */
     float *latents;                     /* all data */
     uint8_t *labels;
@@ -158,16 +161,39 @@ static ck_status open_classifier(ck_task *t, ck_config *c, ck_error *err) {
     return path ? ck_classifier_open(path, &o->classifier, err) : CK_OK;
 }
 
+/* A file's network, or a copy of the teacher's; told the scale of guidance if it was or is to be.
+ */
+static ck_status open_student(ck_task *t, ck_config *c, const char *path, int64_t guidance,
+                              ck_error *err) {
+    own *o = of(t);
+    o->student = o->model.unet_config;
+    t->student.unet = &o->student;
+    if (path) {
+        CK_TRY(ck_params_open(path, "unet.", &t->student.params, err));
+        ck_guidance_detect(t->student.params, &o->student);
+    } else {
+        CK_TRY(ck_params_copy(t->teacher.params, &t->student.params, err));
+    }
+    if (guidance % 2 || (o->student.guidance && guidance && o->student.guidance != guidance))
+        return ck_config_fail(c, "guidance_width", err, "must be even, and what the student has");
+    return guidance && !o->student.guidance
+               ? ck_guidance_add(t->student.params, &o->student, guidance, err)
+               : CK_OK;
+}
+
 static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     own *o = t->own = ck_alloc(sizeof *o);
     if (!o) return ck_fail_memory(err, "a task");
     const char *teacher, *student;
+    uint64_t guidance;
     bool checkpoint;
     CK_TRY(ck_config_path(c, "teacher", &teacher, err));
     CK_TRY(ck_config_path(c, "student", &student, err));
     CK_TRY(ck_config_bool(c, "checkpointing", false, &checkpoint, err));
+    CK_TRY(ck_config_count(c, "guidance_width", 0, 2, 4096, &guidance, err));
     if (!teacher) return ck_config_fail(c, "teacher", err, "the folder of a model is needed");
     CK_TRY(ck_model_open(teacher, NULL, &o->model, err));
+    o->folder = teacher;
     o->model.unet_config.checkpoint = checkpoint;
     if (o->model.unet_config.added_time)
         return ck_config_fail(c, "teacher", err, "SDXL cannot be trained yet");
@@ -188,9 +214,7 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     CK_TRY(open_classifier(t, c, err));
     t->teacher = (ck_network){o->model.unet, &o->model.unet_config};
     o->model.unet = NULL; /* the task's from here on */
-    t->student.unet = &o->model.unet_config;
-    return student ? ck_params_open(student, "unet.", &t->student.params, err)
-                   : ck_params_copy(t->teacher.params, &t->student.params, err);
+    return open_student(t, c, student, (int64_t)guidance, err);
 }
 
 static void close_task(ck_task *t) {
@@ -352,10 +376,25 @@ static ck_status judge(ck_task *t, const ck_network *n, ck_row *row, const char 
     return s;
 }
 
+/* The UNet's config.json, for those who look there how wide the embedding of guidance is, beside a
+ * student that has another than its teacher. (A teacher in one file has no config.) */
+static ck_status write_config(const own *o, const char *student, ck_error *err) {
+    char *from = ck_sprintf("%s/unet/config.json", o->folder);
+    char *to = ck_sprintf("%.*s/config.unet.json", (int)(strrchr(student, '/') - student), student);
+    ck_status s = from && to ? CK_OK : ck_fail_memory(err, student);
+    if (s == CK_OK && access(from, F_OK) == 0)
+        s = ck_guidance_write(from, o->student.guidance, to, err);
+    free(from);
+    free(to);
+    return s;
+}
+
 static ck_status export(ck_task *t, const ck_params *weights, const char *path, ck_dtype dtype,
                         const ck_meta *facts, size_t count, ck_error *err) {
-    (void)t;
-    return ck_export(weights, path, dtype, facts, count, err);
+    const own *o = of(t);
+    CK_TRY(ck_export(weights, path, dtype, facts, count, err));
+    if (o->student.guidance == o->model.unet_config.guidance) return CK_OK;
+    return write_config(o, path, err);
 }
 
 const ck_task_kind ck_task_images = {

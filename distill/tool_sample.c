@@ -186,6 +186,7 @@ static ck_status open_model(ck_model *m, ck_error *err) {
     if (!folder) return ck_fail(err, CK_USAGE, "--model MODEL is missing: a folder or a file");
     CK_TRY(ck_model_open(folder, tokenizer, m, err));
     ck_status s = replace_part(unet, "unet.", &m->unet, err);
+    if (s == CK_OK && unet) ck_guidance_detect(m->unet, &m->unet_config);
     if (s == CK_OK) s = replace_part(clip, "text_encoder.", &m->text[0].params, err);
     if (s == CK_OK) s = replace_part(vae, "vae.", &m->vae, err);
     if (s != CK_OK) ck_model_close(m);

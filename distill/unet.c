@@ -3,8 +3,10 @@
 
 #include "distill/layers_int.h"
 #include "distill/model_config_int.h"
+#include "io/writer.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- The network ---- */
@@ -168,6 +170,38 @@ void ck_guidance_embed(double scale, size_t width, float *out) {
         out[i] = (float)sin(f);
         out[half + i] = (float)cos(f);
     }
+}
+
+ck_node ck_guidance_node(ck_graph *g, ck_node scale, int64_t width) {
+    ck_shape s = ck_node_shape(g, scale);
+    ck_node each = ck_reshape(g, scale, CK_SHAPE(ck_shape_count(&s)));
+    return ck_timestep(g, ck_affine(g, each, 1000, -1000), (int)width, false, 1, 10000);
+}
+
+#define GUIDANCE_WEIGHT "time_embedding.cond_proj.weight"
+
+ck_status ck_guidance_add(ck_params *params, ck_unet_config *c, int64_t width, ck_error *err) {
+    const int64_t shape[] = {c->level[0].channels, width};
+    CK_TRY(ck_params_add(params, GUIDANCE_WEIGHT, 2, shape, err));
+    c->guidance = width;
+    return CK_OK;
+}
+
+void ck_guidance_detect(const ck_params *params, ck_unet_config *c) {
+    const ck_tensor *t = ck_params_tensor(params, GUIDANCE_WEIGHT);
+    c->guidance = t && t->rank == 2 ? (int64_t)t->shape[1] : 0;
+}
+
+ck_status ck_guidance_write(const char *from, int64_t width, const char *to, ck_error *err) {
+    ck_json doc;
+    CK_TRY(ck_json_load(from, &doc, err));
+    cJSON_DeleteItemFromObjectCaseSensitive(doc.root, "time_cond_proj_dim");
+    bool done = cJSON_AddNumberToObject(doc.root, "time_cond_proj_dim", (double)width) != NULL;
+    char *text = done ? cJSON_Print(doc.root) : NULL;
+    ck_status s = text ? ck_write_file(to, text, strlen(text), true, err) : ck_fail_memory(err, to);
+    free(text);
+    ck_json_free(&doc);
+    return s;
 }
 
 /* ---- Its config.json ---- */

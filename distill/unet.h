@@ -56,5 +56,15 @@ ck_node ck_unet(ck_graph *g, ck_params *params, const ck_unet_config *c,
 /* The embedding of a guidance scale as LCM has it (sines first, period 10000 over width / 2 - 1, of
  * 1000 (scale - 1)), to out[width]. */
 void ck_guidance_embed(double scale, size_t width, float *out);
+/* The same of a node with a scale per sample: N width. */
+ck_node ck_guidance_node(ck_graph *g, ck_node scale, int64_t width);
+/* Makes the network take guidance through an embedding of this width (256 in LCM) which, until it
+ * is trained, adds nothing: time_embedding.cond_proj.weight is made, of zeros. CK_USAGE: it takes
+ * one already. */
+ck_status ck_guidance_add(ck_params *params, ck_unet_config *c, int64_t width, ck_error *err);
+/* Sets c->guidance by the weights, for those of another model of the same kind. */
+void ck_guidance_detect(const ck_params *params, ck_unet_config *c);
+/* A copy of a config.json whose time_cond_proj_dim is this width; replaces what is there. */
+ck_status ck_guidance_write(const char *from, int64_t width, const char *to, ck_error *err);
 
 #endif

@@ -40,10 +40,11 @@ static void build(ck_walker *w) {
     w->context = o->tokens ? ck_input(g, "context", CK_F32, text) : CK_NONE;
     w->no_context = CK_NONE;
     ck_node x = ck_mul(g, w->x, w->in);
-    ck_node answer = ck_network_answer(g, o->network, x, w->time, w->context);
-    if (o->guidance != 1 && o->tokens) {
+    ck_node scale = ck_const(g, CK_SHAPE((int64_t)w->batch), o->guidance);
+    ck_node answer = ck_network_answer(g, o->network, x, w->time, w->context, scale);
+    if (o->guidance != 1 && o->tokens && !ck_network_guided(o->network)) {
         w->no_context = ck_input(g, "no context", CK_F32, text);
-        ck_node without = ck_network_answer(g, o->network, x, w->time, w->no_context);
+        ck_node without = ck_network_answer(g, o->network, x, w->time, w->no_context, scale);
         answer = ck_add(g, without, ck_affine(g, ck_sub(g, answer, without), o->guidance, 0));
     }
     w->x0 = ck_add(g, ck_mul(g, w->x, w->skip), ck_mul(g, answer, w->out));

@@ -30,7 +30,8 @@ typedef struct ck_walker_options {
     const ck_network *network; /* its weights may change between samples */
     ck_shape shape;            /* of a batch */
     size_t tokens, width;      /* of the context; 0: none */
-    double guidance;           /* 1: none; otherwise every pass is two */
+    /* 1: none; otherwise every pass is two, unless the network is told the scale. */
+    double guidance;
 } ck_walker_options;
 
 ck_status ck_walker_new(const ck_walker_options *options, ck_walker **w, ck_error *err);

@@ -65,6 +65,7 @@ static ck_status build(ck_distill *d, ck_error *err) {
 
 static void draw(ck_distill *d) {
     own *o = d->own;
+    bool told = ck_network_guided(&d->teacher);
     size_t now = halving(d, d->step), stride = (size_t)2 << now, steps = o->from / stride;
     for (size_t i = 0; i < d->batch; i++) {
         size_t at = (size_t)(ck_distill_uniform(d, 0, i) * (double)steps) * stride;
@@ -72,7 +73,8 @@ static void draw(ck_distill *d) {
         ck_point_set(d, o->middle, i, o->grid[at + stride / 2]);
         ck_point_set(d, o->end, i, o->grid[at + stride]);
         d->feeds[o->weight].value[i] = (float)ck_process_weight(d->process, o->grid[at]);
-        if (d->scale != SIZE_MAX) d->feeds[d->scale].value[i] = now ? 1 : (float)d->guidance;
+        if (d->scale != SIZE_MAX)
+            d->feeds[d->scale].value[i] = now && !told ? 1 : (float)d->guidance;
     }
 }
 
