@@ -24,10 +24,10 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 static struct {
     const char *output, *recipe, *method, *weight, *normalize, *write_recipe, *dtype;
-    const char *missing, *extra, *shape, *unmatched, *base, *density;
-    double alpha;
+    const char *missing, *extra, *shape, *unmatched, *base, *density, *compat;
+    double alpha, lambda;
     uint64_t threads, seed;
-    bool alpha_given, seed_given;
+    bool alpha_given, lambda_given, seed_given;
     bool dry_run, json, force, quiet, lock, hash_models;
     ck_text_list set, rules, loras;
 } flags;
@@ -60,6 +60,18 @@ static const ck_option options[] = {
      .value = &flags.density,
      .help =
          "share of each model's changes that is taken (ties, dare): one number, or one for each"},
+    {.name = "lambda",
+     .argument = "L",
+     .type = CK_OPT_NUMBER,
+     .value = &flags.lambda,
+     .given = &flags.lambda_given,
+     .help = "factor for all changes together (task-arithmetic, ties, dare, della, breadcrumbs)"},
+    {.name = "compat",
+     .argument = "TOOL",
+     .type = CK_OPT_CHOICE,
+     .value = &flags.compat,
+     .choices = "a1111|supermerger|comfy|mergekit|mecha",
+     .help = "give the result of another tool where it differs; `ckmerge help METHOD` says how"},
     {.name = "base",
      .argument = "MODEL",
      .type = CK_OPT_TEXT,
@@ -327,10 +339,12 @@ static ck_status add_rules(ck_recipe *r, ck_error *err) {
 
 /* One model and LoRAs: numbers in rules are strengths of the last LoRA. */
 static ck_status lora_recipe(ck_recipe *r, const char *path, ck_error *err) {
-    if (flags.method || flags.weight || flags.normalize || flags.alpha_given || flags.density)
-        return ck_fail(err, CK_USAGE,
-                       "--method, --alpha, --weight, --density and --normalize are for two models "
-                       "or more; a LoRA's strength is given as --lora FILE:STRENGTH");
+    if (flags.method || flags.weight || flags.normalize || flags.alpha_given || flags.density ||
+        flags.lambda_given || flags.compat)
+        return ck_fail(
+            err, CK_USAGE,
+            "--method, --compat, --alpha, --lambda, --weight, --density and --normalize "
+            "are for two models or more; a LoRA's strength is given as --lora FILE:STRENGTH");
     CK_TRY(ck_recipe_add_model(r, "a", path, NULL, err));
     if (!(r->root = ck_recipe_model_node(r, 0))) return ck_fail_memory(err, path);
     CK_TRY(add_loras(r, err));
@@ -357,7 +371,9 @@ static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_
     for (size_t i = 0; i < total; i++)
         if (!(inputs[i] = ck_recipe_model_node(r, i))) return ck_fail_memory(err, "recipe");
     CK_TRY(ck_recipe_apply(r, method, inputs, total, &r->root, err));
+    if (flags.compat) CK_TRY(ck_recipe_set_compat(r->root, flags.compat, err));
     if (flags.alpha_given) CK_TRY(ck_recipe_set(r, r->root, "alpha", &flags.alpha, 1, err));
+    if (flags.lambda_given) CK_TRY(ck_recipe_set(r, r->root, "lambda", &flags.lambda, 1, err));
     if (flags.weight) {
         double items[CK_MAX_MODELS];
         size_t n;
@@ -390,11 +406,12 @@ static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t coun
             return ck_fail(err, CK_USAGE, "--recipe names its models itself: '%s' is too much",
                            paths[0]);
         if (flags.method || flags.weight || flags.normalize || flags.alpha_given ||
-            flags.rules.count || flags.base || flags.density || flags.loras.count)
+            flags.rules.count || flags.base || flags.density || flags.loras.count ||
+            flags.lambda_given || flags.compat)
             return ck_fail(err, CK_USAGE,
-                           "--method, --base, --alpha, --weight, --normalize, --rule and --lora do "
-                           "not go with "
-                           "--recipe: edit the recipe, or give it variables and use --set");
+                           "--method, --compat, --base, --alpha, --lambda, --weight, --density, "
+                           "--normalize, --rule and --lora do not go with --recipe: edit the "
+                           "recipe, or give it variables and use --set");
         CK_TRY(ck_recipe_load(flags.recipe, flags.set.items, flags.set.count, r, err));
     }
     if (flags.dtype) r->dtype = ck_recipe_dtype(flags.dtype);
@@ -719,6 +736,7 @@ static void print_method(const ck_method *m, bool whole) {
     for (size_t i = 0; m->parameters[i].name; i++)
         printf("    %-12s %s (default %g)\n", m->parameters[i].name, m->parameters[i].help,
                m->parameters[i].fallback);
+    if (whole && m->compat) printf("    --compat     %s\n", m->compat);
     if (whole) printf("\n%s\n", m->doc);
 }
 

@@ -10,9 +10,10 @@
  * possible (see writer.h); as a thread sleeps while its write is under way, there are a few more
  * than processors.
  *
- * Methods that look at whole tensors (SLERP, model stock, ...) get a pass of their own before: the
- * inner products of their inputs, or the size of the k-th largest change, one tensor by one thread,
- * strips in order.
+ * Methods that look at whole tensors (SLERP, TIES, ...) prepare before: one tensor by one thread,
+ * strips in order. What some of them find is as large as the tensor; so the work is cut into rounds
+ * of as many tensors as may be prepared at once, and a round writes its tensors before the next
+ * begins. Where a round ends within a chunk, the chunk waits in a buffer of its own.
  *
  * Hashes. Models are hashed by threads of their own that read the file from start to end while the
  * workers read it too: the tensors of a model seldom lie in the order in which the output needs
@@ -24,6 +25,7 @@
 #include "io/os.h"
 #include "io/writer.h"
 #include "merge/model_hash.h"
+#include "merge/whole.h"
 
 #include <math.h>
 #include <omp.h>
@@ -40,7 +42,8 @@ enum {
     LORA_BLOCK = 256 << 10, /* rows of a product are cheaper by the dozen */
     MIN_BLOCK = CK_STRIP,
     MAX_THREADS = 64,
-    WRITES_UNDER_WAY = 4, /* keep the disk busy; more brought nothing */
+    WRITES_UNDER_WAY = 4,   /* keep the disk busy; more brought nothing */
+    ROUND_BUDGET = 8 << 20, /* bytes that prepared tensors take together, if not one takes more */
 };
 
 /* What all workers share. */
@@ -52,7 +55,11 @@ typedef struct run {
     size_t chunk_bytes, block_elements;
     uint64_t chunk_count;
     _Atomic uint64_t next_chunk;
-    _Atomic size_t next_task;  /* to be measured */
+    _Atomic size_t next_task;  /* to be prepared */
+    size_t round_tasks;        /* the round prepares tasks before this one */
+    uint64_t round_end;        /* and writes the file up to here */
+    uint64_t carried;          /* so far an earlier round came: within the next chunk */
+    unsigned char *carry;      /* that chunk, as far as it is filled; NULL where none waits */
     _Atomic size_t next_model; /* to be hashed */
     _Atomic uint64_t *clipped; /* one for each task */
     ck_run_result *result;
@@ -96,9 +103,22 @@ static size_t element_bytes(ck_dtype dtype) {
 /* sum over i of coefficients[i] in[i]. */
 static void combine_block(const ck_kernels *k, const ck_step *step, const float *const *in,
                           float *out, size_t n) {
-    k->scale(out, in[0], (float)step->measured[0], n);
+    const double *coefficients = *step->found;
+    k->scale(out, in[0], (float)coefficients[0], n);
     for (unsigned i = 1; i < step->input_count; i++)
-        if (step->measured[i] != 0) k->accumulate(out, in[i], (float)step->measured[i], n);
+        if (coefficients[i] != 0) k->accumulate(out, in[i], (float)coefficients[i], n);
+}
+
+static ck_arguments arguments(const ck_task *task, const ck_step *step, uint64_t first) {
+    return (ck_arguments){.values = step->values,
+                          .inputs = step->input_count,
+                          .compat = step->compat,
+                          .shape = task->out.shape,
+                          .rank = task->out.rank,
+                          .elements = task->out.elements,
+                          .key = task->key,
+                          .first = first,
+                          .found = step->found ? *step->found : NULL};
 }
 
 /* The registers of n <= CK_STRIP elements, starting at element `at` of the block in w->raw: all
@@ -121,11 +141,7 @@ static void eval_registers(worker *w, const ck_task *task, unsigned steps, uint6
         registers[task->leaf_count + s] = out;
         const float *inputs[CK_MAX_MODELS];
         for (unsigned i = 0; i < step->input_count; i++) inputs[i] = registers[step->inputs[i]];
-        ck_arguments args = {.values = step->values,
-                             .inputs = step->input_count,
-                             .measured = step->measured,
-                             .key = task->key,
-                             .first = first};
+        ck_arguments args = arguments(task, step, first);
         if (!step->method)
             for (size_t i = 0; i < n; i++) out[i] = (float)step->constant;
         else if (step->method->combine)
@@ -172,141 +188,82 @@ static ck_status eval(worker *w, const ck_task *task, unsigned result, uint64_t 
     return CK_OK;
 }
 
-/* ---- What methods that look at whole tensors need to know ---- */
+/* ---- Methods that look at whole tensors ---- */
 
-/* Adds the inner product of two strips, in eight lanes and always in the same order. */
-static double dot(const float *a, const float *b, size_t n) {
-    enum { LANES = 8 };
-    double lanes[LANES] = {0}, sum = 0;
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t l = 0; l < LANES; l++) lanes[l] += (double)a[i + l] * (double)b[i + l];
-    for (; i < n; i++) lanes[0] += (double)a[i] * (double)b[i];
-    for (size_t l = 0; l < LANES; l++) sum += lanes[l];
-    return sum;
-}
+/* Where a method's prepare reads. */
+typedef struct whole {
+    ck_pass pass;
+    worker *worker;
+    const ck_task *task;
+    unsigned step;
+} whole;
 
-/* Evaluates the steps before step s over the whole tensor and shows the inputs of s to `visit`,
- * strip by strip. Strips begin at multiples of CK_STRIP whatever the size of the blocks, so that
- * sums have always the same order. */
-static ck_status each_strip(worker *w, const ck_task *task, unsigned s,
-                            void (*visit)(void *context, const float *const *in, size_t n),
-                            void *context, ck_error *err) {
-    const run *r = w->run;
-    const ck_step *step = &task->steps[s];
+/* Evaluates the steps before this one over the whole tensor and shows its inputs to `visit`. Strips
+ * begin at multiples of CK_STRIP whatever the size of the blocks. */
+static ck_status each_strip(const ck_pass *pass, ck_visit *visit, void *context, ck_error *err) {
+    const whole *p = (const whole *)pass;
+    const ck_task *task = p->task;
+    const ck_step *step = &task->steps[p->step];
     const float *registers[CK_MAX_MODELS + CK_MAX_STEPS], *inputs[CK_MAX_MODELS];
     const uint64_t from_start[CK_MAX_MODELS] = {0};
     for (uint64_t done = 0; done < task->out.elements;) {
         uint64_t left = task->out.elements - done;
-        size_t block = left < r->block_elements ? (size_t)left : r->block_elements;
-        CK_TRY(read_block(w, task, from_start, done, block, err));
+        size_t limit = p->worker->run->block_elements;
+        size_t block = left < limit ? (size_t)left : limit;
+        CK_TRY(read_block(p->worker, task, from_start, done, block, err));
         for (size_t at = 0; at < block; at += CK_STRIP) {
             size_t strip = block - at < CK_STRIP ? block - at : CK_STRIP;
-            eval_registers(w, task, s, done + at, at, strip, registers);
+            eval_registers(p->worker, task, p->step, done + at, at, strip, registers);
             for (unsigned i = 0; i < step->input_count; i++) inputs[i] = registers[step->inputs[i]];
-            visit(context, inputs, strip);
+            visit(context, inputs, done + at, strip);
         }
         done += block;
     }
     return CK_OK;
 }
 
-/* The inner products of the inputs. */
-typedef struct gram_sums {
-    size_t inputs;
-    double *sums;
-} gram_sums;
-
-static void add_products(void *context, const float *const *in, size_t n) {
-    gram_sums *g = context;
-    for (size_t i = 0; i < g->inputs; i++)
-        for (size_t j = 0; j <= i; j++) g->sums[i * g->inputs + j] += dot(in[i], in[j], n);
-}
-
-static ck_status measure_products(worker *w, const ck_task *task, unsigned s, ck_error *err) {
-    const ck_step *step = &task->steps[s];
-    size_t inputs = step->input_count;
-    gram_sums g = {inputs, ck_alloc_array(inputs * inputs, sizeof *g.sums)};
-    if (!g.sums) return ck_fail_memory(err, "merge buffers");
-    ck_status status = each_strip(w, task, s, add_products, &g, err);
-    for (size_t i = 0; i < inputs; i++)
-        for (size_t j = 0; j < i; j++) g.sums[j * inputs + i] = g.sums[i * inputs + j];
-    if (status == CK_OK) step->method->combine(step->values, g.sums, inputs, step->measured);
-    free(g.sums);
+/* The coefficients of a method that combines its inputs. */
+static ck_status find_coefficients(const ck_method *method, const ck_arguments *args,
+                                   const ck_pass *pass, void **found, ck_error *err) {
+    double *gram = ck_alloc_array(args->inputs * args->inputs, sizeof *gram);
+    double *coefficients = ck_alloc_array(args->inputs, sizeof *coefficients);
+    *found = coefficients;
+    if (!gram || !coefficients) {
+        free(gram);
+        return ck_fail_memory(err, "merge buffers");
+    }
+    ck_status status = ck_whole_products(pass, args->inputs, gram, err);
+    if (status == CK_OK) method->combine(args, gram, coefficients);
+    free(gram);
     return status;
 }
 
-/* The k-th largest change of every input, exactly, by two histograms: magnitudes of floats are in
- * the order of their bits, so the first counts by the upper 16 and the second, within the bin where
- * the k-th lies, by the lower 16. */
-enum { BINS = 1 << 16 };
+static ck_status prepare_step(worker *w, const ck_task *task, unsigned s, ck_error *err) {
+    const ck_step *step = &task->steps[s];
+    if (!step->found) return CK_OK;
+    whole p = {.pass = {each_strip}, .worker = w, .task = task, .step = s};
+    ck_arguments args = arguments(task, step, 0);
+    return step->method->combine ? find_coefficients(step->method, &args, &p.pass, step->found, err)
+                                 : step->method->prepare(&args, &p.pass, step->found, err);
+}
 
-typedef struct selection {
-    size_t inputs;
-    bool lower;        /* the second pass */
-    uint32_t *upper;   /* for each input: the bin of the first pass */
-    uint64_t *counts;  /* BINS for each input */
-    uint64_t *missing; /* for each input: how many are still to be found */
-} selection;
+/* Bytes that a task's prepared steps take at most. */
+static uint64_t needed(const ck_task *task) {
+    uint64_t bytes = 0;
+    for (unsigned s = 0; s < task->step_count; s++) {
+        const ck_step *step = &task->steps[s];
+        ck_arguments args = arguments(task, step, 0);
+        if (step->found && step->method->needs) bytes += step->method->needs(&args);
+    }
+    return bytes;
+}
 
-static void count_changes(void *context, const float *const *in, size_t n) {
-    selection *sel = context;
-    for (size_t i = 1; i < sel->inputs; i++) {
-        uint64_t *counts = sel->counts + i * BINS;
-        for (size_t e = 0; e < n; e++) {
-            float change = in[i][e] - in[0][e];
-            uint32_t bits;
-            memcpy(&bits, &change, sizeof bits);
-            bits &= 0x7FFFFFFF;
-            if (!sel->lower)
-                counts[bits >> 16]++;
-            else if (bits >> 16 == sel->upper[i])
-                counts[bits & 0xFFFF]++;
+static void forget(const ck_task *task) {
+    for (unsigned s = 0; s < task->step_count; s++)
+        if (task->steps[s].found) {
+            free(*task->steps[s].found);
+            *task->steps[s].found = NULL;
         }
-    }
-}
-
-/* The bin that holds the element still missing, from the top; what lies above it is taken off. */
-static uint32_t find_bin(const uint64_t *counts, uint64_t *missing) {
-    uint32_t bin = BINS - 1;
-    while (bin > 0 && counts[bin] < *missing) *missing -= counts[bin--];
-    return bin;
-}
-
-static ck_status select_changes(worker *w, const ck_task *task, unsigned s, selection *sel,
-                                ck_error *err) {
-    const ck_step *step = &task->steps[s];
-    for (size_t i = 1; i < sel->inputs; i++)
-        sel->missing[i] = step->method->keep(step->values, i, task->out.elements);
-    CK_TRY(each_strip(w, task, s, count_changes, sel, err));
-    for (size_t i = 1; i < sel->inputs; i++)
-        sel->upper[i] = find_bin(sel->counts + i * BINS, &sel->missing[i]);
-    memset(sel->counts, 0, sel->inputs * BINS * sizeof *sel->counts);
-    sel->lower = true;
-    CK_TRY(each_strip(w, task, s, count_changes, sel, err));
-    for (size_t i = 1; i < sel->inputs; i++) {
-        uint32_t bits = sel->upper[i] << 16 | find_bin(sel->counts + i * BINS, &sel->missing[i]);
-        float least;
-        memcpy(&least, &bits, sizeof least);
-        bool none = step->method->keep(step->values, i, task->out.elements) == 0;
-        step->measured[i] = none ? (double)INFINITY : (double)least;
-    }
-    return CK_OK;
-}
-
-static ck_status measure_changes(worker *w, const ck_task *task, unsigned s, ck_error *err) {
-    size_t n = task->steps[s].input_count;
-    selection sel = {.inputs = n,
-                     .upper = ck_alloc_array(n, sizeof *sel.upper),
-                     .counts = ck_alloc_array(n * BINS, sizeof *sel.counts),
-                     .missing = ck_alloc_array(n, sizeof *sel.missing)};
-    ck_status status = sel.upper && sel.counts && sel.missing
-                           ? select_changes(w, task, s, &sel, err)
-                           : ck_fail_memory(err, "merge buffers");
-    free(sel.upper);
-    free(sel.counts);
-    free(sel.missing);
-    return status;
 }
 
 /* As eval, for a task in which only the first input channels are mixed: row by row of the output
@@ -387,16 +344,13 @@ static void hash_chunk(run *r, uint64_t index, const void *data, size_t n) {
     pthread_mutex_unlock(&r->lock);
 }
 
-static ck_status make_chunk(worker *w, uint64_t index, ck_error *err) {
-    run *r = w->run;
-    const ck_plan *plan = r->plan;
-    uint64_t begin = index * r->chunk_bytes;
-    uint64_t end =
-        begin + r->chunk_bytes < plan->file_size ? begin + r->chunk_bytes : plan->file_size;
-    CK_TRY(check_cancel(r, err));
+/* Bytes [begin, end) of the output file to dst. */
+static ck_status fill_range(worker *w, uint64_t begin, uint64_t end, unsigned char *dst,
+                            ck_error *err) {
+    const ck_plan *plan = w->run->plan;
     if (begin < plan->head_size) {
         uint64_t stop = end < plan->head_size ? end : plan->head_size;
-        memcpy(w->chunk, plan->head + begin, (size_t)(stop - begin));
+        memcpy(dst, plan->head + begin, (size_t)(stop - begin));
     }
     for (size_t i = first_task_after(plan, begin); i < plan->task_count; i++) {
         const ck_task *task = &plan->tasks[i];
@@ -404,9 +358,25 @@ static ck_status make_chunk(worker *w, uint64_t index, ck_error *err) {
         uint64_t from = task->offset > begin ? task->offset : begin;
         uint64_t to = task->offset + task->out.nbytes;
         if (to > end) to = end;
-        CK_TRY(
-            fill(w, i, from - task->offset, (size_t)(to - from), w->chunk + (from - begin), err));
+        CK_TRY(fill(w, i, from - task->offset, (size_t)(to - from), dst + (from - begin), err));
     }
+    return CK_OK;
+}
+
+static uint64_t chunk_end(const run *r, uint64_t index) {
+    uint64_t end = (index + 1) * r->chunk_bytes;
+    return end < r->plan->file_size ? end : r->plan->file_size;
+}
+
+static ck_status make_chunk(worker *w, uint64_t index, ck_error *err) {
+    run *r = w->run;
+    uint64_t begin = index * r->chunk_bytes, end = chunk_end(r, index), from = begin;
+    CK_TRY(check_cancel(r, err));
+    if (begin < r->carried) {
+        from = r->carried;
+        memcpy(w->chunk, r->carry, (size_t)(from - begin));
+    }
+    CK_TRY(fill_range(w, from, end, w->chunk + (from - begin), err));
     if (r->output_hash) hash_chunk(r, index, w->chunk, (size_t)(end - begin));
     CK_TRY(ck_writer_write(r->writer, begin, w->chunk, (size_t)(end - begin), err));
     if (r->options->progress) ck_progress_add(r->options->progress, end - begin);
@@ -432,21 +402,37 @@ static void with_buffers(run *r, bool (*job)(worker *w, ck_status *status)) {
     free(w.strips);
 }
 
+/* The next chunk that lies in the round as a whole. */
 static bool next_chunk(worker *w, ck_status *status) {
-    uint64_t index = atomic_fetch_add(&w->run->next_chunk, 1);
-    if (index >= w->run->chunk_count) return false;
+    run *r = w->run;
+    uint64_t index = r->next_chunk;
+    do {
+        if (index >= r->chunk_count || chunk_end(r, index) > r->round_end) return false;
+    } while (!atomic_compare_exchange_weak(&r->next_chunk, &index, index + 1));
     *status = make_chunk(w, index, &w->error);
     return true;
 }
 
-static bool next_measure(worker *w, ck_status *status) {
+/* What the round has of the next chunk. */
+static bool carry_rest(worker *w, ck_status *status) {
+    run *r = w->run;
+    uint64_t begin = r->next_chunk * r->chunk_bytes;
+    uint64_t from = begin < r->carried ? r->carried : begin;
+    if (from >= r->round_end) return false;
+    if (!r->carry && !(r->carry = ck_alloc(r->chunk_bytes)))
+        *status = ck_fail_memory(&w->error, "merge buffers");
+    else
+        *status = fill_range(w, from, r->round_end, r->carry + (from - begin), &w->error);
+    r->carried = r->round_end;
+    return true;
+}
+
+static bool next_prepare(worker *w, ck_status *status) {
     size_t index = atomic_fetch_add(&w->run->next_task, 1);
-    if (index >= w->run->plan->task_count) return false;
+    if (index >= w->run->round_tasks) return false;
     const ck_task *task = &w->run->plan->tasks[index];
     for (unsigned s = 0; s < task->step_count && *status == CK_OK; s++)
-        if (task->steps[s].measured)
-            *status = task->steps[s].method->combine ? measure_products(w, task, s, &w->error)
-                                                     : measure_changes(w, task, s, &w->error);
+        *status = prepare_step(w, task, s, &w->error);
     return true;
 }
 
@@ -521,7 +507,7 @@ static unsigned choose_threads(unsigned wanted) {
     return threads > MAX_THREADS ? MAX_THREADS : threads;
 }
 
-/* Runs the workers and, beside them, as many hashing threads as there are models to hash. */
+/* Writes the round's chunks and, beside that, hashes the models that are to be hashed. */
 static void run_threads(run *r, unsigned threads) {
     unsigned hashers = 0;
     for (size_t m = 0; m < r->plan->recipe->model_count; m++) hashers += wants_hash(r, m);
@@ -536,15 +522,41 @@ static void run_threads(run *r, unsigned threads) {
     }
 }
 
-/* The first pass, where a method needs one: tensor by tensor. */
-static void run_measures(run *r, unsigned threads) {
-    bool needed = false;
-    for (size_t i = 0; i < r->plan->task_count; i++)
-        for (unsigned s = 0; s < r->plan->tasks[i].step_count; s++)
-            needed |= r->plan->tasks[i].steps[s].measured != NULL;
-    if (!needed) return;
+static bool looks_at_all(const ck_plan *plan) {
+    for (size_t i = 0; i < plan->task_count; i++)
+        for (unsigned s = 0; s < plan->tasks[i].step_count; s++)
+            if (plan->tasks[i].steps[s].found) return true;
+    return false;
+}
+
+/* The round that begins at this task: sets where it ends. */
+static void choose_round(run *r, size_t begin) {
+    const ck_plan *plan = r->plan;
+    uint64_t bytes = 0;
+    for (r->round_tasks = begin; r->round_tasks < plan->task_count; r->round_tasks++) {
+        bytes += needed(&plan->tasks[r->round_tasks]);
+        if (r->round_tasks > begin && bytes > ROUND_BUDGET) break;
+    }
+    bool last = r->round_tasks == plan->task_count;
+    r->round_end = last ? plan->file_size : plan->tasks[r->round_tasks].offset;
+}
+
+static void run_rounds(run *r, unsigned threads) {
+    const ck_plan *plan = r->plan;
+    bool prepares = looks_at_all(plan);
+    for (size_t begin = 0; !r->failed;) {
+        choose_round(r, begin);
+        r->next_task = begin;
+        if (prepares) {
 #pragma omp parallel num_threads(threads)
-    with_buffers(r, next_measure);
+            with_buffers(r, next_prepare);
+        }
+        if (!r->failed) run_threads(r, threads);
+        bool last = r->round_tasks == plan->task_count;
+        if (!r->failed && !last) with_buffers(r, carry_rest);
+        for (; begin < r->round_tasks; begin++) forget(&plan->tasks[begin]);
+        if (last) return;
+    }
 }
 
 static void sum_clipped(run *r) {
@@ -574,8 +586,7 @@ static ck_status run_all(run *r, const char *path, ck_error *err) {
     if (r->chunk_count < threads) threads = r->chunk_count ? (unsigned)r->chunk_count : 1;
     r->result->threads = threads;
     CK_TRY(ck_writer_create(path, r->plan->file_size, r->options->replace, &r->writer, err));
-    run_measures(r, threads);
-    if (!r->failed) run_threads(r, threads);
+    run_rounds(r, threads);
     if (r->failed) {
         *err = r->error;
         return r->error.status;
@@ -607,6 +618,7 @@ ck_status ck_run(const ck_plan *plan, const char *path, const ck_run_options *op
     ck_writer_abort(r.writer);
     ck_sha256_free(r.output_hash);
     free(r.clipped);
+    free(r.carry);
     pthread_cond_destroy(&r.turn_changed);
     pthread_mutex_destroy(&r.lock);
     if (status != CK_OK) {

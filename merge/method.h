@@ -35,10 +35,22 @@ enum { CK_MAX_PARAMETERS = 8, CK_MAX_INPUTS = 64 };
 typedef struct ck_arguments {
     const ck_value *values; /* one for each parameter */
     size_t inputs;
-    const double *measured; /* one for each input: see measures; NULL without */
-    uint64_t key;           /* made of the seed and the tensor's name, for random numbers */
-    uint64_t first;         /* number of the first element in its tensor */
+    int compat;            /* 0, or the number, from 1, of the word in the method's compat */
+    const uint64_t *shape; /* of the tensor: rank dimensions, outermost first */
+    size_t rank;
+    uint64_t elements;
+    uint64_t key;      /* made of the seed and the tensor's name, for random numbers */
+    uint64_t first;    /* number of the first element in its tensor */
+    const void *found; /* what prepare left; NULL without */
 } ck_arguments;
+
+/* A tensor as a method's prepare sees it: all of its inputs, from start to end, in strips of at
+ * most CK_STRIP elements that begin at multiples of CK_STRIP; as often as one calls it. The strips
+ * of a run are visited one after another by one thread, so that sums have always the same order. */
+typedef void ck_visit(void *context, const float *const *in, uint64_t first, size_t n);
+typedef struct ck_pass {
+    ck_status (*run)(const struct ck_pass *pass, ck_visit *visit, void *context, ck_error *err);
+} ck_pass;
 
 typedef struct ck_method {
     const char *name;    /* "weighted-sum"; '_' is accepted for '-' on input */
@@ -47,6 +59,10 @@ typedef struct ck_method {
     const char *doc;     /* source of the formula, where implementations differ, exact cases */
     size_t min_inputs, max_inputs;                  /* max_inputs 0: no limit */
     ck_parameter parameters[CK_MAX_PARAMETERS + 1]; /* ends with a zeroed row */
+
+    /* Tools whose results can be had instead, where they differ: "mergekit|mecha", in the words of
+     * --compat; NULL: none. The doc says how they differ. same_as does not hold then. */
+    const char *compat;
 
     /* The first input is the base that the others were made from; it has no number in lists. */
     bool has_base;
@@ -71,16 +87,20 @@ typedef struct ck_method {
     void (*block)(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n);
 
-    /* For a block that takes only the largest changes: how many of the tensor's elements with the
-     * largest |input - base| count. args->measured[input] is then the least of these, and exact; it
-     * is infinite for none. The tensor is read twice more. */
-    uint64_t (*keep)(const ck_value *values, size_t input, uint64_t elements);
+    /* For a block that must know the tensor as a whole: looks at it and leaves what it found, which
+     * the blocks get as args->found; the engine releases it with free(). args->first is 0. Helpers
+     * are in whole.h. */
+    ck_status (*prepare)(const ck_arguments *args, const ck_pass *pass, void **found,
+                         ck_error *err);
+
+    /* The most bytes that prepare allocates for a tensor, where that grows with its elements. NULL:
+     * of no account. Such tensors are prepared few at a time. */
+    uint64_t (*needs)(const ck_arguments *args);
 
     /* Or: the result is a linear combination of the inputs, with coefficients that depend on the
-     * tensor as a whole: fills coefficients[inputs] from the inner products of the inputs,
+     * tensor as a whole: fills coefficients[args->inputs] from the inner products of the inputs,
      * gram[i * inputs + j]. The tensor is read once more for these. */
-    void (*combine)(const ck_value *values, const double *gram, size_t inputs,
-                    double *coefficients);
+    void (*combine)(const ck_arguments *args, const double *gram, double *coefficients);
 } ck_method;
 
 /* All methods, in the order of the help; ends with NULL. */

@@ -7,7 +7,7 @@ extern const ck_method ck_weighted_sum, ck_add_difference, ck_linear_method, ck_
     ck_triple_sum, ck_sum_twice, ck_train_difference, ck_similarity, ck_task_arithmetic,
     ck_weighted_subtraction, ck_near_swap, ck_ties, ck_dare_linear, ck_dare_ties, ck_clamp,
     ck_scale, ck_slerp, ck_multi_slerp, ck_karcher, ck_model_stock, ck_geometric_median, ck_nuslerp,
-    ck_perpendicular, ck_ram, ck_lora_method;
+    ck_perpendicular, ck_ram, ck_lora_method, ck_breadcrumbs, ck_breadcrumbs_ties;
 
 const ck_method *const ck_methods[] = {
     &ck_weighted_sum,
@@ -22,6 +22,8 @@ const ck_method *const ck_methods[] = {
     &ck_ties,
     &ck_dare_linear,
     &ck_dare_ties,
+    &ck_breadcrumbs,
+    &ck_breadcrumbs_ties,
     &ck_weighted_subtraction,
     &ck_near_swap,
     &ck_clamp,

@@ -151,12 +151,16 @@ static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck
     b->applied = true;
     const ck_value *values = NULL;
     CK_TRY(values_of(b, node, &values, err));
-    int same = method->same_as ? method->same_as(values, node->input_count) : -1;
+    bool knows = method->same_as && node->compat == 0;
+    int same = knows ? method->same_as(values, node->input_count) : -1;
     if (same >= 0) {
         *out = inputs[same];
         return CK_OK;
     }
-    ck_step step = {.method = method, .values = values, .input_count = (unsigned)node->input_count};
+    ck_step step = {.method = method,
+                    .values = values,
+                    .input_count = (unsigned)node->input_count,
+                    .compat = node->compat};
     return add_step(b, step, inputs, out, err);
 }
 
@@ -192,8 +196,8 @@ static void mark(const builder *b, operand o, bool *leaf_used, bool *step_used) 
 }
 
 /* Whether a method (NULL: a constant) needs a pass over the whole tensor first. */
-static bool measures(const ck_method *method) {
-    return method && (method->combine || method->keep);
+static bool looks_at_all(const ck_method *method) {
+    return method && (method->combine || method->prepare);
 }
 
 /* Turns the builder's leaves and steps into a task's, leaving out what the result does not need. */
@@ -203,7 +207,7 @@ static ck_status finish_task(const builder *b, operand result, ck_task *task, ck
     mark(b, result, leaf_used, step_used);
     if (b->channels) leaf_used[0] = true; /* A fills the other channels */
     for (unsigned s = 0; s < b->step_count; s++)
-        if (b->channels && step_used[s] && measures(b->steps[s].method))
+        if (b->channels && step_used[s] && looks_at_all(b->steps[s].method))
             return ck_fail(err, CK_USAGE,
                            "tensor '%s': method %s looks at whole tensors and cannot mix only some "
                            "channels; exclude it with --rule '%s=exclude'",
@@ -228,9 +232,9 @@ static ck_status finish_task(const builder *b, operand result, ck_task *task, ck
             inputs[i] = o.step ? step_reg[o.reg] : leaf_reg[o.reg];
         }
         step.inputs = inputs;
-        if (measures(step.method)) {
-            step.measured = ck_arena_alloc(arena, step.input_count * sizeof *step.measured);
-            if (!step.measured) return ck_fail_memory(err, "plan");
+        if (looks_at_all(step.method)) {
+            step.found = ck_arena_alloc(arena, sizeof *step.found);
+            if (!step.found) return ck_fail_memory(err, "plan");
         }
         step_reg[s] = task->leaf_count + task->step_count;
         task->steps[task->step_count++] = step;

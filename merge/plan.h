@@ -55,7 +55,9 @@ typedef struct ck_step {
     const ck_value *values;
     const unsigned *inputs;
     unsigned input_count;
-    double *measured; /* for a method that measures: one for each input, filled by the engine */
+    int compat;
+    void **found; /* for a method that looks at whole tensors: where the engine keeps what it found
+                   * while it runs */
 } ck_step;
 
 typedef struct ck_task {

@@ -111,6 +111,20 @@ ck_status ck_recipe_set(ck_recipe *r, ck_node *node, const char *name, const dou
     return ck_recipe_value(r, node, (size_t)p, items, count, &node->values[p], err);
 }
 
+ck_status ck_recipe_set_compat(ck_node *node, const char *tool, ck_error *err) {
+    const char *known = node->method->compat;
+    int index = known ? ck_word_index(known, tool) : -1;
+    if (index < 0)
+        return ck_fail(
+            err, CK_USAGE,
+            "method %s has no form of its own for '%s'%s%s; `ckmerge help %s` says where "
+            "tools differ",
+            node->method->name, tool, known ? ", only for " : "", known ? known : "",
+            node->method->name);
+    node->compat = index + 1;
+    return CK_OK;
+}
+
 ck_status ck_recipe_add_rule(ck_recipe *r, const ck_rule *rule, ck_error *err) {
     ck_rule *rules = ck_grow(r->rules, r->rule_count, &r->rule_capacity, sizeof *r->rules);
     if (!rules) return ck_fail_memory(err, rule->pattern);

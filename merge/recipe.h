@@ -25,8 +25,10 @@
  *     "variables": {"strength": 0.5},
  *     "lock": {"tool": "ckmerge 0.1.0", "models": {"a": "<hex>", "b": "<hex>"}, "output": "<hex>"}
  *   }
- * An input is a model's name, a number (a constant), or another {"method": ...}; the second input
- * of "lora" is the name of a LoRA among the models. A node may have an "id" so that rules reach it
+ * A node may have "compat": "mergekit" or another tool whose result it shall give, where that
+ * differs. An input is a model's name, a number (a constant), or another {"method": ...}; the
+ * second input of "lora" is the name of a LoRA among the models. A node may have an "id" so that
+ * rules reach it
  * ("set": {"id.alpha": 0.5}). Paths are relative to the recipe's folder. A text "$name" in the
  * place of a number or a path is the variable of that name.
  */
@@ -55,6 +57,7 @@ typedef struct ck_node {
     struct ck_node **inputs;
     size_t input_count;
     ck_value *values; /* one for each parameter of the method */
+    int compat;       /* 0, or the number, from 1, of the tool in the method's compat */
     const char *id;   /* NULL: none */
 } ck_node;
 
@@ -140,6 +143,9 @@ ck_status ck_recipe_value(ck_recipe *r, const ck_node *node, size_t parameter, c
 /* Sets a parameter of a node by name. */
 ck_status ck_recipe_set(ck_recipe *r, ck_node *node, const char *name, const double *items,
                         size_t count, ck_error *err);
+
+/* Has a node give the result of another tool, one of its method's compat. */
+ck_status ck_recipe_set_compat(ck_node *node, const char *tool, ck_error *err);
 
 /* Appends a rule (its texts and arrays are copied). */
 ck_status ck_recipe_add_rule(ck_recipe *r, const ck_rule *rule, ck_error *err);

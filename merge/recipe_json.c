@@ -102,8 +102,9 @@ static ck_status read_node(const reading *in, const cJSON *json, ck_node **out, 
             in->doc, json, err,
             "must be a model's name, a number or {\"method\": ..., \"inputs\": [...]}");
 
-    const char *name = NULL, *id = NULL;
+    const char *name = NULL, *id = NULL, *compat = NULL;
     CK_TRY(ck_json_text(in->doc, json, "method", &name, err));
+    CK_TRY(ck_json_text(in->doc, json, "compat", &compat, err));
     CK_TRY(ck_json_text(in->doc, json, "id", &id, err));
     if (!name) return ck_json_fail(in->doc, json, err, "\"method\" is missing");
     const ck_method *method = ck_method_find(name);
@@ -129,7 +130,11 @@ static ck_status read_node(const reading *in, const cJSON *json, ck_node **out, 
     if (id && !((*out)->id = ck_arena_strdup(&r->arena, id)))
         return ck_fail_memory(err, in->doc->name);
 
-    char fields[512] = "method inputs id";
+    if (compat && ck_recipe_set_compat(*out, compat, &inner) != CK_OK)
+        return ck_json_fail(in->doc, cJSON_GetObjectItemCaseSensitive(json, "compat"), err, "%s",
+                            inner.message);
+
+    char fields[512] = "method inputs id compat";
     for (size_t p = 0; method->parameters[p].name; p++) {
         const char *field = method->parameters[p].name;
         size_t used = strlen(fields);
@@ -408,6 +413,14 @@ static cJSON *add(cJSON *object, const char *name, cJSON *item, bool *ok) {
     return item;
 }
 
+/* "b" of "a|b|c" at index 1. */
+static cJSON *word_json(const char *words, int index) {
+    while (index-- > 0) words += strcspn(words, "|") + 1;
+    char word[16];
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(words, "|"), words);
+    return cJSON_CreateString(word);
+}
+
 static cJSON *value_json(const ck_value *v, bool list) {
     return list ? cJSON_CreateDoubleArray(v->items, (int)v->count)
                 : cJSON_CreateNumber(v->items[0]);
@@ -427,6 +440,7 @@ static cJSON *node_json(const ck_recipe *r, const ck_node *node, bool *ok) {
         }
     }
     if (node->id) add(json, "id", cJSON_CreateString(node->id), ok);
+    if (node->compat) add(json, "compat", word_json(node->method->compat, node->compat - 1), ok);
     for (size_t p = 0; node->method->parameters[p].name; p++)
         add(json, node->method->parameters[p].name,
             value_json(&node->values[p], node->method->parameters[p].list), ok);
@@ -457,14 +471,6 @@ static void rule_json(const ck_recipe *r, const ck_rule *rule, cJSON *json, bool
         }
     }
     }
-}
-
-/* "b" of "a|b|c" at index 1. */
-static cJSON *word_json(const char *words, int index) {
-    while (index-- > 0) words += strcspn(words, "|") + 1;
-    char word[16];
-    snprintf(word, sizeof word, "%.*s", (int)strcspn(words, "|"), words);
-    return cJSON_CreateString(word);
 }
 
 static const char *dtype_word(ck_dtype dtype) {

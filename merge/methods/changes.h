@@ -1,7 +1,7 @@
 /* What methods share that take some of the changes of several models over a base: the base, input
  * 0, plus lambda times the changes that are left, summed up or by election of signs.
  *
- * Parameters in this order: density, weight, lambda, normalize.
+ * Parameters in this order: density, weight, lambda, normalize; then those of the method.
  */
 #ifndef CK_CHANGES_H
 #define CK_CHANGES_H

@@ -15,8 +15,8 @@ static double distance(const double *c, const double *gram, size_t n, size_t i) 
     return sqrt(fmax(0, squared));
 }
 
-static void combine(const ck_value *v, const double *gram, size_t n, double *c) {
-    (void)v;
+static void combine(const ck_arguments *args, const double *gram, double *c) {
+    size_t n = args->inputs;
     double last = INFINITY;
     for (size_t i = 0; i < n; i++) c[i] = 1 / (double)n;
     for (int iteration = 0; iteration < MAX_ITERATIONS; iteration++) {

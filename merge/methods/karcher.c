@@ -39,8 +39,8 @@ static double step(double *mean, const double *gram, const double *norms, size_t
     return length;
 }
 
-static void combine(const ck_value *v, const double *gram, size_t n, double *c) {
-    (void)v;
+static void combine(const ck_arguments *args, const double *gram, double *c) {
+    size_t n = args->inputs;
     double norms[CK_MAX_INPUTS], length = 0;
     size_t counted = 0;
     for (size_t i = 0; i < n; i++) {

@@ -8,8 +8,8 @@ static double difference(const double *gram, size_t n, size_t i, size_t j) {
     return gram[i * n + j] - gram[i * n] - gram[j * n] + gram[0];
 }
 
-static void combine(const ck_value *v, const double *gram, size_t n, double *c) {
-    (void)v;
+static void combine(const ck_arguments *args, const double *gram, double *c) {
+    size_t n = args->inputs;
     size_t models = n - 1, pairs = 0;
     double cosine = 0;
     for (size_t i = 1; i < n; i++)

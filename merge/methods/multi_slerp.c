@@ -12,7 +12,9 @@ static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
     return CK_OK;
 }
 
-static void combine(const ck_value *v, const double *gram, size_t inputs, double *c) {
+static void combine(const ck_arguments *args, const double *gram, double *c) {
+    const ck_value *v = args->values;
+    size_t inputs = args->inputs;
     double sum = 0, length = 0, squared = 0;
     for (size_t i = 0; i < inputs; i++) sum += v[WEIGHT].items[i];
     for (size_t i = 0; i < inputs; i++) {

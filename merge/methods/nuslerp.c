@@ -12,7 +12,9 @@ static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
     return CK_OK;
 }
 
-static void combine(const ck_value *v, const double *gram, size_t n, double *c) {
+static void combine(const ck_arguments *args, const double *gram, double *c) {
+    const ck_value *v = args->values;
+    size_t n = args->inputs;
     double t = v[WEIGHT].items[1] / (v[WEIGHT].items[0] + v[WEIGHT].items[1]);
     /* Of a = A - BASE and b = B - BASE; the base is input 0. */
     double aa = gram[n + 1] - 2 * gram[1] + gram[0], bb = gram[2 * n + 2] - 2 * gram[2] + gram[0];

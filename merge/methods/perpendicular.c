@@ -6,7 +6,9 @@ static int same_as(const ck_value *v, size_t inputs) {
     return v[0].items[0] == 0 ? 1 : -1;
 }
 
-static void combine(const ck_value *v, const double *gram, size_t n, double *c) {
+static void combine(const ck_arguments *args, const double *gram, double *c) {
+    const ck_value *v = args->values;
+    size_t n = args->inputs;
     double alpha = v[0].items[0];
     /* a = A - BASE, b = B - BASE; the base is input 0. */
     double aa = gram[n + 1] - 2 * gram[1] + gram[0];

@@ -9,8 +9,8 @@ static int same_as(const ck_value *v, size_t inputs) {
     return alpha == 0 ? 0 : alpha == 1 ? 1 : -1;
 }
 
-static void combine(const ck_value *v, const double *gram, size_t inputs, double *coefficients) {
-    (void)inputs;
+static void combine(const ck_arguments *args, const double *gram, double *coefficients) {
+    const ck_value *v = args->values;
     double alpha = v[0].items[0], lengths = sqrt(gram[0]) * sqrt(gram[3]);
     double cosine = lengths > 0 ? gram[1] / lengths : 1;
     coefficients[0] = 1 - alpha;

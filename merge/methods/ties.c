@@ -1,16 +1,33 @@
 /* TIES: the largest changes of several models, where they agree on the sign. */
+#include "io/os.h"
 #include "merge/methods/changes.h"
+#include "merge/whole.h"
 
 #include <math.h>
 
-static uint64_t keep(const ck_value *v, size_t input, uint64_t elements) {
-    return (uint64_t)(v[CK_DENSITY].items[input - 1] * (double)elements);
+/* Finds the least change of each input that counts. */
+static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **found,
+                         ck_error *err) {
+    ck_rank ranks[CK_MAX_INPUTS];
+    size_t count = 0;
+    float *least = ck_alloc_array(args->inputs, sizeof *least);
+    if (!(*found = least)) return ck_fail_memory(err, "ties");
+    for (size_t i = 1; i < args->inputs; i++) {
+        double density = args->values[CK_DENSITY].items[i - 1];
+        uint64_t keep = (uint64_t)(density * (double)args->elements);
+        least[i] = keep == args->elements ? 0 : INFINITY;
+        if (keep > 0 && keep < args->elements)
+            ranks[count++] = (ck_rank){.quantity = i - 1, .rank = args->elements - keep};
+    }
+    CK_TRY(ck_whole_ranks(pass, ck_whole_changes, NULL, args->inputs - 1, ranks, count, err));
+    for (size_t r = 0; r < count; r++) least[ranks[r].quantity + 1] = ranks[r].value;
+    return CK_OK;
 }
 
 static void take_largest(const ck_arguments *args, size_t input, size_t at, float *changes,
                          size_t n) {
     (void)at;
-    float least = (float)args->measured[input];
+    float least = ((const float *)args->found)[input];
 #pragma omp simd
     for (size_t e = 0; e < n; e++) changes[e] = fabsf(changes[e]) >= least ? changes[e] : 0;
 }
@@ -42,6 +59,6 @@ const ck_method ck_ties = {
     .has_base = true,
     .first_stands_in = true,
     .check = ck_changes_check,
-    .keep = keep,
+    .prepare = prepare,
     .block = block,
 };
