@@ -38,11 +38,12 @@ static ck_status prepare_cpu(const ck_backend *b, const ck_graph *g, ck_node n, 
     return done ? CK_OK : prepare_f32(b, g, n, kernel, err);
 }
 
-/* The same, with convolutions and products of numbers rounded to bfloat16 on the way in. */
+/* The same, with convolutions, products and attention of numbers rounded to bfloat16 on the way in. */
 static ck_status prepare_bf16(const ck_backend *b, const ck_graph *g, ck_node n, ck_kernel *kernel,
                               ck_error *err) {
     bool done;
     CK_TRY(ck_onednn_prepare(g, n, true, kernel, &done, err));
+    if (!done) CK_TRY(ck_simd_prepare_bf16(g, n, kernel, &done, err));
     return done ? CK_OK : prepare_cpu(b, g, n, kernel, err);
 }
 

@@ -481,28 +481,34 @@ static void run_layer_norm_grad(const ck_call *call) {
 
 _Static_assert((int)CK_MAX_HEAD <= (int)CK_NN_HEAD, "heads that the kernels have no room for");
 
-static ck_nn_attention attention_of(const ck_call *call) {
+ck_nn_attention ck_simd__attention(const ck_call *call) {
     const ck_graph_node *n = ck_call_node(call);
     ck_shape q = ck_call_shape(call, 0), k = ck_call_shape(call, 1);
-    return (ck_nn_attention){.queries = (size_t)q.d[1],
-                             .keys = (size_t)k.d[1],
-                             .channels = (size_t)q.d[2],
-                             .heads = (size_t)n->i[0],
-                             .width = (size_t)(q.d[2] / n->i[0]),
-                             .q = call->src[0],
-                             .k = call->src[1],
-                             .v = call->src[2],
-                             .scale = (float)n->x[0],
-                             .causal = n->i[1]};
+    ck_nn_attention a = {.queries = (size_t)q.d[1],
+                         .keys = (size_t)k.d[1],
+                         .channels = (size_t)q.d[2],
+                         .heads = (size_t)n->i[0],
+                         .width = (size_t)(q.d[2] / n->i[0]),
+                         .q = call->src[0],
+                         .k = call->src[1],
+                         .v = call->src[2],
+                         .scale = (float)n->x[0],
+                         .causal = n->i[1]};
+    bool grad = n->op == CK_OP_ATTENTION_GRAD;
+    a.y = grad ? (float *)call->src[3] : call->dst;
+    a.sums = a.y + ck_shape_count(&q);
+    if (!grad) return a;
+    a.dy = call->src[4];
+    a.dq = call->dst;
+    a.dk = a.dq + ck_shape_count(&q);
+    a.dv = a.dk + ck_shape_count(&k);
+    return a;
 }
 
 static void run_attention(const ck_call *call) {
     const ck_nn *k = call->state;
-    ck_shape q = ck_call_shape(call, 0);
-    ck_nn_attention a = attention_of(call);
-    a.y = call->dst;
-    a.sums = a.y + ck_shape_count(&q);
-    size_t images = (size_t)q.d[0];
+    ck_nn_attention a = ck_simd__attention(call);
+    size_t images = (size_t)ck_call_shape(call, 0).d[0];
 #pragma omp parallel for collapse(3) schedule(dynamic)
     for (size_t n = 0; n < images; n++)
         for (size_t h = 0; h < a.heads; h++)
@@ -511,16 +517,8 @@ static void run_attention(const ck_call *call) {
 
 static void run_attention_grad(const ck_call *call) {
     const ck_nn *k = call->state;
-    ck_shape q = ck_call_shape(call, 0), keys = ck_call_shape(call, 1);
-    int64_t count = ck_shape_count(&q);
-    ck_nn_attention a = attention_of(call);
-    a.y = (float *)call->src[3];
-    a.sums = a.y + count;
-    a.dy = call->src[4];
-    a.dq = call->dst;
-    a.dk = a.dq + count;
-    a.dv = a.dk + ck_shape_count(&keys);
-    size_t images = (size_t)q.d[0];
+    ck_nn_attention a = ck_simd__attention(call);
+    size_t images = (size_t)ck_call_shape(call, 0).d[0];
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (size_t n = 0; n < images; n++)
         for (size_t h = 0; h < a.heads; h++) k->attention_grad(&a, n, h);

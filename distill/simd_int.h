@@ -1,8 +1,9 @@
-/* Between simd.c and simd_products.c. */
+/* Between simd.c, simd_products.c and simd_amx.c. */
 #ifndef CK_SIMD_INT_H
 #define CK_SIMD_INT_H
 
 #include "distill/backend.h"
+#include "kernels/nn.h"
 
 /* Products of matrices and convolutions: kernels, with a ck_nn as their state, and the bytes of
  * scratch memory that they need. */
@@ -13,5 +14,8 @@ void ck_simd__conv_weight_grad(const ck_call *call);
 size_t ck_simd__matmul_scratch(const ck_graph *g, ck_node n);
 size_t ck_simd__conv_scratch(const ck_graph *g, ck_node n);
 size_t ck_simd__conv_data_grad_scratch(const ck_graph *g, ck_node n);
+
+/* What the kernels are told of an attention, or of the gradient of one. */
+ck_nn_attention ck_simd__attention(const ck_call *call);
 
 #endif

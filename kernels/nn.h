@@ -106,6 +106,22 @@ typedef struct ck_nn {
     void (*attention_grad)(const ck_nn_attention *a, size_t image, size_t head);
 } ck_nn;
 
+/* Attention in tiles of the processor's matrix unit (AMX): the same, but what is multiplied is
+ * rounded to bfloat16, sums are f32. Heads of at most CK_NN_AMX_HEAD channels. `memory`: of a
+ * thread, attention_room bytes, aligned to 64. */
+enum { CK_NN_AMX_HEAD = 256, CK_NN_AMX_QUERIES = 512 };
+
+typedef struct ck_nn_amx {
+    size_t (*attention_room)(const ck_nn_attention *a); /* reads keys and width */
+    /* Queries first to first + CK_NN_AMX_QUERIES - 1 (as far as there are so many). */
+    void (*attention)(const ck_nn_attention *a, size_t image, size_t head, size_t first,
+                      void *memory);
+    void (*attention_grad)(const ck_nn_attention *a, size_t image, size_t head, void *memory);
+} ck_nn_amx;
+
+/* NULL where there is no such unit or CK_ISA asks for less than avx512. */
+const ck_nn_amx *ck_nn_amx_best(void);
+
 /* As ck_kernels_all and ck_kernels_best. */
 const ck_nn *const *ck_nn_all(size_t *count);
 const ck_nn *ck_nn_best(void);
