@@ -3,7 +3,7 @@
 
 #ifdef CK_HAVE_HDF5
 
-#include "distill/hdf5_file.h"
+#include "io/hdf5_file.h"
 
 enum { CHUNK = 128 * 1024 }; /* elements with one checksum */
 

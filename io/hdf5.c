@@ -51,6 +51,18 @@ typedef struct helped {
     pthread_mutex_t one_request;
 } helped;
 
+const char *ck_hdf5__type_name(ck_dtype dtype) {
+    static const char *const names[CK_DTYPE_COUNT] = {
+        [CK_BF16] = "bfloat16",
+        [CK_F8_E4M3] = "float8_e4m3fn",
+        [CK_F8_E5M2] = "float8_e5m2",
+        [CK_F8_E8M0] = "float8_e8m0fnu",
+        [CK_F8_E4M3FNUZ] = "float8_e4m3fnuz",
+        [CK_F8_E5M2FNUZ] = "float8_e5m2fnuz",
+    };
+    return names[dtype];
+}
+
 bool ck_hdf5__send(int fd, const void *data, size_t n) {
     const char *p = data;
     while (n) {

@@ -269,21 +269,18 @@ static bool short_text(hid_t object, const char *name, char *text, size_t size) 
     return ok;
 }
 
-/* Types that HDF5 does not have are stored as bytes, with their name in an attribute. */
+/* Of a type that HDF5 does not have; CK_DTYPE_COUNT where no name says so. */
 static ck_dtype named_type(hid_t object, hid_t type) {
-    static const struct {
-        const char *name;
-        ck_dtype dtype;
-    } names[] = {{"bfloat16", CK_BF16}, {"float8_e4m3fn", CK_F8_E4M3}, {"float8_e5m2", CK_F8_E5M2}};
     char text[16];
     H5T_class_t kind = H5Tget_class(type);
     if ((kind != H5T_OPAQUE && kind != H5T_INTEGER) ||
         !short_text(object, "dtype", text, sizeof text))
         return CK_DTYPE_COUNT;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(text, names[i].name) == 0 &&
-            H5Tget_size(type) * 8 == ck_dtype_bits(names[i].dtype))
-            return names[i].dtype;
+    for (int d = 0; d < CK_DTYPE_COUNT; d++) {
+        const char *name = ck_hdf5__type_name((ck_dtype)d);
+        if (name && strcmp(text, name) == 0 && H5Tget_size(type) * 8 == ck_dtype_bits((ck_dtype)d))
+            return (ck_dtype)d;
+    }
     return CK_DTYPE_COUNT;
 }
 
@@ -681,7 +678,12 @@ static ck_status list_file(void) {
     if (fstat(FILE_FD, &st) != 0) return ck_fail_errno(&h.err, "%s", h.name);
     h.file_size = (uint64_t)st.st_size;
     snprintf(path, sizeof path, "/proc/self/fd/%d", FILE_FD);
-    h.file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+#if H5_VERSION_GE(1, 10, 7)
+    H5Pset_file_locking(access, 0, 1); /* where the program has used the library before */
+#endif
+    h.file = H5Fopen(path, H5F_ACC_RDONLY, access);
+    H5Pclose(access);
     if (h.file < 0) return fail_library("/", "open the file");
     make_types();
     CK_TRY(send_root_text());

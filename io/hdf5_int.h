@@ -15,6 +15,7 @@
 #define CK_HDF5_INT_H
 
 #include "io/error.h"
+#include "kernels/dtype.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -53,6 +54,11 @@ typedef struct ck_hdf5_reply {
     uint32_t status;
     uint32_t size;
 } ck_hdf5_reply;
+
+/* Types that HDF5 does not have are stored as unsigned integers (or, by others, as opaque bytes)
+ * with their name in an attribute "dtype" of the dataset: numpy's name, "bfloat16"; NULL for types
+ * that HDF5 has, and for those of which no file is known. */
+const char *ck_hdf5__type_name(ck_dtype dtype);
 
 /* All n bytes, or false: the other side is gone. */
 bool ck_hdf5__send(int fd, const void *data, size_t n);

@@ -673,7 +673,7 @@ static ck_status prepare(merge *m, const char *const *paths, size_t count, ck_er
     ck_meta *meta;
     size_t meta_count;
     CK_TRY(ck_provenance(&m->recipe, m->readers, &m->arena, &meta, &meta_count, err));
-    CK_TRY(ck_plan_layout(m->plan, meta, meta_count, err));
+    CK_TRY(ck_plan_layout(m->plan, m->output, meta, meta_count, err));
     warn_before(m);
     return CK_OK;
 }

@@ -1,6 +1,7 @@
 /* For every tensor of the primary model the expression graph is brought down to a few steps over
  * the tensors that are there; see plan.h for the policies. */
 #include "merge/plan.h"
+#include "io/head.h"
 #include "io/os.h"
 #include "io/safetensors.h"
 
@@ -436,7 +437,7 @@ ck_status ck_plan_make(const ck_recipe *recipe, ck_reader *const *readers, ck_pl
     plan->recipe = recipe;
     plan->readers = readers;
     ck_status status = fill_plan(plan, err);
-    if (status == CK_OK) status = ck_plan_layout(plan, NULL, 0, err);
+    if (status == CK_OK) status = ck_plan_layout(plan, "", NULL, 0, err);
     if (status != CK_OK) {
         ck_plan_free(plan);
         return status;
@@ -459,7 +460,8 @@ static int by_offset(const void *a, const void *b) {
     return x->out.nbytes < y->out.nbytes ? -1 : x->out.nbytes > y->out.nbytes;
 }
 
-ck_status ck_plan_layout(ck_plan *plan, const ck_meta *meta, size_t meta_count, ck_error *err) {
+ck_status ck_plan_layout(ck_plan *plan, const char *path, const ck_meta *meta, size_t meta_count,
+                         ck_error *err) {
     size_t n = plan->task_count;
     const ck_tensor **order = ck_alloc_array(n, sizeof(ck_tensor *));
     uint64_t *offsets = ck_alloc_array(n, sizeof *offsets);
@@ -469,8 +471,8 @@ ck_status ck_plan_layout(ck_plan *plan, const ck_meta *meta, size_t meta_count, 
         ck_safetensors_sort(order, n);
         free(plan->head);
         plan->head = NULL;
-        status = ck_safetensors_header(order, n, meta, meta_count, &plan->head, &plan->head_size,
-                                       offsets, &plan->file_size, err);
+        status = ck_head_for(path)(order, n, meta, meta_count, &plan->head, &plan->head_size,
+                                   offsets, &plan->file_size, err);
     }
     if (status == CK_OK) {
         for (size_t i = 0; i < n; i++) {

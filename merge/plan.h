@@ -95,8 +95,10 @@ typedef struct ck_plan {
 ck_status ck_plan_make(const ck_recipe *recipe, ck_reader *const *readers, ck_plan **plan,
                        ck_error *err);
 
-/* Makes the head for this metadata (replaces an earlier one) and lays out the file. */
-ck_status ck_plan_layout(ck_plan *plan, const ck_meta *meta, size_t meta_count, ck_error *err);
+/* Makes the head for this metadata (replaces an earlier one) and lays out the file, in the
+ * container that its path stands for (ck_head_for). */
+ck_status ck_plan_layout(ck_plan *plan, const char *path, const ck_meta *meta, size_t meta_count,
+                         ck_error *err);
 
 void ck_plan_free(ck_plan *plan); /* NULL is allowed */
 

@@ -1,7 +1,9 @@
 /* A plan with one model and no method; for shards, one such plan for each. */
 #include "merge/save.h"
+#include "io/head.h"
 #include "io/json.h"
 #include "io/os.h"
+#include "io/safetensors.h"
 #include "io/view.h"
 #include "io/writer.h"
 #include "merge/engine.h"
@@ -42,7 +44,7 @@ static ck_status save_planned(ck_recipe *recipe, ck_reader *r, const char *path,
     ck_meta *meta = NULL;
     size_t count = 0;
     ck_status status = carried_metadata(r, &recipe->arena, &meta, &count, err);
-    if (status == CK_OK) status = ck_plan_layout(plan, meta, count, err);
+    if (status == CK_OK) status = ck_plan_layout(plan, path, meta, count, err);
     if (status == CK_OK) {
         ck_progress progress;
         ck_run_options run = {.replace = o->replace, .progress = &progress, .cancel = o->cancel};
@@ -149,6 +151,8 @@ ck_status ck_save(ck_reader *r, const char *path, const ck_save_options *o, ck_s
                   ck_error *err) {
     *result = (ck_save_result){0};
     if (!o->max_shard) return save_one(r, path, o, result, err);
+    if (ck_head_for(path) != ck_safetensors_header)
+        return ck_fail(err, CK_USAGE, "%s: only safetensors are written in shards", path);
     size_t *shard_of = ck_alloc_array(ck_reader_count(r), sizeof *shard_of);
     if (!shard_of) return ck_fail_memory(err, path);
     size_t shards = assign_shards(r, o, shard_of);

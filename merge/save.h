@@ -1,5 +1,6 @@
-/* Writes any reader to safetensors: a checkpoint of another format, a view, a part. The same engine
- * as merging, with the same promises: whole or absent, constant memory, the same bytes every time.
+/* Writes any reader to safetensors or, where the path ends in .h5 or .hdf5, to HDF5: a checkpoint
+ * of another format, a view, a part. The same engine as merging, with the same promises: whole or
+ * absent, constant memory, the same bytes every time.
  *
  *   ck_save_options o = {.dtype = CK_DTYPE_COUNT, .replace = force};
  *   CK_TRY(ck_save(reader, "out.safetensors", &o, &result, err));
@@ -28,7 +29,7 @@ typedef struct ck_save_result {
     uint64_t clipped; /* values that overflowed the dtype */
 } ck_save_result;
 
-/* path: the file, "*.safetensors". The reader's metadata go along, except for hashes that are no
+/* path: the file. The reader's metadata go along, except for hashes that are no
  * longer true. */
 ck_status ck_save(ck_reader *r, const char *path, const ck_save_options *options,
                   ck_save_result *result, ck_error *err);

@@ -41,12 +41,14 @@ static const ck_command command = {
     .synopsis = "[--layout ldm|diffusers] [--dtype D] IN OUT.safetensors",
     .details =
         "IN is anything that can be read: safetensors, a sharded index, a diffusers folder, .ckpt "
-        "(nothing in it is executed), GGUF, HDF5. Quantised weights become the values they stand "
+        "(nothing in it is executed), GGUF, HDF5. OUT is written as HDF5 where it ends in .h5 or "
+        ".hdf5. Quantised weights become the values they stand "
         "for: "
         "choose a type with --dtype.",
     .options = options,
     .examples = "$ cktool convert old.ckpt model.safetensors --dtype f16\n"
                 "$ cktool convert folder/ model.safetensors --layout ldm\n"
+                "$ cktool convert model.safetensors model.h5\n"
                 "$ cktool convert flux.gguf flux.safetensors --dtype bf16 --max-shard-size 5GB",
     .files = true,
 };

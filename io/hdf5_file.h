@@ -23,6 +23,7 @@
 #include "io/error.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 typedef struct ck_hdf5_file {
     hid_t id;
@@ -30,7 +31,8 @@ typedef struct ck_hdf5_file {
     const char *path;
     int fd;
     hid_t driver; /* must live as long as id */
-    bool writes;
+    bool writes, borrowed_fd;
+    uint64_t written;        /* the end of what the library has written */
     ck_error failed;         /* the first failure of the disk; status CK_OK: none */
     H5E_auto2_t print_error; /* what the library did with its errors before */
     void *print_context;
@@ -39,6 +41,12 @@ typedef struct ck_hdf5_file {
 /* A new file, in the place of one that may be there. path is borrowed and f stays where it is until
  * it is closed. */
 ck_status ck_hdf5_create(const char *path, ck_hdf5_file *f, ck_error *err);
+
+/* The same in a file that is open already, empty, and stays the caller's: label is its name in
+ * messages. The library's own records go to the first `metadata` bytes while they have room
+ * there. */
+ck_status ck_hdf5_create_on(int fd, const char *label, size_t metadata, ck_hdf5_file *f,
+                            ck_error *err);
 
 /* For reading. */
 ck_status ck_hdf5_open(const char *path, ck_hdf5_file *f, ck_error *err);

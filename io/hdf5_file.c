@@ -1,7 +1,7 @@
 /* A file driver for libhdf5 on io/os.h, see hdf5_file.h. */
 #ifdef CK_HAVE_HDF5
 
-#include "distill/hdf5_file.h"
+#include "io/hdf5_file.h"
 #include "io/os.h"
 
 #if H5_VERSION_GE(1, 13, 2)
@@ -85,6 +85,7 @@ static herr_t driver_write(H5FD_t *f, H5FD_mem_t type, hid_t transfer, haddr_t a
     ck_error *failed = &d->file->failed;
     if (failed->status == CK_OK) ck_pwrite_all(d->file->fd, data, n, at, d->file->path, failed);
     if (at + n > d->size) d->size = at + n;
+    if (at + n > d->file->written) d->file->written = at + n;
     return 0;
 }
 
@@ -146,7 +147,7 @@ ck_status ck_hdf5_fail(const ck_hdf5_file *f, ck_status status, const char *what
 /* ---- Opening and closing ---- */
 
 /* Opens the library's side of f->fd. */
-static void open_id(ck_hdf5_file *f) {
+static void open_id(ck_hdf5_file *f, size_t metadata) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS), how = H5Pcreate(H5P_FILE_CREATE);
     f->driver = H5FDregister(&driver);
     H5Pset_driver(access, f->driver, &f);
@@ -154,6 +155,10 @@ static void open_id(ck_hdf5_file *f) {
     /* The library's own records have checksums only in its newer forms. */
     H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_LATEST);
     H5Pset_obj_track_times(how, 0);
+    if (metadata) {
+        H5Pset_meta_block_size(access, metadata);
+        H5Pset_small_data_block_size(access, 0);
+    }
     f->id = f->writes ? H5Fcreate(f->path, H5F_ACC_TRUNC, how, access)
                       : H5Fopen(f->path, H5F_ACC_RDONLY, access);
     hid_t reason = f->id < 0 ? H5Eget_current_stack() : -1; /* closing would clear it */
@@ -162,16 +167,14 @@ static void open_id(ck_hdf5_file *f) {
     if (reason >= 0) H5Eset_current_stack(reason);
 }
 
-static ck_status start(const char *path, bool writes, ck_hdf5_file *f, ck_error *err) {
-    *f = (ck_hdf5_file){.path = path, .writes = writes, .id = -1};
-    f->fd = ck_os.open(path, writes ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY, 0666);
-    if (f->fd < 0) return ck_fail_errno(err, "%s: open", path);
+/* Opens the library's side of f, whose fd is open. */
+static ck_status start(ck_hdf5_file *f, size_t metadata, ck_error *err) {
     /* What it loses when a file is damaged keeps it from tidying up at the end of the process,
      * which is of no use to anybody. */
     H5dont_atexit();
     H5Eget_auto2(H5E_DEFAULT, &f->print_error, &f->print_context);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    open_id(f);
+    open_id(f, metadata);
     if (ck_hdf5_ok(f, f->id)) return CK_OK;
     ck_status status = ck_hdf5_fail(f, CK_INPUT, "cannot be opened as HDF5", err);
     ck_error closing;
@@ -179,22 +182,34 @@ static ck_status start(const char *path, bool writes, ck_hdf5_file *f, ck_error 
     return status;
 }
 
+static ck_status start_path(const char *path, bool writes, ck_hdf5_file *f, ck_error *err) {
+    *f = (ck_hdf5_file){.path = path, .writes = writes, .id = -1};
+    f->fd = ck_os.open(path, writes ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY, 0666);
+    return f->fd < 0 ? ck_fail_errno(err, "%s: open", path) : start(f, 0, err);
+}
+
 ck_status ck_hdf5_create(const char *path, ck_hdf5_file *f, ck_error *err) {
-    return start(path, true, f, err);
+    return start_path(path, true, f, err);
+}
+
+ck_status ck_hdf5_create_on(int fd, const char *label, size_t metadata, ck_hdf5_file *f,
+                            ck_error *err) {
+    *f = (ck_hdf5_file){.path = label, .writes = true, .borrowed_fd = true, .id = -1, .fd = fd};
+    return start(f, metadata, err);
 }
 
 ck_status ck_hdf5_open(const char *path, ck_hdf5_file *f, ck_error *err) {
-    return start(path, false, f, err);
+    return start_path(path, false, f, err);
 }
 
 ck_status ck_hdf5_close(ck_hdf5_file *f, ck_error *err) {
     ck_status status = CK_OK;
     if (!ck_hdf5_ok(f, f->id >= 0 ? H5Fclose(f->id) : 0))
         status = ck_hdf5_fail(f, CK_IO, "cannot be closed", err);
-    if (status == CK_OK && f->writes && ck_os.fsync(f->fd) != 0)
+    if (status == CK_OK && f->writes && !f->borrowed_fd && ck_os.fsync(f->fd) != 0)
         status = ck_fail_errno(err, "%s: sync to disk", f->path);
     H5FDunregister(f->driver);
-    close(f->fd);
+    if (!f->borrowed_fd) close(f->fd);
     H5Eset_auto2(H5E_DEFAULT, f->print_error, f->print_context);
     return status;
 }
