@@ -29,21 +29,20 @@ static int by_text(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static ck_status list_captions(const ck_dataset *d, ck_buckets *b, ck_error *err) {
-    size_t n = ck_dataset_count(d), used = 1;
+static ck_status list_captions(const char *const *texts, size_t n, ck_buckets *b, ck_error *err) {
+    size_t used = 1;
     b->captions = ck_alloc_array(n + 1, sizeof *b->captions);
     b->caption_of = ck_alloc_array(n, sizeof *b->caption_of);
     if (!b->captions || !b->caption_of) return ck_fail_memory(err, "a dataset");
     b->captions[0] = "";
-    for (size_t i = 0; i < n; i++) b->captions[i + 1] = ck_dataset_sample(d, i)->caption;
+    for (size_t i = 0; i < n; i++) b->captions[i + 1] = texts[i];
     qsort(b->captions, n + 1, sizeof *b->captions, by_text);
     for (size_t i = 1; i <= n; i++)
         if (strcmp(b->captions[i], b->captions[used - 1]) != 0)
             b->captions[used++] = b->captions[i];
     b->caption_count = used;
     for (size_t i = 0; i < n; i++) {
-        const char **found = bsearch(&ck_dataset_sample(d, i)->caption, b->captions, used,
-                                     sizeof *b->captions, by_text);
+        const char **found = bsearch(&texts[i], b->captions, used, sizeof *b->captions, by_text);
         b->caption_of[i] = (uint32_t)(found - b->captions);
     }
     return CK_OK;
@@ -99,15 +98,27 @@ ck_status ck_buckets_make(const ck_dataset *d, size_t resolution, size_t step, c
     if (step < 1 || resolution < step || resolution > CK_IMAGE_SIDE / 2)
         return ck_fail(err, CK_USAGE, "a resolution of %zu in steps of %zu: must be %zu to %d",
                        resolution, step, step, CK_IMAGE_SIDE / 2);
+    size_t n = ck_dataset_count(d);
     ck_buckets b = {0};
-    sized *list = ck_alloc_array(ck_dataset_count(d), sizeof *list);
-    ck_status status = list ? list_captions(d, &b, err) : ck_fail_memory(err, "a dataset");
+    sized *list = ck_alloc_array(n, sizeof *list);
+    const char **texts = ck_alloc_array(n, sizeof *texts);
+    for (size_t i = 0; texts && i < n; i++) texts[i] = ck_dataset_sample(d, i)->caption;
+    ck_status status =
+        list && texts ? list_captions(texts, n, &b, err) : ck_fail_memory(err, "a dataset");
     if (status == CK_OK) status = sort_samples(d, resolution, step, list, &b, err);
     free(list);
+    free(texts);
     if (status == CK_OK)
         *out = b;
     else
         ck_buckets_free(&b);
+    return status;
+}
+
+ck_status ck_buckets_of_texts(const char *const *texts, size_t n, ck_buckets *b, ck_error *err) {
+    *b = (ck_buckets){0};
+    ck_status status = list_captions(texts, n, b, err);
+    if (status != CK_OK) ck_buckets_free(b);
     return status;
 }
 

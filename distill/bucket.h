@@ -34,6 +34,8 @@ void ck_bucket_size(size_t width, size_t height, size_t resolution, size_t step,
 /* CK_USAGE: a resolution or step out of range. */
 ck_status ck_buckets_make(const ck_dataset *d, size_t resolution, size_t step, ck_buckets *b,
                           ck_error *err);
+/* Of captions alone: no buckets, and caption_of the number of each text. The texts are borrowed. */
+ck_status ck_buckets_of_texts(const char *const *texts, size_t n, ck_buckets *b, ck_error *err);
 void ck_buckets_free(ck_buckets *b); /* a zeroed one is allowed */
 
 #endif

@@ -64,6 +64,10 @@ bool ck_config_has(const ck_config *c, const char *key) {
     return find(c, key) != NULL;
 }
 
+bool ck_config_has_list(const ck_config *c, const char *key) {
+    return cJSON_IsArray(find(c, key));
+}
+
 /* Puts value at a key and owns it from here on, also when it fails. Where there is something
  * already, that stays if keep is set. */
 static ck_status put(ck_config *whole, cJSON *tree, const char *key, cJSON *value, bool keep,

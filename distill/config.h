@@ -43,6 +43,8 @@ ck_status ck_config_object(ck_config *c, const char *key, ck_config **part, ck_e
 
 /* Whether the file or the command line has it (and not as null). */
 bool ck_config_has(const ck_config *c, const char *key);
+/* Whether it has it as a list: for what may be a list or the path of a file. */
+bool ck_config_has_list(const ck_config *c, const char *key);
 
 /* least <= *value <= most; INFINITY for no bound. The default may be outside (0 for "off"). */
 ck_status ck_config_number(ck_config *c, const char *key, double fallback, double least,

@@ -25,12 +25,16 @@ struct ck_dataset {
     size_t count, capacity;
     ck_arena arena; /* names and captions */
     ck_idx images;
-    size_t pad;
+    size_t side; /* that images of IDX files have at least */
     size_t without_caption, ignored;
 };
 
 size_t ck_dataset_count(const ck_dataset *d) {
     return d->count;
+}
+
+void ck_dataset_limit(ck_dataset *d, size_t n) {
+    while (d->count > n) d->without_caption -= d->samples[--d->count].caption[0] == 0;
 }
 
 const ck_sample *ck_dataset_sample(const ck_dataset *d, size_t i) {
@@ -304,11 +308,14 @@ static ck_status check_idx(const ck_dataset *d, const char *images, ck_error *er
     const ck_idx *idx = &d->images;
     if (idx->rank != 3 || idx->count == 0)
         return ck_fail(err, CK_INPUT, "%s: not a list of images, which has rank 3", images);
-    if (idx->shape[1] > CK_IMAGE_SIDE || idx->shape[2] > CK_IMAGE_SIDE || d->pad > CK_IMAGE_SIDE)
-        return ck_fail(err, CK_INPUT,
-                       "%s: images of %zux%zu pixels, with %zu around, are too large", images,
-                       idx->shape[2], idx->shape[1], d->pad);
+    if (idx->shape[1] > CK_IMAGE_SIDE || idx->shape[2] > CK_IMAGE_SIDE || d->side > CK_IMAGE_SIDE)
+        return ck_fail(err, CK_INPUT, "%s: images of %zux%zu pixels, for %zu, are too large",
+                       images, idx->shape[2], idx->shape[1], d->side);
     return CK_OK;
+}
+
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
 }
 
 static ck_status add_idx_samples(ck_dataset *d, const char *path, const ck_idx *labels,
@@ -327,19 +334,19 @@ static ck_status add_idx_samples(ck_dataset *d, const char *path, const ck_idx *
         char name[32];
         snprintf(name, sizeof name, "#%zu", i);
         CK_TRY(add_sample(d, ck_arena_strdup(&d->arena, name), captions[label], err));
-        d->samples[i].width = d->images.shape[2] + 2 * d->pad;
-        d->samples[i].height = d->images.shape[1] + 2 * d->pad;
+        d->samples[i].width = larger(d->images.shape[2], d->side);
+        d->samples[i].height = larger(d->images.shape[1], d->side);
     }
     return CK_OK;
 }
 
 ck_status ck_dataset_open_idx(const char *images, const char *labels, const char *const *names,
-                              size_t name_count, size_t pad, size_t channels, ck_dataset **out,
+                              size_t name_count, size_t side, size_t channels, ck_dataset **out,
                               ck_error *err) {
     ck_dataset *d;
     ck_idx idx = {0};
     CK_TRY(new_dataset(images, channels, &d, err));
-    d->pad = pad;
+    d->side = side;
     ck_status status = ck_idx_read(images, &d->images, err);
     if (status == CK_OK) status = check_idx(d, images, err);
     if (status == CK_OK && labels) status = ck_idx_read(labels, &idx, err);
@@ -356,10 +363,11 @@ ck_status ck_dataset_open_idx(const char *images, const char *labels, const char
 static ck_status read_idx_image(const ck_dataset *d, size_t i, ck_image *image, ck_error *err) {
     size_t rows = d->images.shape[1], columns = d->images.shape[2];
     const uint8_t *pixel = d->images.data + i * rows * columns;
-    CK_TRY(ck_image_make(columns + 2 * d->pad, rows + 2 * d->pad, d->channels, image, err));
+    CK_TRY(ck_image_make(larger(columns, d->side), larger(rows, d->side), d->channels, image, err));
+    size_t left = (image->width - columns) / 2, top = (image->height - rows) / 2;
     for (size_t y = 0; y < rows; y++)
         for (size_t x = 0; x < columns; x++) {
-            size_t at = (y + d->pad) * image->width + x + d->pad;
+            size_t at = (y + top) * image->width + x + left;
             memset(image->pixels + at * d->channels, *pixel++, d->channels);
         }
     return CK_OK;

@@ -40,14 +40,17 @@ typedef struct ck_sample {
 ck_status ck_dataset_open_folder(const char *folder, size_t channels, ck_dataset **d,
                                  ck_error *err);
 
-/* Images of IDX shape [count, height, width], with this many black pixels added on every side (as
- * for models of 32x32 that learn from images of 28x28). labels: an IDX file of shape [count], whose
- * label k has the caption names[k]; NULL: no captions. CK_INPUT: shapes or labels that do not fit.
- */
+/* Images of IDX shape [count, height, width]; sides that are shorter than `side` get black pixels,
+ * evenly on both ends (as for models of 32x32 that learn from images of 28x28). labels: an IDX file
+ * of shape [count], whose label k has the caption names[k]; NULL: no captions. CK_INPUT: shapes or
+ * labels that do not fit. */
 ck_status ck_dataset_open_idx(const char *images, const char *labels, const char *const *names,
-                              size_t name_count, size_t pad, size_t channels, ck_dataset **d,
+                              size_t name_count, size_t side, size_t channels, ck_dataset **d,
                               ck_error *err);
 void ck_dataset_close(ck_dataset *d); /* NULL is allowed */
+
+/* Leaves out all but the first n; n is at least 1. */
+void ck_dataset_limit(ck_dataset *d, size_t n);
 
 size_t ck_dataset_count(const ck_dataset *d); /* at least 1 */
 const ck_sample *ck_dataset_sample(const ck_dataset *d, size_t i);

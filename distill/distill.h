@@ -81,6 +81,8 @@ typedef struct ck_distill_method {
     bool teacher; /* asks a teacher */
     bool average; /* asks the average of the student */
     bool rival;   /* trains a second network, which begins as the teacher */
+    bool free;    /* needs no data, only captions */
+    bool follows; /* from the same noise the student comes to where its teacher comes to */
     /* Appends nodes and adds one or two parts. */
     ck_status (*build)(ck_distill *d, ck_error *err);
     /* Sets points (and other feeds) for d->round. */

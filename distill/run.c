@@ -223,7 +223,7 @@ static ck_status loop(ck_session *r, ck_error *err) {
         if (r->done <= before || r->done == r->d.steps) continue;
         bool judged = r->evaluate_every && r->done % r->evaluate_every == 0;
         if (judged || r->done % r->save_every == 0) CK_TRY(save(r, err));
-        if (judged) CK_TRY(ck_run_judge(r, false, err));
+        if (judged) CK_TRY(ck_run_judge(r, err));
     }
     return CK_OK;
 }
@@ -232,7 +232,7 @@ static ck_status finish(ck_session *r, ck_error *err) {
     CK_TRY(save(r, err));
     CK_TRY(ck_run_export(r, err));
     CK_TRY(ck_run_describe(r, now() - r->began, err));
-    CK_TRY(ck_run_judge(r, true, err));
+    CK_TRY(ck_run_judge(r, err));
     CK_TRY(event(r, "finished", NULL, err));
     say(r, "\n%s/student.safetensors is made; `ckdistill report %s` shows how\n", r->folder,
         r->folder);
@@ -338,7 +338,7 @@ static ck_status evaluate(ck_session *r, ck_error *err) {
     CK_TRY(reopen(r, err));
     if (r->options->dry_run) return CK_OK;
     CK_TRY(open_log(r, err));
-    return ck_run_judge(r, true, err);
+    return ck_run_judge(r, err);
 }
 
 ck_status ck_run_evaluate(const char *folder, const ck_run_options *options, ck_error *err) {

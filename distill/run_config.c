@@ -85,6 +85,9 @@ static ck_status read_evaluation(ck_session *r, ck_error *err) {
     if (r->judged_count > CK_RUN_STEPS)
         return ck_config_fail(c, "evaluate.steps", err, "more than %d numbers", CK_RUN_STEPS);
     for (size_t i = 0; i < r->judged_count; i++) r->judged[i] = (size_t)steps[i];
+    /* The student has guidance inside, and is told the scale if it wants to know. */
+    double told = ck_network_guided(&r->task->student) ? r->d.guidance : 1;
+    CK_TRY(ck_config_number(c, "evaluate.guidance", told, 0, 100, &r->judged_guidance, err));
     CK_TRY(ck_config_bool(c, "evaluate.teacher", true, &r->judges_teacher, err));
     ck_walk usual_walk = r->d.method->steps == CK_STEPS_DDIM ? CK_WALK_DDIM : CK_WALK_CONSISTENCY;
     CK_TRY(ck_config_choice(c, "evaluate.walk", CK_WALKS, usual_walk, &walk, err));
@@ -148,6 +151,9 @@ static ck_status copy_networks(ck_session *r, ck_error *err) {
                               "in method '%s' the student becomes the teacher, so that it cannot "
                               "take what the teacher does not",
                               d->method->name);
+    if (!d->method->free && !r->task->has_data)
+        return ck_config_fail(r->config, "data.prompts", err,
+                              "method '%s' needs images, not only captions", d->method->name);
     /* A teacher that is replaced on the way is a copy: the task's own is what is compared with. */
     if (d->method->promote) CK_TRY(ck_params_copy(d->teacher.params, &d->teacher.params, err));
     if (d->method->average) CK_TRY(ck_params_copy(d->student.params, &d->average.params, err));
@@ -184,6 +190,7 @@ void ck_run_close(ck_session *r) {
     ck_params_free(r->d.rival.params);
     if (r->d.method && r->d.method->promote && r->d.teacher.params != r->task->teacher.params)
         ck_params_free(r->d.teacher.params);
+    ck_run_forget(r);
     ck_task_close(r->task);
     ck_config_free(r->config);
 }

@@ -11,6 +11,12 @@
 
 enum { CK_RUN_STEPS = 8 };
 
+/* A row of an evaluation, and its pictures. */
+typedef struct ck_judged {
+    ck_row row;
+    ck_image pictures[CK_ROW_PICTURES];
+} ck_judged;
+
 typedef struct ck_session {
     const char *folder;
     const ck_run_options *options;
@@ -26,7 +32,10 @@ typedef struct ck_session {
     uint64_t save_every, log_every, evaluate_every;
     size_t judged[CK_RUN_STEPS]; /* numbers of steps that are evaluated */
     size_t judged_count;
+    double judged_guidance; /* of the student's samples; 1: one pass a step */
     bool judges_teacher;
+    ck_judged teacher[CK_RUN_STEPS + 1]; /* the teacher's rows, once they were judged */
+    size_t teacher_count;
     ck_walk walk;   /* how the student is sampled */
     ck_dtype dtype; /* of student.safetensors */
     uint64_t seed;
@@ -42,8 +51,8 @@ ck_status ck_run_open(ck_session *r, ck_error *err);
 void ck_run_close(ck_session *r);
 
 /* run_result.c */
-ck_status ck_run_judge(ck_session *r, bool teacher,
-                       ck_error *err); /* to RUN/metrics.json and the log */
+ck_status ck_run_judge(ck_session *r, ck_error *err); /* to RUN/metrics.json, a grid and the log */
+void ck_run_forget(ck_session *r);                    /* the teacher's rows */
 ck_status ck_run_export(ck_session *r, ck_error *err);
 ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err); /* RUN/run.json */
 

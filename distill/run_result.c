@@ -32,17 +32,24 @@ static bool add_row(cJSON *rows, const ck_row *row) {
 }
 
 /* The rows, and beside them the metrics of the student at its fewest steps. */
-static ck_status write_metrics(const ck_session *r, const ck_row *rows, size_t count,
-                               ck_error *err) {
-    cJSON *root = cJSON_CreateObject();
-    cJSON *list = cJSON_AddArrayToObject(root, "rows");
-    bool ok = list && cJSON_AddNumberToObject(root, "step", (double)r->done);
-    const ck_row *best = NULL;
-    for (size_t i = 0; i < count && ok; i++) {
-        ok = add_row(list, &rows[i]);
-        if (strcmp(rows[i].who, "student") == 0 && (!best || rows[i].steps < best->steps))
-            best = &rows[i];
+static bool add_rows(cJSON *root, const ck_judged *judged, size_t count, const ck_row **best) {
+    cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "rows");
+    for (size_t i = 0; i < count; i++) {
+        const ck_row *row = &judged[i].row;
+        if (!add_row(list, row)) return false;
+        if (strcmp(row->who, "student") == 0 && (!*best || row->steps < (*best)->steps))
+            *best = row;
     }
+    return true;
+}
+
+static ck_status write_metrics(const ck_session *r, const ck_judged *student, ck_error *err) {
+    cJSON *root = cJSON_CreateObject();
+    const ck_row *best = NULL;
+    bool ok = cJSON_AddArrayToObject(root, "rows") &&
+              cJSON_AddNumberToObject(root, "step", (double)r->done) &&
+              add_rows(root, r->teacher, r->teacher_count, &best) &&
+              add_rows(root, student, r->judged_count, &best);
     for (size_t i = 0; best && i < best->count && ok; i++)
         ok = cJSON_AddNumberToObject(root, best->names[i], best->values[i]) != NULL;
     char *text = ok ? cJSON_Print(root) : NULL, *line = text ? ck_sprintf("%s\n", text) : NULL;
@@ -58,68 +65,116 @@ static ck_status write_metrics(const ck_session *r, const ck_row *rows, size_t c
 
 /* ---- Judging ---- */
 
-/* With which scale the student is asked: guidance is inside. */
-static double told_guidance(const ck_session *r) {
-    return ck_network_guided(&r->d.student) ? r->d.guidance : 1;
+static void forget(ck_judged *judged, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        for (size_t k = 0; k < CK_ROW_PICTURES; k++) ck_image_free(&judged[i].pictures[k]);
 }
 
-static ck_status judge_row(ck_session *r, const ck_network *n, ck_row *row, ck_error *err) {
-    char *folder = ck_run_path(r, "grids");
-    char *picture = ck_sprintf("%s/grids/%08llu-%02zu-%s.png", r->folder,
-                               (unsigned long long)r->done, row->steps, row->who);
-    ck_status s = folder && picture ? CK_OK : ck_fail_memory(err, r->folder);
-    if (s == CK_OK && r->task->kind->pictures) mkdir(folder, 0777);
-    if (s == CK_OK) s = r->task->kind->judge(r->task, n, row, picture, err);
-    free(folder);
-    free(picture);
+void ck_run_forget(ck_session *r) {
+    forget(r->teacher, r->teacher_count);
+    r->teacher_count = 0;
+}
+
+static ck_status judge_teacher(ck_session *r, ck_walk walk, size_t steps, ck_error *err) {
+    ck_judged *j = &r->teacher[r->teacher_count];
+    *j = (ck_judged){.row = {.who = "teacher",
+                             .how = ck_walk_name(walk),
+                             .steps = steps,
+                             .guidance = r->d.guidance,
+                             .is_reference = r->teacher_count == 0,
+                             .follows = true}};
+    r->teacher_count++;
+    return r->task->kind->judge(r->task, &r->task->teacher, &j->row, j->pictures, err);
+}
+
+/* The teacher at many steps, then at those of the student. It does not change: once is enough. */
+static ck_status judge_teachers(ck_session *r, ck_error *err) {
+    if (!r->judges_teacher || !r->task->teacher.params || r->teacher_count) return CK_OK;
+    ck_status s = judge_teacher(r, r->task->teacher_walk, r->task->teacher_steps, err);
+    for (size_t i = 0; i < r->judged_count && s == CK_OK; i++) {
+        bool same = r->task->teacher_walk == CK_WALK_DDIM && r->judged[i] == r->task->teacher_steps;
+        if (!same) s = judge_teacher(r, CK_WALK_DDIM, r->judged[i], err);
+    }
+    if (s != CK_OK) ck_run_forget(r);
     return s;
 }
 
-static ck_status log_rows(ck_session *r, const ck_row *rows, size_t count, ck_error *err) {
+static ck_status judge_student(ck_session *r, ck_judged *judged, ck_error *err) {
+    ck_network student = r->d.student;
+    student.params = ck_trainer_result(r->trainer);
+    for (size_t i = 0; i < r->judged_count; i++) {
+        bool noise = r->walk == CK_WALK_CONSISTENCY && r->judged[i] > 1;
+        judged[i].row = (ck_row){.who = "student",
+                                 .how = ck_walk_name(r->walk),
+                                 .steps = r->judged[i],
+                                 .guidance = r->judged_guidance,
+                                 .follows = r->d.method->follows && !noise};
+        CK_TRY(r->task->kind->judge(r->task, &student, &judged[i].row, judged[i].pictures, err));
+    }
+    return CK_OK;
+}
+
+/* The same noise and captions, column by column: a row of pictures for each row of the table. */
+static ck_status draw_grid(const ck_session *r, const ck_judged *student, ck_error *err) {
+    enum { ROWS = 2 * CK_RUN_STEPS + 1 };
+    ck_image all[ROWS * CK_ROW_PICTURES], grid = {0};
+    char labels[ROWS][32];
+    const char *label[ROWS];
+    size_t rows = r->teacher_count + r->judged_count;
+    if (!r->task->kind->pictures || !rows) return CK_OK;
+    for (size_t i = 0; i < rows; i++) {
+        const ck_judged *j = i < r->teacher_count ? &r->teacher[i] : &student[i - r->teacher_count];
+        memcpy(all + i * CK_ROW_PICTURES, j->pictures, sizeof j->pictures);
+        snprintf(labels[i], sizeof labels[i], "%s %zu", j->row.who, j->row.steps);
+        label[i] = labels[i];
+    }
+    char *folder = ck_run_path(r, "grids");
+    char *path = folder ? ck_sprintf("%s/%08llu.png", folder, (unsigned long long)r->done) : NULL;
+    ck_status s = path ? CK_OK : ck_fail_memory(err, r->folder);
+    if (s == CK_OK) mkdir(folder, 0777);
+    if (s == CK_OK)
+        s = ck_image_grid(all, rows * CK_ROW_PICTURES, CK_ROW_PICTURES, label, &grid, err);
+    if (s == CK_OK) s = ck_image_write(path, &grid, NULL, 0, true, err);
+    ck_image_free(&grid);
+    free(folder);
+    free(path);
+    return s;
+}
+
+static ck_status log_rows(ck_session *r, const ck_judged *judged, ck_error *err) {
     ck_log_value values[CK_RUN_STEPS * CK_ROW_VALUES];
     char names[CK_RUN_STEPS * CK_ROW_VALUES][48];
     size_t n = 0;
-    for (size_t i = 0; i < count; i++)
-        for (size_t k = 0; k < rows[i].count && strcmp(rows[i].who, "student") == 0; k++, n++) {
-            snprintf(names[n], sizeof names[n], "%s_%zu", rows[i].names[k], rows[i].steps);
-            values[n] = (ck_log_value){names[n], rows[i].values[k]};
+    for (size_t i = 0; i < r->judged_count; i++)
+        for (size_t k = 0; k < judged[i].row.count; k++, n++) {
+            snprintf(names[n], sizeof names[n], "%s_%zu", judged[i].row.names[k],
+                     judged[i].row.steps);
+            values[n] = (ck_log_value){names[n], judged[i].row.values[k]};
         }
     return ck_runlog_append(
         r->log,
         &(ck_log_record){.step = r->done, .event = "evaluated", .values = values, .count = n}, err);
 }
 
-ck_status ck_run_judge(ck_session *r, bool teacher, ck_error *err) {
-    ck_row rows[2 * CK_RUN_STEPS + 1] = {0};
-    size_t count = 0;
-    ck_network student = r->d.student;
-    student.params = ck_trainer_result(r->trainer);
-    if (teacher && r->judges_teacher && r->task->teacher.params) {
-        rows[count] = (ck_row){.who = "teacher",
-                               .how = ck_walk_name(r->task->teacher_walk),
-                               .steps = r->task->teacher_steps,
-                               .guidance = r->d.guidance};
-        CK_TRY(judge_row(r, &r->task->teacher, &rows[count++], err));
-        for (size_t i = 0; i < r->judged_count; i++) {
-            rows[count] = (ck_row){.who = "teacher",
-                                   .how = ck_walk_name(CK_WALK_DDIM),
-                                   .steps = r->judged[i],
-                                   .guidance = r->d.guidance};
-            CK_TRY(judge_row(r, &r->task->teacher, &rows[count++], err));
-        }
-    }
-    for (size_t i = 0; i < r->judged_count; i++) {
-        rows[count] = (ck_row){.who = "student",
-                               .how = ck_walk_name(r->walk),
-                               .steps = r->judged[i],
-                               .guidance = told_guidance(r)};
-        CK_TRY(judge_row(r, &student, &rows[count++], err));
-    }
-    CK_TRY(write_metrics(r, rows, count, err));
-    const ck_row *first = &rows[count - r->judged_count];
-    if (r->judged_count && first->count && r->done)
-        CK_TRY(ck_checkpoint_rate(r->folder, r->done, first->values[0], err));
-    return log_rows(r, rows, count, err);
+/* The distance from the data at the fewest steps says which checkpoint is the best. */
+static ck_status rate(const ck_session *r, const ck_judged *judged, ck_error *err) {
+    const ck_row *row = &judged->row;
+    for (size_t i = 0; i < row->count && r->done; i++)
+        if (strcmp(row->names[i], "frechet") == 0 || strcmp(row->names[i], "swd") == 0)
+            return ck_checkpoint_rate(r->folder, r->done, row->values[i], err);
+    return CK_OK;
+}
+
+ck_status ck_run_judge(ck_session *r, ck_error *err) {
+    ck_judged student[CK_RUN_STEPS] = {0};
+    CK_TRY(judge_teachers(r, err));
+    ck_status s = judge_student(r, student, err);
+    if (s == CK_OK) s = write_metrics(r, student, err);
+    if (s == CK_OK) s = draw_grid(r, student, err);
+    if (s == CK_OK) s = rate(r, student, err);
+    if (s == CK_OK) s = log_rows(r, student, err);
+    forget(student, r->judged_count);
+    return s;
 }
 
 /* ---- run.json ---- */
@@ -165,7 +220,7 @@ ck_status ck_run_export(ck_session *r, ck_error *err) {
         snprintf(steps + strlen(steps), sizeof steps - strlen(steps), "%s%zu", i ? "," : "",
                  r->judged[i]);
     snprintf(guidance, sizeof guidance, "%g", r->d.guidance);
-    snprintf(told, sizeof told, "%g", told_guidance(r));
+    snprintf(told, sizeof told, "%g", r->judged_guidance);
     const ck_meta facts[] = {
         {"distilled.method", r->d.method->name},
         {"distilled.sampler", ck_walk_name(r->walk)},

@@ -12,6 +12,7 @@
 #define CK_TASK_H
 
 #include "distill/config.h"
+#include "distill/image.h"
 #include "distill/trainer.h"
 #include "distill/walker.h"
 
@@ -25,7 +26,11 @@ typedef struct ck_row {
     const char *names[CK_ROW_VALUES]; /* of the metrics */
     double values[CK_ROW_VALUES];
     size_t count;
+    bool is_reference; /* the teacher's best: what others that follow are compared with */
+    bool follows;      /* the same noise is to give the same sample as the reference */
 } ck_row;
+
+enum { CK_ROW_PICTURES = 10 };
 
 typedef struct ck_task ck_task;
 
@@ -34,10 +39,10 @@ typedef struct ck_task_kind {
     /* Fills in the rest of a zeroed task whose kind and backend are set. */
     ck_status (*open)(ck_task *t, ck_config *c, ck_error *err);
     void (*close)(ck_task *t);
-    /* Samples of a network, first to first + row->samples - 1 of their kind, judged: values and
-     * count of the row, whose other fields say how. picture: where a grid of samples goes, or NULL;
-     * tasks without pictures ignore it. */
-    ck_status (*judge)(ck_task *t, const ck_network *n, ck_row *row, const char *picture,
+    /* Samples of a network, always of the same noise, judged: samples, values and count of the row,
+     * whose other fields say how. pictures: of the first CK_ROW_PICTURES, zeroed, to be released by
+     * the caller; tasks without pictures leave them so. NULL: none are wanted. */
+    ck_status (*judge)(ck_task *t, const ck_network *n, ck_row *row, ck_image *pictures,
                        ck_error *err);
     bool pictures; /* makes them */
     /* The weights as a checkpoint of the teacher's layout, with these metadata added. */
@@ -55,6 +60,7 @@ struct ck_task {
     ck_network teacher; /* without params where the config has none */
     ck_network student; /* begins as the teacher unless the config says otherwise */
     ck_data data;
+    bool has_data;        /* not only captions */
     size_t teacher_steps; /* "many": those of the teacher's best row */
     ck_walk teacher_walk;
     void *own;

@@ -44,6 +44,7 @@ static ck_status open_weights(ck_task *t, ck_config *c, ck_error *err) {
 static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     t->shape = CK_SHAPE(t->shape.d[0], 2);
     t->data.batch = batch;
+    t->has_data = true;
     t->teacher_steps = 18;
     t->teacher_walk = CK_WALK_HEUN;
     t->process = ck_process_edm(DATA);
@@ -83,9 +84,9 @@ static ck_status measure(const ck_task *t, const float *points, float *real, ck_
     return ck_checkerboard_off(made, &row->values[1], err);
 }
 
-static ck_status judge(ck_task *t, const ck_network *n, ck_row *row, const char *picture,
+static ck_status judge(ck_task *t, const ck_network *n, ck_row *row, ck_image *pictures,
                        ck_error *err) {
-    (void)picture;
+    (void)pictures;
     float *points = ck_alloc_array(POINTS * 2, sizeof *points);
     float *real = ck_alloc_array(POINTS * 2, sizeof *real);
     ck_status s = points && real ? sample(t, n, row, points, err) : ck_fail_memory(err, "samples");

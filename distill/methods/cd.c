@@ -47,6 +47,7 @@ const ck_distill_method ck_distill_cd = {
     .loss = CK_LOSS_L2,
     .steps = CK_STEPS_CONSISTENCY,
     .teacher = true,
+    .follows = true,
     .average = true,
     .build = build,
     .draw = draw,

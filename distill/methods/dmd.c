@@ -89,6 +89,7 @@ const ck_distill_method ck_distill_dmd = {
     .loss = CK_LOSS_L2,
     .steps = CK_STEPS_CONSISTENCY,
     .teacher = true,
+    .free = true,
     .rival = true,
     .build = build,
     .draw = draw,

@@ -69,6 +69,7 @@ const ck_distill_method ck_distill_ecd = {
     .loss = CK_LOSS_PSEUDO_HUBER,
     .steps = CK_STEPS_CONSISTENCY,
     .teacher = true,
+    .follows = true,
     .build = build,
     .draw = draw,
     .anew = anew,

@@ -40,6 +40,7 @@ const ck_distill_method ck_distill_guidance = {
     .loss = CK_LOSS_L2,
     .steps = CK_STEPS_DDIM,
     .teacher = true,
+    .follows = true,
     .build = build,
     .draw = draw,
 };

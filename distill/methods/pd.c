@@ -87,6 +87,7 @@ const ck_distill_method ck_distill_pd = {
     .loss = CK_LOSS_L2,
     .steps = CK_STEPS_DDIM,
     .teacher = true,
+    .follows = true,
     .build = build,
     .draw = draw,
     .promote = promote,

@@ -104,6 +104,7 @@ const ck_distill_method ck_distill_scm = {
     .loss = CK_LOSS_L2,
     .steps = CK_STEPS_CONSISTENCY,
     .teacher = true,
+    .follows = true,
     .build = build,
     .draw = draw,
 };

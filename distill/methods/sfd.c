@@ -67,6 +67,8 @@ const ck_distill_method ck_distill_sfd = {
     .loss = CK_LOSS_L1,
     .steps = CK_STEPS_DDIM,
     .teacher = true,
+    .free = true,
+    .follows = true,
     .build = build,
     .draw = draw,
 };
