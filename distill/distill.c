@@ -65,6 +65,11 @@ void ck_point_set(ck_distill *d, ck_point *p, size_t sample, ck_moment m) {
     for (int i = 0; i < CK_AT_COUNT; i++) d->feeds[p->feed[i]].value[sample] = (float)values[i];
 }
 
+void ck_point_keep(ck_distill *d, ck_point *p, size_t sample) {
+    d->feeds[p->feed[CK_AT_SKIP]].value[sample] = 1;
+    d->feeds[p->feed[CK_AT_OUT]].value[sample] = 0;
+}
+
 /* Streams of whole batches lie apart from those of single numbers. */
 enum { BATCHES = 1000, NUMBERS = 2000 };
 
@@ -90,6 +95,21 @@ ck_status ck_distill_own(ck_distill *d, size_t size, ck_error *err) {
     return d->own ? CK_OK : ck_fail_memory(err, d->method->name);
 }
 
+void ck_distill_keep_context(ck_distill *d) {
+    if (d->context == CK_NONE) return;
+    d->kept = ck_distill_feed(d, "kept context", ck_node_shape(d->graph, d->context));
+    if (d->kept == SIZE_MAX) return;
+    ck_feed *kept = &d->feeds[d->kept];
+    d->context = kept->from = kept->node; /* (what is carried over is saved) */
+}
+
+void ck_distill_take_context(ck_distill *d, size_t sample) {
+    if (d->kept == SIZE_MAX) return;
+    const ck_feed *drawn = &d->feeds[CK_FEED_CONTEXT];
+    size_t n = drawn->n / d->batch;
+    memcpy(d->feeds[d->kept].value + sample * n, drawn->value + sample * n, n * sizeof(float));
+}
+
 /* ---- Building ---- */
 
 static ck_node feed_node(ck_distill *d, const char *name, ck_shape shape) {
@@ -99,7 +119,7 @@ static ck_node feed_node(ck_distill *d, const char *name, ck_shape shape) {
 
 ck_status ck_distill_build(ck_distill *d, size_t tokens, size_t width, ck_error *err) {
     d->graph = ck_graph_new();
-    d->scale = SIZE_MAX;
+    d->scale = d->kept = SIZE_MAX;
     if (!d->graph) return ck_fail_memory(err, d->method->name);
     ck_shape text = CK_SHAPE((int64_t)d->batch, (int64_t)tokens, (int64_t)width);
     d->x0 = feed_node(d, "x0", d->shape);
@@ -160,6 +180,21 @@ ck_node ck_distill_guided(ck_distill *d, const ck_network *n, ck_node x, const c
     ck_graph *g = d->graph;
     ck_node without = ck_distill_x0(d, n, x, p, d->no_context);
     return ck_add(g, without, ck_mul(g, ck_sub(g, with, without), scale_of(d)));
+}
+
+/* A stream apart from those of methods. */
+enum { GUIDANCE = 100 };
+
+void ck_distill_ask_guidance(ck_distill *d, int most) {
+    if (d->setting[most] > 0) ck_distill_scale(d);
+}
+
+void ck_distill_draw_guidance(ck_distill *d, int least, int most) {
+    if (d->setting[most] == 0) return;
+    double low = d->setting[least], high = d->setting[most];
+    for (size_t i = 0; i < d->batch; i++)
+        d->feeds[d->scale].value[i] =
+            (float)(low + (high - low) * ck_distill_uniform(d, GUIDANCE, i));
 }
 
 /* The noise in x if x0 is what it came from. */

@@ -34,6 +34,12 @@ typedef struct ck_setting {
     const char *help;
 } ck_setting;
 
+/* Settings of methods that draw the guidance of each sample, see ck_distill_draw_guidance. */
+#define CK_SETTING_LEAST                                                                           \
+    { "least", 1, 0, 100, "least guidance that is drawn" }
+#define CK_SETTING_MOST                                                                            \
+    { "most", 0, 0, 100, "most guidance that is drawn; 0: 'guidance' for all" }
+
 /* An input of the graph and what it is given in the next run. */
 typedef struct ck_feed {
     ck_node node;
@@ -104,6 +110,7 @@ struct ck_distill {
     double huber;    /* c of the Huber losses */
     double guidance; /* scale of classifier-free guidance; 1: the teacher is asked once */
     size_t scale;    /* see ck_distill_scale; SIZE_MAX: nobody asked */
+    size_t kept;     /* the feed of captions that outlast a round, or SIZE_MAX */
     bool heun;       /* the teacher's steps are Heun's, not Euler's */
     uint64_t seed;
     uint64_t step, steps; /* the one that is being made, from 0; of the whole run */
@@ -149,6 +156,8 @@ size_t ck_distill_coefficient(ck_distill *d, const char *name);
 /* Never NULL: after a mistake, which the graph keeps, it is a point without nodes. */
 ck_point *ck_distill_point(ck_distill *d, const char *name);
 void ck_point_set(ck_distill *d, ck_point *p, size_t sample, ck_moment m);
+/* After it is set: x0 of x is x there, whatever the network says. */
+void ck_point_keep(ck_distill *d, ck_point *p, size_t sample);
 
 /* Uniform in [0, 1) by seed, round, stream and sample. */
 double ck_distill_uniform(const ck_distill *d, uint32_t stream, size_t sample);
@@ -156,6 +165,11 @@ double ck_distill_uniform(const ck_distill *d, uint32_t stream, size_t sample);
 double ck_distill_normal(const ck_distill *d, uint32_t stream, size_t sample);
 /* A batch of unit noise; stream 0 is d->noise. */
 void ck_distill_noise(const ck_distill *d, uint32_t stream, float *noise);
+
+/* Samples that go on over several rounds keep their captions: from here on d->context is of those.
+ * A sample that begins takes the caption of the batch. (Both do nothing where there are none.) */
+void ck_distill_keep_context(ck_distill *d);
+void ck_distill_take_context(ck_distill *d, size_t sample);
 
 /* a x0 + s noise */
 ck_node ck_distill_noisy(ck_distill *d, const ck_point *p, ck_node x0, ck_node noise);
@@ -171,6 +185,10 @@ size_t ck_distill_scale(ck_distill *d);
  * where d->guidance is 1 and no method asked for the scale, and for networks that are told the
  * scale. */
 ck_node ck_distill_guided(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p);
+/* For methods with the settings CK_SETTING_LEAST and _MOST, whose places in d->setting these are:
+ * asks for the scale if it is to be drawn (most is not 0); draws it, alike between the two. */
+void ck_distill_ask_guidance(ck_distill *d, int most);
+void ck_distill_draw_guidance(ck_distill *d, int least, int most);
 /* x at another moment on the straight way through x0: a DDIM step, which is Euler's in sigma. */
 ck_node ck_distill_move(ck_distill *d, ck_node x, ck_node x0, const ck_point *from,
                         const ck_point *to);

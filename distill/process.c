@@ -83,6 +83,10 @@ ck_moment ck_process_first(const ck_process *p) {
     return ck_process_at_time(p, (double)p->schedule.train_steps - 1);
 }
 
+ck_moment ck_process_last(const ck_process *p) {
+    return p->edm || is_flow(p) ? ck_process_clean() : ck_process_at_time(p, 0);
+}
+
 /* Between two timesteps ln sigma is interpolated, as in k-diffusion's samplers. */
 ck_moment ck_process_at_time(const ck_process *p, double time) {
     if (is_flow(p)) return flow_moment(fmin(fmax(time / 1000, 0), 1));

@@ -36,6 +36,8 @@ void ck_process_free(ck_process *p); /* NULL is allowed */
 
 /* The noisiest moment that the model was trained on. */
 ck_moment ck_process_first(const ck_process *p);
+/* The least noisy one: timestep 0; of EDM and flow models no noise at all. */
+ck_moment ck_process_last(const ck_process *p);
 /* The standard deviation of the data: EDM's setting, else 1. */
 double ck_process_data(const ck_process *p);
 /* No noise at all. */

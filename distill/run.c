@@ -201,6 +201,9 @@ static ck_status step(ck_session *r, ck_error *err) {
                        r->folder);
     }
     r->done++;
+    /* Where the student has no turn, its last loss is shown. */
+    if (isfinite(report.loss)) r->loss = report.loss, r->norm = report.norm;
+    report.loss = r->loss, report.norm = r->norm;
     return r->done % r->log_every == 0 || r->done == r->d.steps ? log_step(r, &report, rate, err)
                                                                 : CK_OK;
 }
@@ -214,6 +217,7 @@ static ck_status stop(ck_session *r, ck_error *err) {
 }
 
 static ck_status loop(ck_session *r, ck_error *err) {
+    r->loss = r->norm = NAN;
     r->began = now();
     r->began_done = r->done;
     while (r->done < r->d.steps) {

@@ -63,6 +63,7 @@ static ck_status read_optimiser(ck_session *r, ck_error *err) {
     CK_TRY(ck_config_number(c, "clip", 1, 0, INFINITY, &r->settings.clip, err));
     CK_TRY(ck_config_number(c, "ema", 0.999, 0, 1, &r->settings.ema, err));
     CK_TRY(ck_config_number(c, "target", 0.95, 0, 1, &r->settings.target, err));
+    CK_TRY(ck_config_number(c, "rival", 1, 0, 1000, &r->settings.rival, err));
     CK_TRY(ck_config_count(c, "accumulate", 1, 1, 1 << 20, &accumulate, err));
     r->settings.accumulate = accumulate;
     CK_TRY(ck_config_choice(c, "rate.shape", CK_RATE_SHAPES, CK_RATE_COSINE, &shape, err));

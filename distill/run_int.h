@@ -39,8 +39,9 @@ typedef struct ck_session {
     ck_walk walk;   /* how the student is sampled */
     ck_dtype dtype; /* of student.safetensors */
     uint64_t seed;
-    uint64_t done;    /* steps */
-    double rollbacks; /* as a number of the state */
+    uint64_t done;     /* steps */
+    double rollbacks;  /* as a number of the state */
+    double loss, norm; /* of the student's last turn */
     ck_runlog *log;
     double began; /* monotonic seconds, and the steps done then */
     uint64_t began_done;

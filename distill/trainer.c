@@ -207,7 +207,10 @@ static ck_status fill(ck_trainer *t, const ck_data *data, ck_error *err) {
     return CK_OK;
 }
 
-static ck_status carry(ck_trainer *t, const work *w, ck_error *err) {
+/* From a part that has been run. */
+static ck_status carry(ck_trainer *t, ck_error *err) {
+    const work *w = t->works;
+    while (!w->turn) w++;
     for (size_t i = 0; i < t->d->feed_count; i++) {
         ck_feed *f = &t->d->feeds[i];
         if (f->from != CK_NONE) CK_TRY(ck_exec_read(w->exec, f->from, f->value, f->n, err));
@@ -219,7 +222,7 @@ static ck_status run_round(ck_trainer *t, const ck_data *data, double *losses, c
     CK_TRY(fill(t, data, err));
     for (size_t i = 0; i < t->d->part_count; i++)
         if (t->works[i].turn) CK_TRY(run_part(t, &t->works[i], &losses[i], err));
-    return carry(t, &t->works[0], err);
+    return carry(t, err);
 }
 
 /* The student so far is the teacher from here on. */
@@ -263,9 +266,9 @@ static void average(ck_params *average, const ck_params *student, double keep) {
 void ck_trainer_update(ck_trainer *t, double rate) {
     for (size_t i = 0; i < t->d->part_count; i++) {
         work *w = &t->works[i];
-        double clip = t->settings.clip;
+        double clip = t->settings.clip, own = i ? rate * t->settings.rival : rate;
         if (w->turn)
-            ck_optimizer_step(w->optimizer, rate, clip > 0 && w->norm > clip ? clip / w->norm : 1);
+            ck_optimizer_step(w->optimizer, own, clip > 0 && w->norm > clip ? clip / w->norm : 1);
     }
     if (!t->works[0].turn) return;
     const ck_params *student = t->d->student.params;

@@ -28,6 +28,7 @@ typedef struct ck_trainer_settings {
     size_t accumulate; /* rounds (batches) of a step, 1 or more */
     double target;     /* how much the average that a method asks keeps in each step */
     double ema;        /* the same of the average that is the result; 0: the student itself is */
+    double rival;      /* the rival's rate is so many times the student's */
 } ck_trainer_settings;
 
 /* Where batches come from. */

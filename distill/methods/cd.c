@@ -1,10 +1,10 @@
-/* Consistency distillation (Song et al., 2023; in latent space Luo et al., 2023): the student gives
- * the same x0 from all points of a trajectory of its teacher.
+/* Consistency distillation (Song et al., 2023): the student gives the same x0 from all points of a
+ * trajectory of its teacher.
  *
  *   x_t = a x0 + s noise;  x_r = the teacher's step from t to r, neighbours on a grid of n points
  *   loss = distance(student's x0 of x_t, average student's x0 of x_r)
  *
- * At the clean end x0 of x is x. The average follows the student with `keep`.
+ * At the clean end x0 of x is x. The average follows the student with `target`.
  */
 #include "distill/methods.h"
 
@@ -41,8 +41,8 @@ static void draw(ck_distill *d) {
 
 const ck_distill_method ck_distill_cd = {
     .name = "cd",
-    .summary = "consistency distillation on a grid; LCM with guidance and latents",
-    .source = "Song et al., 2023 (arXiv 2303.01469); Luo et al., 2023 (arXiv 2310.04378)",
+    .summary = "consistency distillation on a grid",
+    .source = "Song et al., 2023 (arXiv 2303.01469)",
     .settings = {{"points", 18, 2, 1000, "points of the grid"}},
     .loss = CK_LOSS_L2,
     .steps = CK_STEPS_CONSISTENCY,

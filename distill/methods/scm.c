@@ -22,14 +22,22 @@ typedef struct own {
     size_t trust;          /* r */
 } own;
 
-/* From x of the circle to F by the network: its x0 of a x / cos t. */
+/* The network's x0 of x of the circle: a x / cos t is what the process calls x there. The teacher
+ * is guided, the student is to need no guidance. */
+static ck_node x0_of(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p,
+                     ck_node cosine) {
+    ck_graph *g = d->graph;
+    ck_node scale = ck_mul(g, p->node[CK_AT_A], ck_unary_op(g, CK_RECIPROCAL, cosine, 0));
+    x = ck_mul(g, x, scale);
+    return n == &d->teacher ? ck_distill_guided(d, n, x, p) : ck_distill_x0(d, n, x, p, d->context);
+}
+
+/* F by that x0. */
 static ck_node field(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p,
                      size_t cosine, size_t sine) {
     ck_graph *g = d->graph;
     ck_node c = d->feeds[cosine].node, s = d->feeds[sine].node;
-    ck_node scale = ck_mul(g, p->node[CK_AT_A], ck_unary_op(g, CK_RECIPROCAL, c, 0));
-    ck_node x0 = ck_distill_guided(d, n, ck_mul(g, x, scale), p);
-    ck_node way = ck_sub(g, ck_mul(g, x, c), x0);
+    ck_node way = ck_sub(g, ck_mul(g, x, c), x0_of(d, n, x, p, c));
     double data = ck_process_data(d->process);
     return ck_mul(g, way, ck_unary_op(g, CK_RECIPROCAL, ck_affine(g, s, data, 0), 0));
 }

@@ -30,6 +30,7 @@ static ck_status build(ck_distill *d, ck_error *err) {
     o->student = ck_distill_feed(d, "student's x", d->shape);
     o->teacher = ck_distill_feed(d, "teacher's x", d->shape);
     for (size_t i = 0; i <= substeps; i++) o->points[i] = ck_distill_point(d, "move");
+    ck_distill_keep_context(d);
     CK_TRY(ck_graph_check(d->graph, err));
 
     const ck_point *from = o->points[0], *to = o->points[substeps];
@@ -56,6 +57,7 @@ static void draw(ck_distill *d) {
         float x = (float)o->grid[0].s * noise->value[i];
         d->feeds[o->student].value[i] = d->feeds[o->teacher].value[i] = x;
     }
+    for (size_t i = 0; i < d->batch; i++) ck_distill_take_context(d, i);
 }
 
 const ck_distill_method ck_distill_sfd = {
