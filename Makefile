@@ -65,8 +65,10 @@ LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c distill/methods/*.c)
             $(filter-out distill/ckdistill.c,$(wildcard distill/*.c))
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
-# What tests share: fixtures, fault injection, reference implementations.
-TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c,$(wildcard tests/*.c)))
+# What tests share: fixtures, fault injection, reference implementations; the kernels for GPUs, which
+# here run on the processor.
+TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c,$(wildcard tests/*.c)) \
+              $(wildcard kernels/cuda/*.c) distill/cuda/operations.c)
 FUZZERS  := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all
@@ -81,7 +83,7 @@ $(BUILD)/flags: FORCE
 
 # Nobody looks at floating-point flags, or at errno after a root: so that loops with comparisons and
 # roots become vectors.
-$(BUILD)/kernels/nn_%.o $(BUILD)/distill/%.o: ALL_CFLAGS += -fno-math-errno -fno-trapping-math
+$(BUILD)/kernels/nn_%.o $(BUILD)/kernels/cuda/%.o $(BUILD)/distill/%.o: ALL_CFLAGS += -fno-math-errno -fno-trapping-math
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -258,5 +260,6 @@ help:
 	@echo "           PNG=$(PNG) JPEG=$(JPEG) LAPACK=$(LAPACK)"
 
 .SECONDARY:
--include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels io merge merge/methods distill distill/methods \
+-include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels kernels/cuda io merge merge/methods distill \
+    distill/cuda distill/methods \
                                                            tests tests/bench tests/fuzz tests/interop)))

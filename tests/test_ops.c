@@ -9,6 +9,7 @@
 #include "tests/check.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"
+#include "tests/gpu_host.h"
 
 #include <errno.h>
 #include <math.h>
@@ -216,6 +217,7 @@ static size_t count_of(const net *n, ck_node x) {
 static const ck_backend *backend(const char *name) {
     const ck_backend *b;
     ck_error err;
+    if (strcmp(name, ck_gpu_host.name) == 0) return &ck_gpu_host;
     if (ck_backend_open(name, &b, &err) != CK_OK) fail_msg("%s", err.message);
     return b;
 }
@@ -405,7 +407,7 @@ static const example examples[] = {
 };
 enum { EXAMPLES = sizeof examples / sizeof *examples };
 
-static const char *const backends[] = {"reference64", "reference", "cpu"};
+static const char *const backends[] = {"reference64", "reference", "cpu", "gpu-host"};
 enum { BACKENDS = sizeof backends / sizeof *backends };
 
 static void write_numbers(ck_exec *e, const net *n, ck_node x, const double *numbers) {
@@ -706,6 +708,13 @@ static void test_cpu(void **state) {
         for (int k = 0; k < LARGE; k++) compare("cpu", &large[k], "reference", 5e-6);
         unforce_isa();
     }
+}
+
+/* The kernels for GPUs sum in f32, by trees of 256. */
+static void test_gpu(void **state) {
+    (void)state;
+    for (int k = 0; k < SMALL; k++) compare("gpu-host", &small[k], "reference", 5e-6);
+    for (int k = 0; k < LARGE; k++) compare("gpu-host", &large[k], "reference", 5e-6);
 }
 
 /* What is multiplied is rounded to 8 bits, 2e-3 off at most, and so are probabilities and gradients
@@ -1132,6 +1141,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_reference_in_f32),
         cmocka_unit_test(test_cpu),
+        cmocka_unit_test(test_gpu),
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_checkpointing),

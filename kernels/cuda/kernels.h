@@ -1,0 +1,132 @@
+/* Neural network kernels for GPUs, in f32: what no library does. gpu.h says how they are written.
+ *
+ *   ck_gpu_unary(stream, CK_GPU_SILU, y, x, n, 0);
+ *
+ * All arrays are the card's. Calls return at once; the stream keeps their order. Compiled as plain
+ * C they run on the processor, before they return, and the stream is not looked at. Results overlap
+ * no sources, unless they are the same array, which element by element is allowed.
+ */
+#ifndef CK_GPU_KERNELS_H
+#define CK_GPU_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef void *ck_gpu_stream; /* a cudaStream_t */
+
+/* ---- elements.c ---- */
+
+typedef enum ck_gpu_function {
+    CK_GPU_SILU,
+    CK_GPU_GELU,
+    CK_GPU_GELU_TANH,
+    CK_GPU_QUICK_GELU,
+    CK_GPU_SQRT,
+    CK_GPU_RECIPROCAL,
+    CK_GPU_EXP,
+    CK_GPU_HUBER, /* of parameter p */
+} ck_gpu_function;
+
+void ck_gpu_fill(ck_gpu_stream s, float *y, float value, int64_t n);
+/* y = f(x); dx = dy f'(x) */
+void ck_gpu_unary(ck_gpu_stream s, ck_gpu_function f, float *y, const float *x, int64_t n, float p);
+void ck_gpu_unary_grad(ck_gpu_stream s, ck_gpu_function f, float *dx, const float *x,
+                       const float *dy, int64_t n, float p);
+/* y = factor x + offset */
+void ck_gpu_affine(ck_gpu_stream s, float *y, const float *x, float factor, float offset,
+                   int64_t n);
+/* x: rows of 2 c, a value and a gate; y: rows of c, value gelu(gate) */
+void ck_gpu_geglu(ck_gpu_stream s, float *y, const float *x, int64_t rows, int64_t c);
+void ck_gpu_geglu_grad(ck_gpu_stream s, float *dx, const float *x, const float *dy, int64_t rows,
+                       int64_t c);
+
+/* ---- shapes.c ---- */
+
+/* How elements are found: those of a shape of `rank` dimensions, at these distances. A distance of
+ * 0 repeats. */
+enum { CK_GPU_DIMS = 5 };
+typedef struct ck_gpu_walk {
+    int rank;
+    int64_t d[CK_GPU_DIMS], y[CK_GPU_DIMS], x[CK_GPU_DIMS];
+} ck_gpu_walk;
+
+/* y and x at the distances of the walk: permuting, repeating, cutting, putting side by side. */
+void ck_gpu_copy(ck_gpu_stream s, float *y, const float *x, const ck_gpu_walk *walk);
+/* y = a + b, or a b, where a and y are contiguous, and b lies at the walk's distances x. */
+void ck_gpu_binary(ck_gpu_stream s, bool add, float *y, const float *a, const float *b,
+                   const ck_gpu_walk *walk);
+/* Sums over `inner`: element k of y, found by `outer` (its distances x), is the sum of all x of
+ * `inner` (its distances x) from there. partial: ck_gpu_sum_scratch floats. */
+void ck_gpu_sum(ck_gpu_stream s, float *y, const float *x, const ck_gpu_walk *outer,
+                const ck_gpu_walk *inner, float *partial);
+size_t ck_gpu_sum_scratch(const ck_gpu_walk *outer, const ck_gpu_walk *inner);
+/* Images of rows x w pixels (rows: N H) of c channels, each pixel four times; and back, summed. */
+void ck_gpu_upsample(ck_gpu_stream s, float *y, const float *x, int64_t rows, int64_t w, int64_t c);
+void ck_gpu_upsample_grad(ck_gpu_stream s, float *dx, const float *dy, int64_t rows, int64_t w,
+                          int64_t c);
+/* Rows of a table of `rows` x c by n ids; not a number for ids outside. */
+void ck_gpu_embed(ck_gpu_stream s, float *y, const float *table, const int32_t *ids, int64_t n,
+                  int64_t rows, int64_t c);
+void ck_gpu_embed_grad(ck_gpu_stream s, float *table, const int32_t *ids, const float *dy,
+                       int64_t n, int64_t rows, int64_t c);
+/* n rows of 2 half numbers, sine and cosine of t times period^(-k / (half - shift)); cosines first
+ * if flip. */
+void ck_gpu_timestep(ck_gpu_stream s, float *y, const float *t, int64_t n, int64_t half, bool flip,
+                     float shift, float period);
+
+/* ---- norms.c ---- */
+
+/* x: n images of `pixels` of `channels`, in groups of channels. A layer norm: its rows are images
+ * of one pixel in one group. gain and bias may be NULL. statistics: mean and 1 / deviation of every
+ * group, side by side. */
+typedef struct ck_gpu_norm {
+    int64_t n, pixels, channels, groups;
+    const float *x, *gain, *bias;
+    bool silu;
+} ck_gpu_norm;
+
+void ck_gpu_norm_forward(ck_gpu_stream s, const ck_gpu_norm *v, float eps, float *y,
+                         float *statistics);
+/* partial: ck_gpu_norm_scratch floats. */
+void ck_gpu_norm_backward(ck_gpu_stream s, const ck_gpu_norm *v, const float *statistics,
+                          const float *dy, float *dx, float *dgain, float *dbias, float *partial);
+size_t ck_gpu_norm_scratch(const ck_gpu_norm *v);
+
+/* ---- softmax.c: attention where no library has it, between products of matrices ---- */
+
+/* Each of n rows of scores, `keys` long, becomes probabilities: exp(scale x - sum), where sums is
+ * the logarithm of the sum of exponentials. Causal: row i sees keys 0 to i modulo queries. */
+void ck_gpu_softmax(ck_gpu_stream s, float *scores, float *sums, int64_t n, int64_t queries,
+                    int64_t keys, float scale, bool causal);
+/* The same where the sums are known. */
+void ck_gpu_softmax_again(ck_gpu_stream s, float *scores, const float *sums, int64_t n,
+                          int64_t queries, int64_t keys, float scale, bool causal);
+/* Gradients of scores: change = scale p (change - the sum of p change over the row). */
+void ck_gpu_softmax_grad(ck_gpu_stream s, float *change, const float *p, int64_t n, int64_t keys,
+                         float scale);
+
+/* ---- update.c ---- */
+
+/* See distill/optimizer.h; step, root, keep as it derives them. */
+typedef struct ck_gpu_adamw {
+    float beta1, beta2, eps, keep, step, root, scale;
+} ck_gpu_adamw;
+void ck_gpu_adamw_step(ck_gpu_stream s, const ck_gpu_adamw *a, float *w, float *m, float *v,
+                       const float *gradient, int64_t n);
+/* average += change (value - average) */
+void ck_gpu_average(ck_gpu_stream s, float *average, const float *value, float change, int64_t n);
+/* The sum of squares, to *sum. partial: CK_GPU_SQUARES floats. */
+enum { CK_GPU_SQUARES = 256 };
+void ck_gpu_squares(ck_gpu_stream s, float *sum, const float *x, int64_t n, float *partial);
+/* sum += factor x */
+void ck_gpu_add_scaled(ck_gpu_stream s, float *sum, const float *x, float factor, int64_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

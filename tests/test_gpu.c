@@ -1,0 +1,84 @@
+/* The GPU's kernels for weights, run on the processor, against the optimiser. (Those of the
+ * graph's operations are in test_ops.c, as the backend gpu-host.) */
+#include "tests/check.h"
+
+#include "distill/optimizer.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/philox.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { N = 5003 }; /* no multiple of a block */
+
+static float weights[N], same_weights[N], gradient[N], first[N], second[N];
+
+static void make(void) {
+    ck_philox_fill_normal(1, 0, 0, 0, N, weights);
+    ck_philox_fill_normal(1, 0, 1, 0, N, gradient);
+    memcpy(same_weights, weights, sizeof weights);
+    memset(first, 0, sizeof first);
+    memset(second, 0, sizeof second);
+}
+
+static void expect_near(const float *a, const float *b, double most) {
+    for (size_t i = 0; i < N; i++)
+        if (!(fabs((double)a[i] - b[i]) <= most * (1 + fabs((double)b[i]))))
+            fail_msg("element %zu is %.9g, not %.9g", i, a[i], b[i]);
+}
+
+/* The same arithmetic in another order of roundings: a few 6e-8. */
+static void test_adamw(void **state) {
+    (void)state;
+    make();
+    const ck_adamw with = {0.9, 0.99, 1e-8, 0.1};
+    const double rate = 0.01, scale = 0.5;
+    ck_trained slice = {.value = weights, .gradient = gradient, .n = N};
+    ck_optimizer *o = ck_optimizer_new(&slice, 1, with);
+    assert_non_null(o);
+    for (int step = 1; step <= 3; step++) {
+        ck_optimizer_step(o, rate, scale);
+        ck_gpu_adamw a = {.beta1 = (float)with.beta1,
+                          .beta2 = (float)with.beta2,
+                          .eps = (float)with.eps,
+                          .keep = (float)(1 - rate * with.decay),
+                          .step = (float)(rate / (1 - pow(with.beta1, step))),
+                          .root = (float)(1 / sqrt(1 - pow(with.beta2, step))),
+                          .scale = (float)scale};
+        ck_gpu_adamw_step(NULL, &a, same_weights, first, second, gradient, N);
+    }
+    expect_near(same_weights, weights, 1e-6);
+    expect_near(first, o->slices[0].first, 1e-6);
+    expect_near(second, o->slices[0].second, 1e-6);
+    ck_optimizer_free(o);
+}
+
+static void test_average(void **state) {
+    (void)state;
+    make();
+    ck_average(weights, gradient, N, 0.9);
+    ck_gpu_average(NULL, same_weights, gradient, 1 - 0.9f, N);
+    expect_near(same_weights, weights, 1e-6);
+    for (size_t i = 0; i < N; i++) weights[i] += 0.25f * gradient[i];
+    ck_gpu_add_scaled(NULL, same_weights, gradient, 0.25f, N);
+    expect_near(same_weights, weights, 1e-6);
+}
+
+static void test_squares(void **state) {
+    (void)state;
+    make();
+    float sum, partial[CK_GPU_SQUARES];
+    double want = 0;
+    ck_gpu_squares(NULL, &sum, gradient, N, partial);
+    for (size_t i = 0; i < N; i++) want += (double)gradient[i] * gradient[i];
+    assert_true(fabs(sum - want) < 1e-6 * want);
+    gradient[N - 1] = NAN; /* must not be lost */
+    ck_gpu_squares(NULL, &sum, gradient, N, partial);
+    assert_true(isnan(sum));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_adamw), cmocka_unit_test(test_average),
+                                       cmocka_unit_test(test_squares)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
