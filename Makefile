@@ -42,6 +42,14 @@ ALL_CFLAGS += -DCK_HAVE_JPEG $(shell pkg-config --cflags libjpeg)
 LIBS += $(shell pkg-config --libs libjpeg)
 endif
 
+# And libyaml: without it, mergekit's recipes are refused.
+YAML ?= $(shell pkg-config --exists yaml-0.1 2>/dev/null && echo yes)
+YAML := $(YAML)
+ifeq ($(YAML),yes)
+ALL_CFLAGS += -DCK_HAVE_YAML $(shell pkg-config --cflags yaml-0.1)
+LIBS += $(shell pkg-config --libs yaml-0.1)
+endif
+
 # LAPACK (OpenBLAS, LAPACKE) takes LoRAs out of models. Only its headers are needed here: it is
 # loaded when it is used.
 LAPACK ?= $(shell pkg-config --exists openblas lapacke 2>/dev/null && echo yes)
@@ -112,6 +120,7 @@ found:
 	@echo '  HDF5       $(if $(filter yes,$(HDF5)),$(call version,hdf5),without it: .h5 files cannot be read)'
 	@echo '  libpng     $(if $(filter yes,$(PNG)),$(call version,libpng),without it: no PNG images)'
 	@echo '  libjpeg    $(if $(filter yes,$(JPEG)),$(call version,libjpeg),without it: no JPEG images)'
+	@echo '  libyaml    $(if $(filter yes,$(YAML)),$(call version,yaml-0.1),without it: no recipes of mergekit)'
 	@echo '  LAPACK     $(if $(filter yes,$(LAPACK)),OpenBLAS $(call version,openblas),without it: no LoRAs are extracted)'
 	@echo '  oneDNN     $(if $(filter yes,$(ONEDNN)),deps/onednn,without it: training is slower; `make deps` brings it)'
 	@echo '  build in   $(BUILD)/'
@@ -257,7 +266,7 @@ help:
 	@echo "make install    programs, manual pages, completion; PREFIX=$(PREFIX) DESTDIR="
 	@echo "make uninstall clean format"
 	@echo "Variables: BUILD=$(BUILD) CC=$(CC) OPT=$(OPT) CFLAGS=$(CFLAGS) HDF5=$(HDF5)"
-	@echo "           PNG=$(PNG) JPEG=$(JPEG) LAPACK=$(LAPACK)"
+	@echo "           PNG=$(PNG) JPEG=$(JPEG) LAPACK=$(LAPACK) YAML=$(YAML)"
 
 .SECONDARY:
 -include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels kernels/cuda io merge merge/methods distill \

@@ -6,6 +6,7 @@
 #include "io/scaled.h"
 #include "io/writer.h"
 #include "merge/engine.h"
+#include "merge/foreign.h"
 #include "merge/model_hash.h"
 #include "merge/provenance.h"
 #include "merge/recipe.h"
@@ -29,7 +30,7 @@ static struct {
     uint64_t threads, seed;
     bool alpha_given, lambda_given, seed_given;
     bool dry_run, json, force, quiet, lock, hash_models;
-    ck_text_list set, rules, loras;
+    ck_text_list set, rules, loras, model_dirs;
 } flags;
 
 static const ck_option options[] = {
@@ -151,7 +152,14 @@ static const ck_option options[] = {
      .argument = "FILE",
      .type = CK_OPT_TEXT,
      .value = &flags.recipe,
-     .help = "merge what this recipe says"},
+     .help = "merge what this recipe says: ours (JSON), mergekit's (YAML) or sd-mecha's (.mecha)"},
+    {.name = "model-dir",
+     .argument = "DIR",
+     .type = CK_OPT_LIST,
+     .value = &flags.model_dirs,
+     .help =
+         "where the models lie that a recipe of another tool names; may be given several times; "
+         "default: beside the recipe, or here"},
     {.name = "write-recipe",
      .argument = "FILE",
      .type = CK_OPT_TEXT,
@@ -412,7 +420,9 @@ static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t coun
                            "--method, --compat, --base, --alpha, --lambda, --weight, --density, "
                            "--normalize, --rule and --lora do not go with --recipe: edit the "
                            "recipe, or give it variables and use --set");
-        CK_TRY(ck_recipe_load(flags.recipe, flags.set.items, flags.set.count, r, err));
+        ck_foreign where = {.model_dirs = flags.model_dirs.items,
+                            .model_dir_count = flags.model_dirs.count};
+        CK_TRY(ck_recipe_load_any(flags.recipe, &where, flags.set.items, flags.set.count, r, err));
     }
     if (flags.dtype) r->dtype = ck_recipe_dtype(flags.dtype);
     if (flags.missing) r->missing = (ck_missing)ck_word_index(CK_MISSING_WORDS, flags.missing);
@@ -790,5 +800,6 @@ int main(int argc, char **argv) {
     free(flags.set.items);
     free(flags.rules.items);
     free(flags.loras.items);
+    free(flags.model_dirs.items);
     return exit_status(status);
 }

@@ -3,7 +3,7 @@
 set -eu
 
 packages="gcc make pkg-config libc6-dev libcjson-dev libssl-dev libhdf5-dev zlib1g-dev libpng-dev
-libjpeg-dev libopenblas-dev liblapacke-dev libcmocka-dev python3-pip"
+libjpeg-dev libyaml-dev libopenblas-dev liblapacke-dev libcmocka-dev python3-pip"
 [ $# -gt 0 ] && packages="$packages $*"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
