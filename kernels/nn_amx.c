@@ -28,8 +28,17 @@
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16,fma")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-/* Queries and keys of a block: whole numbers of tiles. MOST: channels of a head. */
-enum { TILE = 16, DEPTH = 32, QUERIES = 64, KEYS = 64, COLUMNS = QUERIES / TILE, MOST = 256 };
+/* Queries and keys of a block, keys of one backward: whole numbers of tiles, such that it all stays
+ * in the L1 cache. MOST: channels of a head. */
+enum {
+    TILE = 16,
+    DEPTH = 32,
+    QUERIES = 64,
+    KEYS = 64,
+    SLICE = 32,
+    COLUMNS = QUERIES / TILE,
+    MOST = 256
+};
 enum { AREA = TILE * TILE, STEPS = MOST / DEPTH, TILES = MOST / TILE };
 
 #define ALIGNED __attribute__((aligned(64)))
@@ -37,6 +46,12 @@ enum { AREA = TILE * TILE, STEPS = MOST / DEPTH, TILES = MOST / TILE };
 #define HIDDEN  -1e30f /* a score of which 2^x is 0 */
 
 typedef uint32_t pair; /* two bf16 */
+
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
 
 /* ---- Tiles. 0 to 3 are sums, 4 and 5 left, 6 and 7 right sides ---- */
 
@@ -117,15 +132,17 @@ INLINE size_t least(size_t a, size_t b) {
 INLINE void make_rows(pair *rows, const float *from, const ck_nn_attention *a, size_t n, size_t to,
                       float factor) {
     sizes z = sizes_of(a);
-    for (size_t t = 0; t < to; t++)
-        for (size_t c = 0; c < z.steps * DEPTH; c += TILE) {
-            size_t tile = t / TILE * z.steps + c / DEPTH;
-            size_t some = t < n && c < a->width ? least(a->width - c, TILE) : 0;
-            __mmask16 mask = (__mmask16)((1u << some) - 1);
-            __m512 x = _mm512_maskz_loadu_ps(mask, from + t * a->channels + c);
-            __m256bh y = _mm512_cvtneps_pbh(_mm512_mul_ps(x, _mm512_set1_ps(factor)));
-            memcpy(rows + (tile * TILE + t % TILE) * TILE + c % DEPTH / 2, &y, sizeof y);
+    __m512 by = _mm512_set1_ps(factor);
+    for (size_t c = 0; c < z.steps * DEPTH; c += TILE) {
+        size_t some = c < a->width ? least(a->width - c, TILE) : 0;
+        __mmask16 mask = (__mmask16)((1u << some) - 1);
+        pair *tile = rows + c / DEPTH * AREA + c % DEPTH / 2;
+        for (size_t t = 0; t < to; t++) {
+            __m512 x = _mm512_maskz_loadu_ps(t < n ? mask : 0, from + t * a->channels + c);
+            __m256bh y = _mm512_cvtneps_pbh(_mm512_mul_ps(x, by));
+            memcpy(tile + t / TILE * z.steps * AREA + t % TILE * TILE, &y, sizeof y);
         }
+    }
 }
 
 /* Rows of `to` tokens as pairs: for each 32 tokens `tiles` tiles. */
@@ -144,26 +161,24 @@ INLINE void make_pairs(pair *pairs, const pair *rows, sizes z, size_t to) {
 /* A tile with its dimensions exchanged. */
 INLINE void turn(pair *to, const pair *from) {
     __m512i x[TILE], y[TILE];
-    for (int i = 0; i < TILE; i++) x[i] = _mm512_loadu_si512(from + i * TILE);
-    for (int i = 0; i < TILE; i += 2) {
+    UNROLLED for (int i = 0; i < TILE; i++) x[i] = _mm512_loadu_si512(from + i * TILE);
+    UNROLLED for (int i = 0; i < TILE; i += 2) {
         y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
         y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
     }
-    for (int i = 0; i < TILE; i += 4)
-        for (int k = 0; k < 2; k++) {
-            x[i + 2 * k] = _mm512_unpacklo_epi64(y[i + k], y[i + k + 2]);
-            x[i + 2 * k + 1] = _mm512_unpackhi_epi64(y[i + k], y[i + k + 2]);
-        }
-    for (int i = 0; i < TILE; i += 8)
-        for (int k = 0; k < 4; k++) {
-            y[i + k] = _mm512_shuffle_i32x4(x[i + k], x[i + k + 4], 0x88);
-            y[i + k + 4] = _mm512_shuffle_i32x4(x[i + k], x[i + k + 4], 0xdd);
-        }
-    for (int i = 0; i < 8; i++) {
+    UNROLLED for (int i = 0; i < TILE; i += 4) UNROLLED for (int k = 0; k < 2; k++) {
+        x[i + 2 * k] = _mm512_unpacklo_epi64(y[i + k], y[i + k + 2]);
+        x[i + 2 * k + 1] = _mm512_unpackhi_epi64(y[i + k], y[i + k + 2]);
+    }
+    UNROLLED for (int i = 0; i < TILE; i += 8) UNROLLED for (int k = 0; k < 4; k++) {
+        y[i + k] = _mm512_shuffle_i32x4(x[i + k], x[i + k + 4], 0x88);
+        y[i + k + 4] = _mm512_shuffle_i32x4(x[i + k], x[i + k + 4], 0xdd);
+    }
+    UNROLLED for (int i = 0; i < 8; i++) {
         x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
         x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
     }
-    for (int i = 0; i < TILE; i++) _mm512_storeu_si512(to + i * TILE, x[i]);
+    UNROLLED for (int i = 0; i < TILE; i++) _mm512_storeu_si512(to + i * TILE, x[i]);
 }
 
 INLINE void turn_all(pair *to, const pair *from, size_t tiles) {
@@ -207,8 +222,11 @@ typedef struct column {
 
 /* Scores become powers, less the largest of their query, in pairs; what was gathered is scaled. */
 INLINE void take_scores(column *c, const float *scores, size_t rows, size_t channels, pair *p) {
-    __m512 old = _mm512_load_ps(c->largest), top = old;
-    for (size_t j = 0; j < rows; j++) top = _mm512_max_ps(_mm512_load_ps(scores + j * TILE), top);
+    __m512 old = _mm512_load_ps(c->largest), tops[4] = {old, old, old, old};
+    for (size_t j = 0; j < rows; j += 4) UNROLLED for (size_t k = 0; k < 4; k++) {
+            tops[k] = _mm512_max_ps(_mm512_load_ps(scores + (j + k) * TILE), tops[k]);
+        }
+    __m512 top = _mm512_max_ps(_mm512_max_ps(tops[0], tops[1]), _mm512_max_ps(tops[2], tops[3]));
     __m512 keep = power(_mm512_sub_ps(old, top)), sum = _mm512_setzero_ps();
     for (size_t j = 0; j < rows; j += 2) {
         __m512 x = power(_mm512_sub_ps(_mm512_load_ps(scores + j * TILE), top));
@@ -308,20 +326,20 @@ typedef struct query_block {
     pair q_pairs[QUERIES / DEPTH * TILES * AREA], dy_pairs[QUERIES / DEPTH * TILES * AREA];
     float dq[COLUMNS][TILES * AREA]; /* turned */
     float sum[QUERIES], dy_y[QUERIES];
-    float scores[COLUMNS][KEYS * TILE], changes[COLUMNS][KEYS * TILE];
+    float scores[COLUMNS][SLICE * TILE], changes[COLUMNS][SLICE * TILE];
     /* Probabilities and the gradients of scores: rows (32 queries) and pairs (of keys). */
-    pair p[QUERIES / DEPTH][KEYS * TILE], d[QUERIES / DEPTH][KEYS * TILE];
-    pair d_pairs[COLUMNS][KEYS / 2 * TILE];
+    pair p[QUERIES / DEPTH][SLICE * TILE], d[QUERIES / DEPTH][SLICE * TILE];
+    pair d_pairs[COLUMNS][SLICE / 2 * TILE];
 } query_block;
 
 /* Of two keys and 32 queries: p = 2^(score - sum), d = p (change - dy_y). */
 INLINE void differentiate(query_block *b, size_t half, size_t j) {
     __m512 p[2][2], d[2][2];
-    for (size_t i = 0; i < 2; i++) {
+    UNROLLED for (size_t i = 0; i < 2; i++) {
         size_t at = 2 * half + i;
         __m512 sum = _mm512_load_ps(b->sum + at * TILE);
         __m512 dy_y = _mm512_load_ps(b->dy_y + at * TILE);
-        for (size_t k = 0; k < 2; k++) {
+        UNROLLED for (size_t k = 0; k < 2; k++) {
             __m512 score = _mm512_load_ps(b->scores[at] + (j + k) * TILE);
             __m512 change = _mm512_load_ps(b->changes[at] + (j + k) * TILE);
             p[k][i] = power(_mm512_sub_ps(score, sum));
@@ -329,12 +347,22 @@ INLINE void differentiate(query_block *b, size_t half, size_t j) {
         }
         _mm512_store_si512(b->d_pairs[at] + j / 2 * TILE, paired(d[0][i], d[1][i]));
     }
-    for (size_t k = 0; k < 2; k++) {
+    UNROLLED for (size_t k = 0; k < 2; k++) {
         __m512bh x = _mm512_cvtne2ps_pbh(p[k][1], p[k][0]),
                  y = _mm512_cvtne2ps_pbh(d[k][1], d[k][0]);
         memcpy(b->p[half] + (j + k) * TILE, &x, sizeof x);
         memcpy(b->d[half] + (j + k) * TILE, &y, sizeof y);
     }
+}
+
+INLINE float inner(const float *x, const float *y, size_t n) {
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t c = 0; c < n; c += TILE) {
+        __mmask16 mask = (__mmask16)((1u << least(n - c, TILE)) - 1);
+        sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, x + c),
+                              _mm512_maskz_loadu_ps(mask, y + c), sum);
+    }
+    return _mm512_reduce_add_ps(sum);
 }
 
 /* A block of queries, of which n are there. */
@@ -350,9 +378,7 @@ INLINE void open_block(query_block *b, const ck_nn_attention *a, const head_grad
     for (size_t i = 0; i < COLUMNS; i++) memset(b->dq[i], 0, z.tiles * AREA * sizeof(float));
     for (size_t i = 0; i < QUERIES; i++) {
         const float *y = h->y + (first + i) * a->channels, *dy = h->dy + (first + i) * a->channels;
-        float sum = 0;
-        for (size_t c = 0; i < n && c < a->width; c++) sum += y[c] * dy[c];
-        b->dy_y[i] = sum;
+        b->dy_y[i] = i < n ? inner(y, dy, a->width) : 0;
         b->sum[i] = i < n ? h->sums[first + i] / LN2 : 0;
     }
 }
@@ -363,9 +389,9 @@ TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, siz
     query_block b;
     sizes z = sizes_of(a);
     open_block(&b, a, h, first, n);
-    for (size_t key = 0; key < a->keys; key += KEYS) {
+    for (size_t key = 0; key < a->keys; key += SLICE) {
         if (a->causal && key >= first + QUERIES) break;
-        size_t some = least(KEYS, a->keys - key), to = padded(some, DEPTH);
+        size_t some = least(SLICE, a->keys - key), to = padded(some, DEPTH);
         for (size_t j = 0; j < to; j += TILE)
             for (size_t i = 0; i < COLUMNS; i += 2) {
                 size_t at = (key + j) / TILE * z.steps * AREA, left = i * z.steps * AREA;
@@ -381,9 +407,9 @@ TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, siz
         for (size_t t = 0; t < z.tiles; t++) {
             for (size_t j = 0; j < to; j += TILE) {
                 size_t at = ((key + j) / TILE * z.tiles + t) * AREA;
-                multiply(h->dv + at, b.p[0] + j * TILE, KEYS * TILE, b.dy_pairs + t * AREA,
+                multiply(h->dv + at, b.p[0] + j * TILE, SLICE * TILE, b.dy_pairs + t * AREA,
                          z.tiles * AREA, QUERIES / DEPTH, true);
-                multiply(h->dk + at, b.d[0] + j * TILE, KEYS * TILE, b.q_pairs + t * AREA,
+                multiply(h->dk + at, b.d[0] + j * TILE, SLICE * TILE, b.q_pairs + t * AREA,
                          z.tiles * AREA, QUERIES / DEPTH, true);
             }
             for (size_t i = 0; i < COLUMNS; i += 2)
