@@ -42,8 +42,8 @@ static ck_status prepare_cpu(const ck_backend *b, const ck_graph *g, ck_node n, 
 static ck_status prepare_bf16(const ck_backend *b, const ck_graph *g, ck_node n, ck_kernel *kernel,
                               ck_error *err) {
     bool done;
-    CK_TRY(ck_onednn_prepare(g, n, true, kernel, &done, err));
-    if (!done) CK_TRY(ck_simd_prepare_bf16(g, n, kernel, &done, err));
+    CK_TRY(ck_simd_prepare_bf16(g, n, kernel, &done, err));
+    if (!done) CK_TRY(ck_onednn_prepare(g, n, true, kernel, &done, err));
     return done ? CK_OK : prepare_cpu(b, g, n, kernel, err);
 }
 

@@ -1,4 +1,5 @@
-/* Attention to the kernels of ck_nn_amx; see simd.h. Scratch memory: a part for each thread. */
+/* Attention and products of matrices to the kernels of ck_nn_amx; see simd.h. A part of the scratch
+ * memory is for each thread. */
 #include "distill/simd.h"
 
 #include "distill/simd_int.h"
@@ -8,14 +9,14 @@
 #include <omp.h>
 #include <stdlib.h>
 
-typedef struct attention {
+typedef struct tiled {
     const ck_nn_amx *kernels;
     size_t room; /* bytes of a thread */
     int threads; /* that there is room for */
-} attention;
+} tiled;
 
 static void run_attention(const ck_call *call) {
-    const attention *s = call->state;
+    const tiled *s = call->state;
     ck_nn_attention a = ck_simd__attention(call);
     size_t images = (size_t)ck_call_shape(call, 0).d[0];
 #pragma omp parallel for collapse(3) schedule(dynamic) num_threads(s->threads)
@@ -27,7 +28,7 @@ static void run_attention(const ck_call *call) {
 }
 
 static void run_attention_grad(const ck_call *call) {
-    const attention *s = call->state;
+    const tiled *s = call->state;
     ck_nn_attention a = ck_simd__attention(call);
     size_t images = (size_t)ck_call_shape(call, 0).d[0];
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(s->threads)
@@ -37,22 +38,144 @@ static void run_attention_grad(const ck_call *call) {
                 &a, n, h, (char *)call->scratch + (size_t)omp_get_thread_num() * s->room);
 }
 
-ck_status ck_simd_prepare_bf16(const ck_graph *g, ck_node id, ck_kernel *kernel, bool *done,
-                               ck_error *err) {
+static ck_status prepare_attention(const ck_nn_amx *kernels, const ck_graph *g, ck_node id,
+                                   ck_kernel *kernel, bool *done, ck_error *err) {
     const ck_graph_node *n = &g->nodes[id];
-    *done = false;
-    const ck_nn_amx *kernels = ck_nn_amx_best();
-    if (!kernels || (n->op != CK_OP_ATTENTION && n->op != CK_OP_ATTENTION_GRAD)) return CK_OK;
     ck_shape q = ck_node_shape(g, n->src[0]), k = ck_node_shape(g, n->src[1]);
     ck_nn_attention a = {.keys = (size_t)k.d[1], .width = (size_t)(q.d[2] / n->i[0])};
     if (a.width > CK_NN_AMX_HEAD) return CK_OK;
-    attention *state = ck_alloc(sizeof *state);
+    tiled *state = ck_alloc(sizeof *state);
     if (!state) return ck_fail_memory(err, ck_op_name(n->op));
-    *state = (attention){kernels, kernels->attention_room(&a), omp_get_max_threads()};
+    *state = (tiled){kernels, kernels->attention_room(&a), omp_get_max_threads()};
     *kernel = (ck_kernel){.run = n->op == CK_OP_ATTENTION ? run_attention : run_attention_grad,
                           .scratch = (size_t)state->threads * state->room,
                           .state = state,
                           .release = free};
     *done = true;
+    return CK_OK;
+}
+
+/* ---- Products of matrices ----
+ *
+ * The right matrix is brought into tiles once, the left one in blocks of rows. Where the sums are
+ * long (gradients of weights: over all tokens) they are made in pieces, which are added up. */
+
+enum { BLOCK = 64, PIECE = 512, PIECES = 16, STEP = 256, ALONE = 1 << 16 };
+
+typedef struct product {
+    size_t m, n, k;
+    ck_nn_matrix a, b;     /* vectors of k numbers, m and n of them */
+    size_t length, pieces; /* of k; one piece unless both matrices are transposed to it */
+} product;
+
+static product product_of(const ck_graph *g, ck_node id) {
+    const ck_graph_node *n = &g->nodes[id];
+    ck_shape a = ck_node_shape(g, n->src[0]);
+    bool ta = n->i[0], tb = n->i[1];
+    product p = {.m = (size_t)n->shape.d[0], .n = (size_t)n->shape.d[1], .k = (size_t)a.d[!ta]};
+    p.a = ta ? (ck_nn_matrix){NULL, 1, p.m} : (ck_nn_matrix){NULL, p.k, 1};
+    p.b = tb ? (ck_nn_matrix){NULL, p.k, 1} : (ck_nn_matrix){NULL, 1, p.n};
+    p.length = p.k / PIECES > PIECE ? (p.k / PIECES + STEP - 1) / STEP * STEP : PIECE;
+    p.pieces = (p.k + p.length - 1) / p.length;
+    return p;
+}
+
+/* Tiles of so many vectors of so many numbers, in bytes. */
+static size_t tiles(size_t vectors, size_t numbers) {
+    return vectors / 16 * CK_NN_AMX_STEPS(numbers) * 1024;
+}
+
+static void run_rows(const ck_call *call) {
+    const tiled *s = call->state;
+    product p = product_of(call->graph, call->node);
+    p.a.at = call->src[0];
+    p.b.at = call->src[1];
+    char *right = call->scratch, *left = right + tiles(p.n, p.k);
+    float *y = call->dst;
+#pragma omp parallel num_threads(s->threads) if (p.m * p.n * p.k > ALONE)
+    {
+#pragma omp for
+        for (size_t j = 0; j < p.n; j += 16) {
+            ck_nn_matrix b = {p.b.at + j * p.b.row, p.b.row, p.b.column};
+            s->kernels->pack((uint32_t *)(right + tiles(j, p.k)), b, 16, p.k, true);
+        }
+        uint32_t *own = (uint32_t *)(left + (size_t)omp_get_thread_num() * s->room);
+#pragma omp for
+        for (size_t i = 0; i < p.m; i += BLOCK) {
+            ck_nn_matrix a = {p.a.at + i * p.a.row, p.a.row, p.a.column};
+            size_t rows = p.m - i < BLOCK ? p.m - i : BLOCK;
+            s->kernels->pack(own, a, rows, p.k, false);
+            s->kernels->multiply(y + i * p.n, p.n, own, (uint32_t *)right, rows, p.n, p.k,
+                                 call->src[2], false);
+        }
+    }
+}
+
+/* Piece number i of the sums of rows `row` to row + rows - 1. */
+static void sum_piece(const tiled *s, const product *p, size_t i, size_t row, size_t rows,
+                      char *memory, float *sums) {
+    size_t end = (i + 1) * p->length < p->k ? (i + 1) * p->length : p->k;
+    uint32_t *left = (uint32_t *)memory, *right = (uint32_t *)(memory + tiles(BLOCK, STEP));
+    for (size_t k = i * p->length; k < end; k += STEP) {
+        size_t some = end - k < STEP ? end - k : STEP;
+        ck_nn_matrix a = {p->a.at + row * p->a.row + k * p->a.column, p->a.row, p->a.column};
+        ck_nn_matrix b = {p->b.at + k * p->b.column, p->b.row, p->b.column};
+        s->kernels->pack(left, a, rows, some, false);
+        s->kernels->pack(right, b, p->n, some, true);
+        s->kernels->multiply(sums, p->n, left, right, rows, p->n, some, NULL, k > i * p->length);
+    }
+}
+
+static void run_sums(const ck_call *call) {
+    const tiled *s = call->state;
+    product p = product_of(call->graph, call->node);
+    p.a.at = call->src[0];
+    p.b.at = call->src[1];
+    size_t size = p.m * p.n;
+    float *y = call->dst, *sums = p.pieces > 1 ? call->scratch : y;
+    char *memory = (char *)call->scratch + p.pieces * size * sizeof(float);
+#pragma omp parallel num_threads(s->threads) if (size * p.k > ALONE)
+    {
+        char *own = memory + (size_t)omp_get_thread_num() * s->room;
+#pragma omp for collapse(2)
+        for (size_t i = 0; i < p.pieces; i++)
+            for (size_t row = 0; row < p.m; row += BLOCK)
+                sum_piece(s, &p, i, row, p.m - row < BLOCK ? p.m - row : BLOCK, own,
+                          sums + i * size + row * p.n);
+#pragma omp for
+        for (size_t j = 0; j < size; j += 16)
+            for (size_t i = p.pieces > 1 ? 0 : 1; i < p.pieces; i++)
+                for (size_t k = j; k < j + 16; k++) y[k] = i ? y[k] + sums[i * size + k] : sums[k];
+    }
+}
+
+static ck_status prepare_product(const ck_nn_amx *kernels, const ck_graph *g, ck_node id,
+                                 ck_kernel *kernel, bool *done, ck_error *err) {
+    const ck_graph_node *n = &g->nodes[id];
+    product p = product_of(g, id);
+    bool sums = n->i[0] && !n->i[1];
+    if (p.m % 16 || p.n % 16 || p.k % 16 || n->i[0] != sums || (sums && n->src[2] != CK_NONE))
+        return CK_OK;
+    tiled *state = ck_alloc(sizeof *state);
+    if (!state) return ck_fail_memory(err, ck_op_name(n->op));
+    size_t room = sums ? tiles(BLOCK, STEP) + tiles(p.n, STEP) : tiles(BLOCK, p.k);
+    size_t shared = sums ? p.pieces * p.m * p.n * sizeof(float) : tiles(p.n, p.k);
+    *state = (tiled){kernels, room, omp_get_max_threads()};
+    *kernel = (ck_kernel){.run = sums ? run_sums : run_rows,
+                          .scratch = shared + (size_t)state->threads * room,
+                          .state = state,
+                          .release = free};
+    *done = true;
+    return CK_OK;
+}
+
+ck_status ck_simd_prepare_bf16(const ck_graph *g, ck_node n, ck_kernel *kernel, bool *done,
+                               ck_error *err) {
+    *done = false;
+    const ck_nn_amx *kernels = ck_nn_amx_best();
+    ck_op op = g->nodes[n].op;
+    if (kernels && (op == CK_OP_ATTENTION || op == CK_OP_ATTENTION_GRAD))
+        return prepare_attention(kernels, g, n, kernel, done, err);
+    if (kernels && op == CK_OP_MATMUL) return prepare_product(kernels, g, n, kernel, done, err);
     return CK_OK;
 }

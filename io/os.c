@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -79,13 +80,19 @@ char *ck_sprintf(const char *format, ...) {
     return text;
 }
 
+enum { HUGE_PAGE = 2 << 20 };
+
 void *ck_alloc_pages(size_t n) {
     /* Through the seam, so that its failure can be tested; the spare page is for the alignment. */
     size_t rounded = (n + CK_PAGE - 1) / CK_PAGE * CK_PAGE;
     void *probe = ck_os.calloc(1, 1);
     if (!probe) return NULL;
     free(probe);
-    return aligned_alloc(CK_PAGE, rounded ? rounded : CK_PAGE);
+    if (rounded < HUGE_PAGE) return aligned_alloc(CK_PAGE, rounded ? rounded : CK_PAGE);
+    /* In pages of 2 MiB, where the system has them: far fewer translations to look up. */
+    void *p = aligned_alloc(HUGE_PAGE, (rounded + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    if (p) madvise(p, rounded, MADV_HUGEPAGE);
+    return p;
 }
 
 ck_status ck_pread_all(int fd, void *buf, size_t n, uint64_t offset, const char *path,

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef enum ck_nn_unary {
     CK_NN_SILU,       /* x / (1 + e^-x) */
@@ -106,9 +107,9 @@ typedef struct ck_nn {
     void (*attention_grad)(const ck_nn_attention *a, size_t image, size_t head);
 } ck_nn;
 
-/* Attention in tiles of the processor's matrix unit (AMX): the same, but what is multiplied is
- * rounded to bfloat16, sums are f32. Heads of at most CK_NN_AMX_HEAD channels. `memory`: of a
- * thread, attention_room bytes, aligned to 64. */
+/* In tiles of the processor's matrix unit (AMX): attention and products, what is multiplied rounded
+ * to bfloat16, sums f32. Heads of at most CK_NN_AMX_HEAD channels. `memory`: of a thread,
+ * attention_room bytes, aligned to 64. */
 enum { CK_NN_AMX_HEAD = 256, CK_NN_AMX_QUERIES = 512 };
 
 typedef struct ck_nn_amx {
@@ -117,7 +118,17 @@ typedef struct ck_nn_amx {
     void (*attention)(const ck_nn_attention *a, size_t image, size_t head, size_t first,
                       void *memory);
     void (*attention_grad)(const ck_nn_attention *a, size_t image, size_t head, void *memory);
+    /* The left (right) side of products: m vectors of k numbers, vector i at x.at + i * x.row, its
+     * numbers x.column apart; one of both is 1. m and k are multiples of 16. It takes m / 16 times
+     * CK_NN_AMX_STEPS(k) KiB. */
+    void (*pack)(uint32_t *to, ck_nn_matrix x, size_t m, size_t k, bool right);
+    /* c = the inner products of m left and n right vectors, + bias (of n) unless that is NULL,
+     * + c if add is set. Rows of c are `stride` apart. */
+    void (*multiply)(float *c, size_t stride, const uint32_t *left, const uint32_t *right, size_t m,
+                     size_t n, size_t k, const float *bias, bool add);
 } ck_nn_amx;
+
+#define CK_NN_AMX_STEPS(k) (((k) + 31) / 32)
 
 /* NULL where there is no such unit or CK_ISA asks for less than avx512. */
 const ck_nn_amx *ck_nn_amx_best(void);

@@ -1,8 +1,6 @@
 /* Attention by the processor's matrix unit (AMX): see ck_nn_amx in nn.h.
  *
- * A tile is 16 rows of 64 bytes. The unit adds to a tile of 16 x 16 f32 the product of one of
- * 16 x 32 bf16 and one of 32 x 16, in which two rows of numbers lie as one row of pairs. So tokens
- * are brought into one of three orders, each padded with zeros to whole tiles:
+ * Tokens are brought into one of three orders, each padded with zeros to whole tiles:
  *
  *   rows    token after token: left side, sums over channels (or over the other tokens)
  *   pairs   two tokens side by side, channel after channel: right side, sums over these tokens
@@ -18,60 +16,22 @@
 #include <string.h>
 
 #if defined(__x86_64__)
+#include "kernels/nn_amx_int.h"
+
 #include <cpuid.h>
-#include <immintrin.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define TARGET                                                                                     \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16,fma")))
-#define INLINE static inline __attribute__((always_inline)) TARGET
-
 /* Queries and keys of a block, keys of one backward: whole numbers of tiles, such that it all stays
  * in the L1 cache. MOST: channels of a head. */
-enum {
-    TILE = 16,
-    DEPTH = 32,
-    QUERIES = 64,
-    KEYS = 64,
-    SLICE = 32,
-    COLUMNS = QUERIES / TILE,
-    MOST = 256
-};
-enum { AREA = TILE * TILE, STEPS = MOST / DEPTH, TILES = MOST / TILE };
+enum { QUERIES = 64, KEYS = 64, SLICE = 32, COLUMNS = QUERIES / TILE, MOST = CK_NN_AMX_HEAD };
+enum { STEPS = MOST / DEPTH, TILES = MOST / TILE };
 
-#define ALIGNED __attribute__((aligned(64)))
-#define LN2     0.693147181f
-#define HIDDEN  -1e30f /* a score of which 2^x is 0 */
+#define LN2    0.693147181f
+#define HIDDEN -1e30f /* a score of which 2^x is 0 */
 
-typedef uint32_t pair; /* two bf16 */
-
-#if defined(__clang__)
-#define UNROLLED _Pragma("unroll")
-#else
-#define UNROLLED _Pragma("GCC unroll 16")
-#endif
-
-/* ---- Tiles. 0 to 3 are sums, 4 and 5 left, 6 and 7 right sides ---- */
-
-/* (gcc does not know that loading a tile reads memory.) */
-#define LOAD(tile, from)                                                                           \
-    do {                                                                                           \
-        __asm__ volatile("" ::: "memory");                                                         \
-        _tile_loadd(tile, from, 64);                                                               \
-    } while (0)
-#define STORE(to, tile) _tile_stored(tile, to, 64)
-
-TARGET static void open_tiles(void) {
-    ALIGNED struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } shape = {.palette = 1};
-    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = TILE;
-    _tile_loadconfig(&shape);
-}
+/* ---- Products of tiles ---- */
 
 /* c (and, of the same left side, d) += the sum of n products: a and b go on by so many pairs. */
 INLINE void multiply(float *c, const pair *a, size_t a_step, const pair *b, size_t b_step, size_t n,
@@ -119,14 +79,6 @@ INLINE sizes sizes_of(const ck_nn_attention *a) {
     return (sizes){(a->width + DEPTH - 1) / DEPTH, (a->width + TILE - 1) / TILE};
 }
 
-INLINE size_t padded(size_t n, size_t to) {
-    return (n + to - 1) / to * to;
-}
-
-INLINE size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
 /* n tokens of a head, times a factor, as rows: for each 16 tokens `steps` tiles. Zeros up to `to`
  * tokens. */
 INLINE void make_rows(pair *rows, const float *from, const ck_nn_attention *a, size_t n, size_t to,
@@ -158,29 +110,6 @@ INLINE void make_pairs(pair *pairs, const pair *rows, sizes z, size_t to) {
         }
 }
 
-/* A tile with its dimensions exchanged. */
-INLINE void turn(pair *to, const pair *from) {
-    __m512i x[TILE], y[TILE];
-    UNROLLED for (int i = 0; i < TILE; i++) x[i] = _mm512_loadu_si512(from + i * TILE);
-    UNROLLED for (int i = 0; i < TILE; i += 2) {
-        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-    }
-    UNROLLED for (int i = 0; i < TILE; i += 4) UNROLLED for (int k = 0; k < 2; k++) {
-        x[i + 2 * k] = _mm512_unpacklo_epi64(y[i + k], y[i + k + 2]);
-        x[i + 2 * k + 1] = _mm512_unpackhi_epi64(y[i + k], y[i + k + 2]);
-    }
-    UNROLLED for (int i = 0; i < TILE; i += 8) UNROLLED for (int k = 0; k < 4; k++) {
-        y[i + k] = _mm512_shuffle_i32x4(x[i + k], x[i + k + 4], 0x88);
-        y[i + k + 4] = _mm512_shuffle_i32x4(x[i + k], x[i + k + 4], 0xdd);
-    }
-    UNROLLED for (int i = 0; i < 8; i++) {
-        x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
-        x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
-    }
-    UNROLLED for (int i = 0; i < TILE; i++) _mm512_storeu_si512(to + i * TILE, x[i]);
-}
-
 INLINE void turn_all(pair *to, const pair *from, size_t tiles) {
     for (size_t i = 0; i < tiles; i++) turn(to + i * AREA, from + i * AREA);
 }
@@ -194,14 +123,6 @@ INLINE __m512 power(__m512 x) {
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.695834f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.999925f));
     return _mm512_scalef_ps(p, x);
-}
-
-/* Two rows of numbers as one of pairs, rounded half up. */
-INLINE __m512i paired(__m512 first, __m512 second) {
-    __m512i half = _mm512_set1_epi32(0x8000);
-    __m512i x = _mm512_add_epi32(_mm512_castps_si512(first), half);
-    __m512i y = _mm512_add_epi32(_mm512_castps_si512(second), half);
-    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(x, 16), y);
 }
 
 /* Scores, 16 queries beside each other, that are not to be: of keys after the last (n of `rows` are
@@ -476,7 +397,8 @@ static void find_out(void) {
 }
 
 const ck_nn_amx *ck_nn_amx_best(void) {
-    static const ck_nn_amx table = {room, attention, attention_grad};
+    static const ck_nn_amx table = {room, attention, attention_grad, ck_nn_amx__pack,
+                                    ck_nn_amx__multiply};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, find_out);
     const ck_nn *k = ck_nn_best();

@@ -640,6 +640,16 @@ static const op_case large[] = {
 };
 enum { LARGE = sizeof large / sizeof *large };
 
+/* What goes into tiles of the processor's matrix unit without a rest: odd numbers of tiles and of
+ * half ones, sums of several pieces. */
+static const op_case sixteens[] = {
+    {"matmul of sixteens", matmul, {80, 48, 112, 0, 0, 1}},
+    {"matmul of sixteens, both transposed", matmul, {80, 48, 112, 1, 1, 0}},
+    {"linear of sixteens", linear, {2, 24, 48, 80}},
+    {"linear, many tokens", linear, {4, 404, 32, 48}},
+};
+enum { SIXTEENS = sizeof sixteens / sizeof *sixteens };
+
 /* y and all gradients. */
 static int outputs_of(const net *n, ck_node *out) {
     out[0] = n->y;
@@ -724,6 +734,7 @@ static void test_bf16(void **state) {
     (void)state;
     for (int k = 0; k < SMALL; k++) compare("cpu-bf16", &small[k], "reference", 1.5e-2);
     for (int k = 0; k < LARGE; k++) compare("cpu-bf16", &large[k], "reference", 1.5e-2);
+    for (int k = 0; k < SIXTEENS; k++) compare("cpu-bf16", &sixteens[k], "reference", 1.5e-2);
 }
 
 /* Far out functions go to their limits, and a loss that is not a number any more shows. */
@@ -831,6 +842,7 @@ static void test_threads(void **state) {
         check_threads("cpu", &large[k]);
         check_threads("cpu-bf16", &large[k]);
     }
+    for (int k = 2; k < SIXTEENS && ck_nn_amx_best(); k++) check_threads("cpu-bf16", &sixteens[k]);
 }
 
 /* ---- Checkpointing ---- */
