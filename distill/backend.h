@@ -39,7 +39,8 @@ static inline ck_shape ck_call_shape(const ck_call *call, int source) {
 }
 
 typedef struct ck_kernel {
-    /* Fills dst. Deterministic at a fixed number of threads. */
+    /* Fills dst. Deterministic at a fixed number of threads. Of what works element by element (add,
+     * mul, affine, unary and its gradient), dst may be a source. */
     void (*run)(const ck_call *call);
     size_t scratch; /* bytes that run needs, shared by all nodes */
     void *state;    /* handed to run, released by the backend's release; or NULL */

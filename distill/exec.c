@@ -1,6 +1,7 @@
 /* Running a graph: what is needed, where it lies, then one kernel after the other. See backend.h.
  *
- * A view lies where its source does. Everything else that is needed gets a place in one arena that
+ * A view lies where its source does, and the result of work element by element where a source was
+ * that is not needed any more. Everything else that is needed gets a place in one arena that
  * it holds from the node that makes it to the last one that reads it. Inputs and outputs hold
  * theirs for the whole run, and so does a copy of a weight where the backend needs one.
  */
@@ -80,6 +81,42 @@ static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
     for (size_t i = 0; i < count; i++) e->slots[e->slots[outputs[i]].root].last = end;
 }
 
+/* Element by element: the result may lie where a source of as many elements lies. */
+static bool is_elementwise(ck_op op) {
+    return op == CK_OP_ADD || op == CK_OP_MUL || op == CK_OP_AFFINE || op == CK_OP_UNARY ||
+           op == CK_OP_UNARY_GRAD;
+}
+
+/* The source in whose place n's result can be: it is needed no more, and no other source lies
+ * there. */
+static ck_node dying_source(const ck_exec *e, ck_node n) {
+    const ck_graph_node *nodes = e->graph->nodes;
+    for (int s = 0; s < 2; s++) {
+        ck_node a = nodes[n].src[s], other = nodes[n].src[1 - s];
+        if (a == CK_NONE) continue;
+        ck_node root = e->slots[a].root;
+        bool alone = other == CK_NONE || e->slots[other].root != root;
+        if (alone && e->slots[root].last == n && e->slots[a].shift == 0 &&
+            e->slots[root].bytes >= e->slots[n].bytes &&
+            ck_shape_count(&nodes[a].shape) == ck_shape_count(&nodes[n].shape))
+            return root;
+    }
+    return CK_NONE;
+}
+
+/* Results of element by element work go where a source was: less memory, and less of it touched. */
+static void share_places(ck_exec *e) {
+    for (ck_node i = 0; i < (ck_node)e->count; i++) {
+        slot *s = &e->slots[i];
+        s->root = e->slots[s->root].root; /* of a view: where its source went */
+        if (!s->needed || !is_elementwise(e->graph->nodes[i].op)) continue;
+        ck_node root = dying_source(e, i);
+        if (root == CK_NONE) continue;
+        e->slots[root].last = s->last;
+        s->root = root;
+    }
+}
+
 typedef struct block {
     size_t bytes, offset;
     ck_node first, last;
@@ -151,6 +188,7 @@ static ck_status plan(ck_exec *e, const ck_node *outputs, size_t count, ck_error
     if (ok) {
         mark_needed(e, outputs, count);
         find_lifetimes(e, outputs, count);
+        share_places(e);
         place(e, blocks, placed);
     }
     free(blocks);

@@ -60,7 +60,7 @@ static ck_status prepare_attention(const ck_nn_amx *kernels, const ck_graph *g, 
  * The right matrix is brought into tiles once, the left one in blocks of rows. Where the sums are
  * long (gradients of weights: over all tokens) they are made in pieces, which are added up. */
 
-enum { BLOCK = 64, PIECE = 512, PIECES = 16, STEP = 256, ALONE = 1 << 16 };
+enum { BLOCK = 64, PIECE = 512, PIECES = 16, MANY = 4, STEP = 256, ALONE = 1 << 16 };
 
 typedef struct product {
     size_t m, n, k;
@@ -78,6 +78,10 @@ static product product_of(const ck_graph *g, ck_node id) {
     p.length = p.k / PIECES > PIECE ? (p.k / PIECES + STEP - 1) / STEP * STEP : PIECE;
     p.pieces = (p.k + p.length - 1) / p.length;
     return p;
+}
+
+static size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
 }
 
 /* Tiles of so many vectors of so many numbers, in bytes. */
@@ -103,7 +107,7 @@ static void run_rows(const ck_call *call) {
 #pragma omp for
         for (size_t i = 0; i < p.m; i += BLOCK) {
             ck_nn_matrix a = {p.a.at + i * p.a.row, p.a.row, p.a.column};
-            size_t rows = p.m - i < BLOCK ? p.m - i : BLOCK;
+            size_t rows = least(BLOCK, p.m - i);
             s->kernels->pack(own, a, rows, p.k, false);
             s->kernels->multiply(y + i * p.n, p.n, own, (uint32_t *)right, rows, p.n, p.k,
                                  call->src[2], false);
@@ -111,18 +115,23 @@ static void run_rows(const ck_call *call) {
     }
 }
 
-/* Piece number i of the sums of rows `row` to row + rows - 1. */
+/* Piece number i of the sums of `rows` rows, from `row` on. */
 static void sum_piece(const tiled *s, const product *p, size_t i, size_t row, size_t rows,
                       char *memory, float *sums) {
-    size_t end = (i + 1) * p->length < p->k ? (i + 1) * p->length : p->k;
+    size_t begin = i * p->length, end = least(begin + p->length, p->k);
     uint32_t *left = (uint32_t *)memory, *right = (uint32_t *)(memory + tiles(BLOCK, STEP));
-    for (size_t k = i * p->length; k < end; k += STEP) {
-        size_t some = end - k < STEP ? end - k : STEP;
-        ck_nn_matrix a = {p->a.at + row * p->a.row + k * p->a.column, p->a.row, p->a.column};
+    for (size_t k = begin; k < end; k += STEP) {
+        size_t depth = least(STEP, end - k);
         ck_nn_matrix b = {p->b.at + k * p->b.column, p->b.row, p->b.column};
-        s->kernels->pack(left, a, rows, some, false);
-        s->kernels->pack(right, b, p->n, some, true);
-        s->kernels->multiply(sums, p->n, left, right, rows, p->n, some, NULL, k > i * p->length);
+        s->kernels->pack(right, b, p->n, depth, true);
+        for (size_t m = 0; m < rows; m += BLOCK) {
+            size_t some = least(BLOCK, rows - m);
+            ck_nn_matrix a = {p->a.at + (row + m) * p->a.row + k * p->a.column, p->a.row,
+                              p->a.column};
+            s->kernels->pack(left, a, some, depth, false);
+            s->kernels->multiply(sums + m * p->n, p->n, left, right, some, p->n, depth, NULL,
+                                 k > begin);
+        }
     }
 }
 
@@ -131,7 +140,8 @@ static void run_sums(const ck_call *call) {
     product p = product_of(call->graph, call->node);
     p.a.at = call->src[0];
     p.b.at = call->src[1];
-    size_t size = p.m * p.n;
+    /* Enough work for all threads lies in many pieces, or else in blocks of rows. */
+    size_t size = p.m * p.n, rows = p.pieces < MANY ? BLOCK : p.m;
     float *y = call->dst, *sums = p.pieces > 1 ? call->scratch : y;
     char *memory = (char *)call->scratch + p.pieces * size * sizeof(float);
 #pragma omp parallel num_threads(s->threads) if (size * p.k > ALONE)
@@ -139,9 +149,8 @@ static void run_sums(const ck_call *call) {
         char *own = memory + (size_t)omp_get_thread_num() * s->room;
 #pragma omp for collapse(2)
         for (size_t i = 0; i < p.pieces; i++)
-            for (size_t row = 0; row < p.m; row += BLOCK)
-                sum_piece(s, &p, i, row, p.m - row < BLOCK ? p.m - row : BLOCK, own,
-                          sums + i * size + row * p.n);
+            for (size_t row = 0; row < p.m; row += rows)
+                sum_piece(s, &p, i, row, least(rows, p.m - row), own, sums + i * size + row * p.n);
 #pragma omp for
         for (size_t j = 0; j < size; j += 16)
             for (size_t i = p.pieces > 1 ? 0 : 1; i < p.pieces; i++)

@@ -114,6 +114,32 @@ INLINE void turn_all(pair *to, const pair *from, size_t tiles) {
     for (size_t i = 0; i < tiles; i++) turn(to + i * AREA, from + i * AREA);
 }
 
+/* Tiles of 16 tokens x 16 channels, as many as a head has, times a factor, to where the first n
+ * tokens are. */
+INLINE void put(float *to, const ck_nn_attention *a, const float *tiles, size_t n, float factor) {
+    for (size_t c = 0; c < a->width; c += TILE, tiles += AREA) {
+        __mmask16 mask = (__mmask16)((1u << least(a->width - c, TILE)) - 1);
+        for (size_t i = 0; i < n; i++)
+            _mm512_mask_storeu_ps(to + i * a->channels + c, mask,
+                                  _mm512_loadu_ps(tiles + i * TILE) * factor);
+    }
+}
+
+/* Of turned ones; there is a factor for each token. */
+INLINE void put_turned(float *to, const ck_nn_attention *a, const float *tiles, size_t n,
+                       __m512 factors) {
+    ALIGNED float tile[AREA], turned[AREA];
+    for (size_t c = 0; c < a->width; c += TILE, tiles += AREA) {
+        __mmask16 mask = (__mmask16)((1u << least(a->width - c, TILE)) - 1);
+        for (size_t i = 0; i < TILE; i++)
+            _mm512_store_ps(tile + i * TILE, _mm512_loadu_ps(tiles + i * TILE) * factors);
+        turn((pair *)turned, (const pair *)tile);
+        for (size_t i = 0; i < n; i++)
+            _mm512_mask_storeu_ps(to + i * a->channels + c, mask,
+                                  _mm512_load_ps(turned + i * TILE));
+    }
+}
+
 /* ---- Numbers ---- */
 
 /* 2^x, off by 7.5e-5 relative: bf16 are off by 2e-3. */
@@ -192,11 +218,13 @@ TARGET static void attend(const ck_nn_attention *a, const float *q, const pair *
                          values + (key / DEPTH * z.tiles + t) * AREA, z.tiles * AREA, p[0], p[1],
                          AREA, to / DEPTH, true);
     }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i += TILE) {
         const column *c = &columns[i / TILE];
-        float *to = y + (first + i) * a->channels, scale = 1 / c->sum[i % TILE];
-        for (size_t k = 0; k < a->width; k++) to[k] = scale * c->out[k * TILE + i % TILE];
-        sums[first + i] = LN2 * c->largest[i % TILE] + logf(c->sum[i % TILE]);
+        size_t some = least(TILE, n - i);
+        __m512 scale = _mm512_div_ps(_mm512_set1_ps(1), _mm512_load_ps(c->sum));
+        put_turned(y + (first + i) * a->channels, a, c->out, some, scale);
+        for (size_t k = 0; k < some; k++)
+            sums[first + i + k] = LN2 * c->largest[k] + logf(c->sum[k]);
     }
 }
 
@@ -339,19 +367,9 @@ TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, siz
                              b.d_pairs[i], b.d_pairs[i + 1], AREA, to / DEPTH, true);
         }
     }
-    for (size_t i = 0; i < n; i++)
-        for (size_t c = 0; c < a->width; c++)
-            h->dq[(first + i) * a->channels + c] = a->scale * b.dq[i / TILE][c * TILE + i % TILE];
-}
-
-/* Tiles of 16 keys x 16 channels, times a factor, to where they belong. */
-INLINE void put(float *to, const float *tiles, const ck_nn_attention *a, float factor) {
-    for (size_t t = 0; t < a->keys; t++)
-        for (size_t c = 0; c < a->width; c++)
-            to[t * a->channels + c] =
-                factor *
-                tiles[((t / TILE * sizes_of(a).tiles + c / TILE) * TILE + t % TILE) * TILE +
-                      c % TILE];
+    for (size_t i = 0; i < n; i += TILE)
+        put_turned(h->dq + (first + i) * a->channels, a, b.dq[i / TILE], least(TILE, n - i),
+                   _mm512_set1_ps(a->scale));
 }
 
 TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t head,
@@ -377,8 +395,11 @@ TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t
     for (size_t first = 0; first < a->queries; first += QUERIES)
         attend_back(a, &h, first, least(QUERIES, a->queries - first));
     _tile_release();
-    put(a->dk + k, dk, a, LN2); /* queries were multiplied by 1 / ln 2 */
-    put(a->dv + k, dv, a, 1);
+    for (size_t t = 0; t < a->keys; t += TILE) {
+        size_t from = t * z.tiles * TILE, some = least(TILE, a->keys - t);
+        put(a->dk + k + t * a->channels, a, dk + from, some, LN2); /* queries had been over ln 2 */
+        put(a->dv + k + t * a->channels, a, dv + from, some, 1);
+    }
 }
 
 /* ---- Whether there is one ---- */

@@ -892,6 +892,37 @@ static void test_checkpointing(void **state) {
     }
 }
 
+/* ---- Places shared ---- */
+
+/* A result lies where its source was, unless that is an input, an output or read again later. */
+static void test_places(void **state) {
+    (void)state;
+    net n = {.g = ck_graph_new(), .ids = CK_NONE, .weight = CK_NONE};
+    ck_node x = in(&n, CK_SHAPE(1024));
+    ck_node a = ck_affine(n.g, x, 2, 0), b = ck_affine(n.g, a, 1, 1); /* 2x + 1 */
+    ck_node row = ck_view(n.g, b, 1, CK_SHAPE(1));
+    ck_node c = ck_mul(n.g, b, row), d = ck_unary_op(n.g, CK_EXP, ck_affine(n.g, c, 0.1, 0), 0);
+    n.y = ck_add(n.g, ck_affine(n.g, a, 1, 0), d);
+    for (int i = 0; i < BACKENDS; i++) {
+        ck_exec *e = exec_of(&n, backends[i], (ck_node[]){n.y, c}, 2);
+        size_t element = backend(backends[i])->element;
+        assert_true(ck_exec_peak(e) <= 4 * 1024 * element + 64); /* x, a, c, and b or d */
+        write_inputs(e, &n);
+        run(e);
+        double *in = values_of(e, &n, x, element), *y = values_of(e, &n, n.y, element);
+        double *product = values_of(e, &n, c, element), by = 2 * in[1] + 1;
+        for (int k = 0; k < 1024; k++) {
+            double want = (2 * in[k] + 1) * by;
+            assert_true(fabs(product[k] - want) <= 1e-5 * (1 + fabs(want)));
+            want = 2 * in[k] + exp(0.1 * want);
+            assert_true(fabs(y[k] - want) <= 1e-5 * (1 + fabs(want)));
+        }
+        free(in), free(y), free(product);
+        ck_exec_free(e);
+    }
+    ck_graph_free(n.g);
+}
+
 /* ---- Mistakes ---- */
 
 static ck_node conv_without_room(net *n, const int *p) {
@@ -1157,6 +1188,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_checkpointing),
+        cmocka_unit_test(test_places),
         cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_no_gradient),
         cmocka_unit_test(test_unknown_backend),
