@@ -37,6 +37,33 @@ void ck_dataset_limit(ck_dataset *d, size_t n) {
     while (d->count > n) d->without_caption -= d->samples[--d->count].caption[0] == 0;
 }
 
+static bool is_among(const char *caption, const char *const *captions, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(caption, captions[i]) == 0) return true;
+    return false;
+}
+
+/* Sample i in the place of an earlier one. */
+static void move_sample(ck_dataset *d, size_t to, size_t i) {
+    d->samples[to] = d->samples[i];
+    if (d->file_sizes) d->file_sizes[to] = d->file_sizes[i];
+    if (!d->images.data) return;
+    size_t pixels = d->images.shape[1] * d->images.shape[2];
+    memmove(d->images.data + to * pixels, d->images.data + i * pixels, pixels);
+}
+
+ck_status ck_dataset_only(ck_dataset *d, const char *const *captions, size_t n, ck_error *err) {
+    size_t kept = 0;
+    for (size_t i = 0; i < d->count; i++) kept += is_among(d->samples[i].caption, captions, n);
+    if (!kept) return ck_fail(err, CK_INPUT, "no image has one of the captions that are asked for");
+    kept = 0;
+    for (size_t i = 0; i < d->count; i++)
+        if (is_among(d->samples[i].caption, captions, n)) move_sample(d, kept++, i);
+    d->count = kept;
+    d->without_caption = is_among("", captions, n) ? d->without_caption : 0;
+    return CK_OK;
+}
+
 const ck_sample *ck_dataset_sample(const ck_dataset *d, size_t i) {
     return &d->samples[i];
 }

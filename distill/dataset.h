@@ -51,6 +51,9 @@ void ck_dataset_close(ck_dataset *d); /* NULL is allowed */
 
 /* Leaves out all but the first n; n is at least 1. */
 void ck_dataset_limit(ck_dataset *d, size_t n);
+/* Leaves out all samples whose captions are not among these. CK_INPUT: it would be all of them; the
+ * dataset is as it was then. */
+ck_status ck_dataset_only(ck_dataset *d, const char *const *captions, size_t n, ck_error *err);
 
 size_t ck_dataset_count(const ck_dataset *d); /* at least 1 */
 const ck_sample *ck_dataset_sample(const ck_dataset *d, size_t i);

@@ -264,6 +264,16 @@ static void test_idx(void **state) {
     assert_int_equal(ck_dataset_check(d, NULL, NULL, &err), CK_OK);
     char before[CK_SHA256_HEX], after[CK_SHA256_HEX];
     assert_int_equal(ck_dataset_hash(d, before, &err), CK_OK);
+    const char *const boots[] = {"boots", ""}, *const shirts[] = {"shirt", "boots"};
+    assert_int_equal(ck_dataset_only(d, boots, 2, &err), CK_INPUT);
+    assert_int_equal(ck_dataset_count(d), 3);
+    assert_int_equal(ck_dataset_only(d, shirts, 2, &err), CK_OK);
+    assert_int_equal(ck_dataset_count(d), 2);
+    assert_string_equal(ck_dataset_sample(d, 0)->name, "#0");
+    assert_string_equal(ck_dataset_sample(d, 1)->name, "#2");
+    assert_int_equal(ck_dataset_read(d, 1, &image, &err), CK_OK);
+    assert_memory_equal(image.pixels, padded, 16);
+    ck_image_free(&image);
     ck_dataset_close(d);
 
     assert_int_equal(ck_dataset_open_idx(images, NULL, NULL, 0, 0, 3, &d, &err), CK_OK);
