@@ -207,9 +207,11 @@ $(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure $(BUILD)/train: $(BUILD)/%
 
 $(BUILD)/run_model: $(BUILD)/tests/interop/run_model.o $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/print_configs: $(BUILD)/tests/interop/print_configs.o $(TEST_OBJ) $(BUILD)/libck.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
 # Against the Python libraries, those that $(PYTHON) has.
-interop: all $(BUILD)/run_model
+interop: all $(BUILD)/run_model $(BUILD)/print_configs
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/interop/run.sh
 
 demo: deps

@@ -164,24 +164,36 @@ static ck_status add_component(ck_reader *r, const ck_json *doc, const cJSON *no
     return status;
 }
 
-/* What the scheduler says about the prediction is kept in ModelSpec's words. */
-static ck_status add_prediction(ck_reader *r, ck_error *err) {
+/* An empty tensor, by which programs know it in files of one piece. */
+static ck_status add_marker(ck_reader *r, const char *name, ck_error *err) {
+    const uint64_t none = 0;
+    return ck_view_constant(r, name, CK_F32, 1, &none, "", err);
+}
+
+/* What the scheduler says is kept in ModelSpec's words and, where programs look for them, as
+ * markers: v_pred of SDXL, and ztsnr. */
+static ck_status take_scheduler(ck_reader *r, const ck_json *doc, bool sdxl, ck_error *err) {
+    const char *type = NULL;
+    bool zero_snr = false;
+    CK_TRY(ck_json_text(doc, doc->root, "prediction_type", &type, err));
+    CK_TRY(ck_json_bool(doc, doc->root, "rescale_betas_zero_snr", &zero_snr, err));
+    bool v = type && strcmp(type, "v_prediction") == 0;
+    if (v || (type && strcmp(type, "epsilon") == 0))
+        CK_TRY(ck_view_set_metadata(r, "modelspec.prediction_type", v ? "v" : "epsilon", err));
+    if (v && sdxl) CK_TRY(add_marker(r, "v_pred", err));
+    return zero_snr ? add_marker(r, "ztsnr", err) : CK_OK;
+}
+
+static ck_status add_scheduler(ck_reader *r, bool sdxl, ck_error *err) {
     char *path = ck_sprintf("%s/scheduler/scheduler_config.json", r->path);
     if (!path) return ck_fail_memory(err, r->path);
     ck_json doc = {0};
-    const char *type = NULL;
     ck_status status = CK_OK;
     if (access(path, F_OK) == 0) {
         status = ck_json_load(path, &doc, err);
-        if (status == CK_OK) status = ck_json_text(&doc, doc.root, "prediction_type", &type, err);
+        if (status == CK_OK) status = take_scheduler(r, &doc, sdxl, err);
     }
     free(path);
-    if (status == CK_OK && type) {
-        if (strcmp(type, "v_prediction") == 0)
-            status = ck_view_set_metadata(r, "modelspec.prediction_type", "v", err);
-        else if (strcmp(type, "epsilon") == 0)
-            status = ck_view_set_metadata(r, "modelspec.prediction_type", "epsilon", err);
-    }
     ck_json_free(&doc);
     return status;
 }
@@ -193,9 +205,12 @@ static ck_status add_pipeline(ck_reader *r, const char *index, ck_error *err) {
     if (!cJSON_IsObject(doc.root)) status = ck_json_fail(&doc, doc.root, err, "an object expected");
     for (const cJSON *node = doc.root->child; node && status == CK_OK; node = node->next)
         status = add_component(r, &doc, node, err);
+    const char *class_name =
+        cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(doc.root, "_class_name"));
+    bool sdxl = class_name && strstr(class_name, "XL");
     ck_json_free(&doc);
     CK_TRY(status);
-    return add_prediction(r, err);
+    return add_scheduler(r, sdxl, err);
 }
 
 static ck_status open_folder(ck_reader *r, ck_error *err) {

@@ -2,6 +2,7 @@
 #include "merge/parts.h"
 #include "io/os.h"
 #include "io/progress.h"
+#include "io/utf8.h"
 #include "io/view.h"
 #include "merge/recipe.h"
 #include "merge/tool.h"
@@ -49,6 +50,7 @@ static ck_status report_json(const char *path, const ck_save_result *result, ck_
               cJSON_AddNumberToObject(json, "tensors", (double)result->tensors) &&
               cJSON_AddNumberToObject(json, "bytes", (double)result->bytes) &&
               cJSON_AddNumberToObject(json, "files", (double)result->files) &&
+              cJSON_AddNumberToObject(json, "left_out", (double)result->left_out) &&
               cJSON_AddNumberToObject(json, "clipped", (double)result->clipped);
     char *text = ok ? cJSON_PrintUnformatted(json) : NULL;
     cJSON_Delete(json);
@@ -63,12 +65,19 @@ ck_status ck_parts_write(ck_reader *r, const char *path, const ck_parts_output *
     ck_save_options options = {.dtype = o->dtype ? ck_recipe_dtype(o->dtype) : CK_DTYPE_COUNT,
                                .replace = o->force,
                                .quiet = o->quiet || o->json,
+                               .configs = o->configs,
                                .max_shard = max_shard};
     ck_save_result result;
     CK_TRY(ck_save(r, path, &options, &result, err));
     if (result.clipped && !o->quiet)
         fprintf(stderr, "cktool: warning: %llu values were too large for the type of %s\n",
                 (unsigned long long)result.clipped, path);
+    char name[256];
+    if (result.left_out && !o->quiet)
+        fprintf(stderr,
+                "cktool: warning: %zu tensors belong to no component and are left out, '%s' "
+                "the first of them\n",
+                result.left_out, ck_printable(name, sizeof name, result.first_left_out));
     if (o->json) return report_json(path, &result, err);
     char bytes[32];
     if (!o->quiet)

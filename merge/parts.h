@@ -24,7 +24,8 @@ bool ck_part_is_text_encoder(ck_part part);
 /* The options that every command which writes a model has. */
 typedef struct ck_parts_output {
     const char *path;
-    const char *dtype; /* a word of CK_DTYPE_WORDS; NULL: keep */
+    const char *dtype;   /* a word of CK_DTYPE_WORDS; NULL: keep */
+    const char *configs; /* see save.h */
     bool force, quiet, json;
 } ck_parts_output;
 

@@ -2,14 +2,17 @@
 #include "merge/save.h"
 #include "io/head.h"
 #include "io/json.h"
+#include "io/layout.h"
 #include "io/os.h"
 #include "io/safetensors.h"
 #include "io/view.h"
 #include "io/writer.h"
 #include "merge/engine.h"
+#include "merge/save_int.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 bool ck_save_is_hash_key(const char *key) {
     static const char *const keys[] = {"modelspec.hash_sha256", "sshs_model_hash",
@@ -147,9 +150,8 @@ static ck_status write_index(const ck_reader *r, const char *path, const size_t 
     return status;
 }
 
-ck_status ck_save(ck_reader *r, const char *path, const ck_save_options *o, ck_save_result *result,
-                  ck_error *err) {
-    *result = (ck_save_result){0};
+ck_status ck_save__file(ck_reader *r, const char *path, const ck_save_options *o,
+                        ck_save_result *result, ck_error *err) {
     if (!o->max_shard) return save_one(r, path, o, result, err);
     if (ck_head_for(path) != ck_safetensors_header)
         return ck_fail(err, CK_USAGE, "%s: only safetensors are written in shards", path);
@@ -169,5 +171,22 @@ ck_status ck_save(ck_reader *r, const char *path, const ck_save_options *o, ck_s
         if (status == CK_OK) status = write_index(r, path, shard_of, shards, o, err);
     }
     free(shard_of);
+    return status;
+}
+
+bool ck_save_is_folder(const char *path) {
+    struct stat st;
+    size_t n = strlen(path);
+    return (n && path[n - 1] == '/') || (stat(path, &st) == 0 && S_ISDIR(st.st_mode));
+}
+
+ck_status ck_save(ck_reader *r, const char *path, const ck_save_options *o, ck_save_result *result,
+                  ck_error *err) {
+    *result = (ck_save_result){0};
+    if (!ck_save_is_folder(path)) return ck_save__file(r, path, o, result, err);
+    ck_reader *view;
+    CK_TRY(ck_layout_convert(r, CK_LAYOUT_DIFFUSERS, CK_UNUSED_KEEP, &view, NULL, err));
+    ck_status status = ck_save__folder(view, path, o, result, err);
+    ck_reader_close(view);
     return status;
 }

@@ -1,4 +1,5 @@
-/* cktool convert: a checkpoint of any format as safetensors, in another layout or type. */
+/* cktool convert: a checkpoint of any format as safetensors, HDF5 or a diffusers folder, in another
+ * layout or type. */
 #include "io/layout.h"
 #include "io/scaled.h"
 #include "io/utf8.h"
@@ -31,24 +32,34 @@ static const ck_option options[] = {
      .type = CK_OPT_TEXT,
      .value = &shard_size,
      .help = "several files of at most this size, and an index: 5GB, 500MB"},
+    {.name = "configs",
+     .argument = "FOLDER",
+     .type = CK_OPT_TEXT,
+     .value = &output.configs,
+     .help = "a diffusers folder whose configs, tokenizers and scheduler the new one gets "
+             "(default: those of IN, if it is one)"},
     CK_PARTS_OPTIONS(output),
     {0},
 };
 
 static const ck_command command = {
     .name = "cktool convert",
-    .summary = "convert a checkpoint to safetensors, to another layout or type",
-    .synopsis = "[--layout ldm|diffusers] [--dtype D] IN OUT.safetensors",
+    .summary = "convert a checkpoint to safetensors, HDF5 or a folder, another layout or type",
+    .synopsis = "[--layout ldm|diffusers] [--dtype D] IN OUT.safetensors|OUT.h5|OUT/",
     .details =
         "IN is anything that can be read: safetensors, a sharded index, a diffusers folder, .ckpt "
         "(nothing in it is executed), GGUF, HDF5. OUT is written as HDF5 where it ends in .h5 or "
-        ".hdf5. Quantised weights become the values they stand "
+        ".hdf5, and as a diffusers folder where it ends in / or is an empty folder: its configs "
+        "are "
+        "those of IN or of --configs, or are made for models of published sizes; a tokenizer is "
+        "never made. Quantised weights become the values they stand "
         "for: "
         "choose a type with --dtype.",
     .options = options,
     .examples = "$ cktool convert old.ckpt model.safetensors --dtype f16\n"
                 "$ cktool convert folder/ model.safetensors --layout ldm\n"
                 "$ cktool convert model.safetensors model.h5\n"
+                "$ cktool convert sdxl.safetensors folder/ --configs stable-diffusion-xl-base-1.0\n"
                 "$ cktool convert flux.gguf flux.safetensors --dtype bf16 --max-shard-size 5GB",
     .files = true,
 };
@@ -72,6 +83,14 @@ static ck_status parse_size(const char *text, uint64_t *bytes, ck_error *err) {
 }
 
 static ck_status convert(ck_reader *in, const char *path, uint64_t shard, ck_error *err) {
+    if (ck_save_is_folder(path)) {
+        if (layout && strcmp(layout, "diffusers") != 0)
+            return ck_fail(err, CK_USAGE, "%s: a folder is in diffusers' layout, not in %s", path,
+                           layout);
+        layout = "diffusers";
+    } else if (output.configs) {
+        return ck_fail(err, CK_USAGE, "--configs is for folders; %s is a file", path);
+    }
     if (!layout) return ck_parts_write(in, path, &output, shard, err);
     ck_reader *view;
     ck_layout_report report;

@@ -9,6 +9,7 @@ fi
 "$PYTHON" tests/interop/check.py "$BUILD"
 "$PYTHON" tests/interop/check_lora.py "$BUILD"
 if "$PYTHON" -c "import diffusers, transformers" 2>/dev/null; then
+    "$PYTHON" tests/interop/check_configs.py "$BUILD"
     "$PYTHON" tests/interop/check_models.py "$BUILD"
 else
     echo "interop: $PYTHON has no diffusers and transformers: networks are not checked"
