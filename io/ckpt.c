@@ -13,7 +13,6 @@
  * Storages of a deflated entry are inflated once, when first read, into an unnamed temporary file
  * of exactly their size (in $TMPDIR or /tmp). As in PyTorch, checksums of the zip are not checked.
  */
-#include "io/ckpt.h"
 #include "io/globals.h"
 #include "io/os.h"
 #include "io/pickle.h"
@@ -67,7 +66,6 @@ typedef struct checkpoint {
     place *places; /* by the tensor's number */
     size_t place_capacity;
     bool big_endian;
-    size_t skipped;
     bool locks; /* lock has been initialised */
     pthread_mutex_t lock;
     inflated *inflated;
@@ -409,7 +407,7 @@ static ck_status find_dict(loader *l, const node *root, const node **dict) {
             if (inner && !is_dict(inner)) inner = NULL;
         }
         if (!inner) break;
-        l->state->skipped += dict_size(*dict) - 1;
+        l->r->skipped += dict_size(*dict) - 1;
         *dict = inner;
     }
     return CK_OK;
@@ -421,7 +419,7 @@ static ck_status add_tensors(loader *l, const node *root) {
     for (size_t i = 0; next_entry(dict, &i, &key, &value);) {
         tensor_call call;
         if (key->kind != CK_PICKLE_TEXT || !is_tensor(value, &call)) {
-            l->state->skipped++;
+            l->r->skipped++;
             continue;
         }
         l->tensor = key->text;
@@ -714,7 +712,3 @@ const ck_format ck_format_ckpt = {
     .read = read_checkpoint,
     .close = close_checkpoint,
 };
-
-size_t ck_ckpt_skipped(const ck_reader *r) {
-    return r->format == &ck_format_ckpt ? ((const checkpoint *)r->state)->skipped : 0;
-}

@@ -145,6 +145,10 @@ static bool is_text(const char *s, size_t n) {
     return !memchr(s, 0, n) && ck_utf8_check((const unsigned char *)s, n) == n;
 }
 
+static bool starts(const char *text, const char *start) {
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
 static ck_status add_tensor(ck_reader *r, const ck_hdf5_item *item, const char *name,
                             ck_error *err) {
     helped *h = r->state;
@@ -173,6 +177,7 @@ static ck_status take_item(ck_reader *r, const ck_hdf5_item *item, const char *t
     if (!is_text(text, (size_t)item->name_size + item->value_size))
         return ck_fail(err, CK_INPUT, "%s: a name or an attribute is not UTF-8", r->path);
     if (item->kind == CK_HDF5_TENSOR) return add_tensor(r, item, text, err);
+    if (item->kind == CK_HDF5_META && starts(text, CK_HDF5_SKIPPED)) r->skipped++;
     if (item->kind == CK_HDF5_META)
         return ck_reader__add_meta(r, text, item->name_size, value, item->value_size, err);
     ck_status status =

@@ -202,6 +202,11 @@ ck_status ck_hdf5_open(const char *path, ck_hdf5_file *f, ck_error *err) {
     return start_path(path, false, f, err);
 }
 
+ck_status ck_hdf5_open_on(int fd, const char *label, ck_hdf5_file *f, ck_error *err) {
+    *f = (ck_hdf5_file){.path = label, .borrowed_fd = true, .id = -1, .fd = fd};
+    return start(f, 0, err);
+}
+
 ck_status ck_hdf5_close(ck_hdf5_file *f, ck_error *err) {
     ck_status status = CK_OK;
     if (!ck_hdf5_ok(f, f->id >= 0 ? H5Fclose(f->id) : 0))

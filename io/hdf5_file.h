@@ -10,7 +10,8 @@
  *
  * All bytes go through io/os.h. Whatever is open in the file is closed with it. One thread at a
  * time; the library prints nothing while a file is open. Only for files that are known to be what
- * was written: io/hdf5.c reads others. Without HDF5 in the build there is none of this.
+ * was written: others are read in a process of its own (io/hdf5.c). Without HDF5 in the build there
+ * is none of this.
  */
 #ifndef CK_HDF5_FILE_H
 #define CK_HDF5_FILE_H
@@ -50,6 +51,7 @@ ck_status ck_hdf5_create_on(int fd, const char *label, size_t metadata, ck_hdf5_
 
 /* For reading. */
 ck_status ck_hdf5_open(const char *path, ck_hdf5_file *f, ck_error *err);
+ck_status ck_hdf5_open_on(int fd, const char *label, ck_hdf5_file *f, ck_error *err);
 
 /* Whether a call of the library was good (not negative), and so was the disk until now. */
 bool ck_hdf5_ok(const ck_hdf5_file *f, int64_t result);

@@ -30,6 +30,9 @@ enum {
 
 enum ck_hdf5_kind { CK_HDF5_TENSOR, CK_HDF5_META, CK_HDF5_END, CK_HDF5_ERROR };
 
+/* Metadata of datasets that are left out: this, the name, and why. */
+#define CK_HDF5_SKIPPED "hdf5.skipped."
+
 /* Followed by name_size and value_size bytes. Tensors come in the reader's order. */
 typedef struct ck_hdf5_item {
     uint32_t kind;   /* of enum ck_hdf5_kind */

@@ -13,7 +13,7 @@
 /* One row per container; the first whose probe says yes opens the file. Those with a signature come
  * before safetensors, which is known only by what it looks like: a GGUF file of 32 tensors does. */
 static const ck_format *const formats[] = {
-    &ck_format_diffusers, &ck_format_gguf,    &ck_format_hdf5,
+    &ck_format_diffusers, &ck_format_gguf,    &ck_format_hdf5,        &ck_format_keras,
     &ck_format_ckpt,      &ck_format_sharded, &ck_format_safetensors,
 };
 
@@ -32,7 +32,7 @@ static const char *resemblance(const unsigned char *head, size_t n) {
     if (starts(head, n, "<!DOCTYPE") || starts(head, n, "<!doctype") || starts(head, n, "<html"))
         return "this is a web page, not a model: the download went wrong";
     if (starts(head, n, "PK\3\4"))
-        return "this is a zip archive, but not one that PyTorch has written";
+        return "this is a zip archive, but not one that PyTorch or Keras has written";
     if (starts(head, n, "\x80\2"))
         return "this is a pickle, but not of PyTorch's form; `cktool scan` says what loading it "
                "would import";
@@ -93,6 +93,10 @@ void ck_reader_close(ck_reader *r) {
 
 const char *ck_reader_path(const ck_reader *r) {
     return r->path;
+}
+
+size_t ck_reader_skipped(const ck_reader *r) {
+    return r->skipped;
 }
 
 const char *ck_reader_format(const ck_reader *r) {

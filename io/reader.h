@@ -63,6 +63,10 @@ const ck_meta *ck_reader_metadata(const ck_reader *r, size_t *count);
 /* NULL if the key is not there. */
 const char *ck_reader_meta(const ck_reader *r, const char *key);
 
+/* How many entries beside its tensors the file has that are left out: epochs, optimiser states and
+ * the like (.ckpt), strings and compounds (HDF5). */
+size_t ck_reader_skipped(const ck_reader *r);
+
 /* Copies n bytes of t's data, starting at byte begin of it, to dst. begin and n must be multiples
  * of the element size and lie within the tensor. Thread-safe. */
 ck_status ck_reader_read(const ck_reader *r, const ck_tensor *t, uint64_t begin, void *dst,

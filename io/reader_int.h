@@ -32,6 +32,7 @@ struct ck_reader {
     ck_meta *meta;
     size_t meta_count, meta_capacity;
     ck_arena arena; /* names, shapes, metadata */
+    size_t skipped; /* see ck_reader_skipped */
     int fd;      /* of a single-file format; -1 where there is none. Closed by ck_reader_close. */
     void *state; /* the format's own */
 };
@@ -60,6 +61,7 @@ extern const ck_format ck_format_safetensors;
 extern const ck_format ck_format_gguf;
 extern const ck_format ck_format_ckpt;
 extern const ck_format ck_format_hdf5;
+extern const ck_format ck_format_keras;
 extern const ck_format ck_format_sharded;
 extern const ck_format ck_format_diffusers;
 

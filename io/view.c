@@ -68,6 +68,7 @@ ck_status ck_view_own(ck_reader *view, ck_reader *source, ck_error *err) {
     }
     state->owned = owned;
     owned[state->owned_count++] = source;
+    view->skipped += source->skipped;
     return CK_OK;
 }
 

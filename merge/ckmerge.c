@@ -611,6 +611,14 @@ static void warn_scaled(merge *m, size_t i, size_t count) {
     free(text);
 }
 
+static void warn_skipped(merge *m, const ck_reader *r) {
+    if (!ck_reader_skipped(r)) return;
+    char *text = ck_sprintf("%s: %zu entries that are no tensors are left out", ck_reader_path(r),
+                            ck_reader_skipped(r));
+    if (text) warn(m, ck_arena_strdup(&m->arena, text));
+    free(text);
+}
+
 /* Whether a file is used as what it is. */
 static ck_status check_kind(const merge *m, size_t i, size_t base, ck_error *err) {
     const char *path = m->recipe.models[i].path;
@@ -645,6 +653,7 @@ static ck_status open_models(merge *m, ck_error *err) {
     const ck_recipe *r = &m->recipe;
     for (size_t i = 0; i < r->model_count; i++) {
         CK_TRY(ck_reader_open(r->models[i].path, &m->files[i], err));
+        warn_skipped(m, m->files[i]);
         size_t scaled;
         CK_TRY(ck_scaled_open(m->files[i], &m->plain[i], &scaled, err));
         m->readers[i] = m->plain[i] ? m->plain[i] : m->files[i];

@@ -48,7 +48,8 @@ static const ck_command command = {
     .synopsis = "[--layout ldm|diffusers] [--dtype D] IN OUT.safetensors|OUT.h5|OUT/",
     .details =
         "IN is anything that can be read: safetensors, a sharded index, a diffusers folder, .ckpt "
-        "(nothing in it is executed), GGUF, HDF5. OUT is written as HDF5 where it ends in .h5 or "
+        "(nothing in it is executed), GGUF, HDF5, .keras. OUT is written as HDF5 where it ends in "
+        ".h5 or "
         ".hdf5, and as a diffusers folder where it ends in / or is an empty folder: its configs "
         "are "
         "those of IN or of --configs, or are made for models of published sizes; a tokenizer is "
@@ -113,6 +114,9 @@ static ck_status run(const char *const *operands, size_t count, ck_error *err) {
     ck_reader *in, *plain = NULL;
     size_t scaled;
     CK_TRY(ck_reader_open(operands[0], &in, err));
+    if (ck_reader_skipped(in) && !output.quiet)
+        fprintf(stderr, "cktool: warning: %s: %zu entries that are no tensors are left out\n",
+                operands[0], ck_reader_skipped(in));
     ck_status status = ck_scaled_open(in, &plain, &scaled, err);
     if (status == CK_OK) status = convert(plain ? plain : in, operands[1], shard, err);
     ck_reader_close(plain);

@@ -50,6 +50,8 @@ static void print_text(const ck_reader *r, const ck_anatomy *a) {
     printf("%s: %s, %zu tensors, %" PRIu64 " parameters, %s\n", ck_reader_path(r),
            ck_reader_format(r), ck_reader_count(r), elements,
            ck_format_bytes(bytes, sizeof bytes, nbytes));
+    if (ck_reader_skipped(r))
+        printf("left out      %zu entries that are no tensors\n", ck_reader_skipped(r));
     printf("architecture  %s", a->architecture->title);
     if (a->variant) printf(", %s", a->variant);
     if (a->unusual) printf("; unusual size: %s", a->unusual);
@@ -88,6 +90,7 @@ static bool add_component(cJSON *list, const ck_component *c) {
 
 static bool fill_json(cJSON *object, const ck_reader *r, const ck_anatomy *a) {
     bool ok = add_text(object, "format", ck_reader_format(r)) &&
+              cJSON_AddNumberToObject(object, "skipped", (double)ck_reader_skipped(r)) &&
               add_text(object, "architecture", a->architecture->name) &&
               add_text(object, "modelspec_architecture", a->architecture->modelspec) &&
               add_text(object, "variant", a->variant) && add_text(object, "unusual", a->unusual) &&

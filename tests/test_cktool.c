@@ -58,6 +58,31 @@ static int teardown(void **state) {
     return 0;
 }
 
+/* Formats to write, by the output's ending, and what is said of entries that are no tensors. */
+static void test_convert(void **state) {
+    (void)state;
+    char *model = realpath("tests/data/models/base", NULL);
+    char *training = realpath("tests/data/torch/training.pt", NULL);
+    program_expect(program_run(f.folder, "cktool convert '%s' model/", model), 0,
+                   "model/: 484 tensors", "");
+    program_expect(program_run(f.folder, "cktool convert model/ x/ --layout ldm"), 2, NULL,
+                   "a folder is in diffusers' layout");
+    program_expect(program_run(f.folder, "cktool convert model/ model"), 2, NULL,
+                   "remove it first");
+    program_expect(program_run(f.folder, "cktool convert b x.h5 --configs model"), 2, NULL,
+                   "--configs is for folders");
+    program_expect(program_run(f.folder, "cktool convert b b.h5 && cktool diff b b.h5"), 0,
+                   "identical", "");
+    program_expect(program_run(f.folder, "cktool convert b b2.h5 --max-shard-size 1KB"), 2, NULL,
+                   "only safetensors are written in shards");
+    program_expect(program_run(f.folder, "cktool inspect '%s'", training), 0,
+                   "left out      7 entries that are no tensors", "");
+    program_expect(program_run(f.folder, "cktool convert '%s' t.safetensors", training), 0, NULL,
+                   "7 entries that are no tensors are left out");
+    free(model);
+    free(training);
+}
+
 static void test_ls(void **state) {
     (void)state;
     program_expect(program_run(f.folder, "cktool ls a"), 0,
@@ -229,6 +254,7 @@ static void test_usage(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_convert),
         cmocka_unit_test(test_ls),
         cmocka_unit_test(test_control_characters),
         cmocka_unit_test(test_several_files),

@@ -5,6 +5,8 @@
 
 Element i of every tensor (in C order) is i - 3, cast to its type, unless said otherwise.
 """
+import zipfile
+
 import h5py
 import numpy as np
 
@@ -119,3 +121,17 @@ with new("same_name.h5") as f:
     f.create_dataset("a.b", data=values((2,), "<f4"), track_times=False)
 with new("big_chunk.h5") as f:
     f.create_dataset("a", shape=(1 << 28,), dtype="<f4", chunks=(1 << 28,), compression="gzip", track_times=False)
+
+
+# Keras 3's archive around its weights, both ways.
+def archive(name, method, entries):
+    with zipfile.ZipFile(FOLDER + name, "w", method) as z:
+        for entry, data in entries:
+            z.writestr(zipfile.ZipInfo(entry), data, method)
+
+
+weights = open(FOLDER + "keras3.weights.h5", "rb").read()
+entries = [("metadata.json", b"{}"), ("config.json", b'{"class_name": "Lambda"}'), ("model.weights.h5", weights)]
+archive("stored.keras", zipfile.ZIP_STORED, entries)
+archive("deflated.keras", zipfile.ZIP_DEFLATED, entries)
+archive("empty.keras", zipfile.ZIP_STORED, entries[:2])
