@@ -113,16 +113,16 @@ static ck_arguments arguments(const ck_task *task, const ck_step *step, uint64_t
     return (ck_arguments){.values = step->values,
                           .inputs = step->input_count,
                           .compat = step->compat,
-                          .shape = task->out.shape,
+                          .shape = task->mixed_shape,
                           .rank = task->out.rank,
-                          .elements = task->out.elements,
+                          .elements = task->mixed_elements,
                           .key = task->key,
                           .first = first,
                           .found = step->found ? *step->found : NULL};
 }
 
 /* The registers of n <= CK_STRIP elements, starting at element `at` of the block in w->raw: all
- * leaves and the first `steps` steps. first: number of the first element in the tensor. */
+ * leaves and the first `steps` steps. first: number of the first element in what is mixed. */
 static void eval_registers(worker *w, const ck_task *task, unsigned steps, uint64_t first,
                            size_t at, size_t n, const float **registers) {
     const run *r = w->run;
@@ -167,7 +167,42 @@ static ck_status read_block(worker *w, const ck_task *task, const uint64_t *leaf
     return CK_OK;
 }
 
-/* Elements [first, first + n) of the output to dst, from elements leaf_first[i]... of leaf i. */
+/* n elements of a leaf's part that is mixed, from its element first on: of the first input
+ * channels. */
+static ck_status read_channels(const worker *w, const ck_task *task, const ck_leaf *leaf,
+                               uint64_t first, size_t n, unsigned char *dst, ck_error *err) {
+    const uint64_t *shape = task->mixed_shape;
+    uint64_t plane = shape[2] * shape[3], mixed = shape[1] * plane;
+    size_t size = element_bytes(leaf->tensor->dtype);
+    while (n) {
+        uint64_t row = first / mixed, in_row = first % mixed, left = mixed - in_row;
+        size_t count = left < n ? (size_t)left : n;
+        uint64_t begin = row * leaf->tensor->shape[1] * plane + in_row;
+        CK_TRY(ck_reader_read(w->run->plan->readers[leaf->model], leaf->tensor, begin * size, dst,
+                              count * size, err));
+        dst += count * size;
+        first += count;
+        n -= count;
+    }
+    return CK_OK;
+}
+
+/* Reads elements [first, first + n) of what is mixed, of every leaf, to w->raw. */
+static ck_status read_mixed(worker *w, const ck_task *task, uint64_t first, size_t n,
+                            ck_error *err) {
+    const uint64_t from_start[CK_MAX_MODELS] = {0};
+    if (!task->channels) return read_block(w, task, from_start, first, n, err);
+    CK_TRY(check_cancel(w->run, err));
+    unsigned char *block = w->raw;
+    for (unsigned i = 0; i < task->leaf_count; i++) {
+        CK_TRY(read_channels(w, task, &task->leaves[i], first, n, block, err));
+        block += w->run->block_elements * element_bytes(task->leaves[i].tensor->dtype);
+    }
+    return CK_OK;
+}
+
+/* n elements of the output to dst, from elements leaf_first[i]... of leaf i; first: number of the
+ * first in what is mixed. */
 static ck_status eval(worker *w, const ck_task *task, unsigned result, uint64_t first,
                       const uint64_t *leaf_first, uint64_t n, unsigned char *dst, uint64_t *clipped,
                       ck_error *err) {
@@ -205,12 +240,11 @@ static ck_status each_strip(const ck_pass *pass, ck_visit *visit, void *context,
     const ck_task *task = p->task;
     const ck_step *step = &task->steps[p->step];
     const float *registers[CK_MAX_MODELS + CK_MAX_STEPS], *inputs[CK_MAX_MODELS];
-    const uint64_t from_start[CK_MAX_MODELS] = {0};
-    for (uint64_t done = 0; done < task->out.elements;) {
-        uint64_t left = task->out.elements - done;
+    for (uint64_t done = 0; done < task->mixed_elements;) {
+        uint64_t left = task->mixed_elements - done;
         size_t limit = p->worker->run->block_elements;
         size_t block = left < limit ? (size_t)left : limit;
-        CK_TRY(read_block(p->worker, task, from_start, done, block, err));
+        CK_TRY(read_mixed(p->worker, task, done, block, err));
         for (size_t at = 0; at < block; at += CK_STRIP) {
             size_t strip = block - at < CK_STRIP ? block - at : CK_STRIP;
             eval_registers(p->worker, task, p->step, done + at, at, strip, registers);
@@ -290,8 +324,8 @@ static ck_status eval_channels(worker *w, const ck_task *task, uint64_t first, u
                 uint64_t leaf_row = task->leaves[i].tensor->shape[1] * plane;
                 leaf_first[i] = o * leaf_row + in_row;
             }
-            CK_TRY(eval(w, &part, mix ? task->result : 0, first, leaf_first, count, dst, clipped,
-                        err));
+            CK_TRY(eval(w, &part, mix ? task->result : 0, o * mixed + in_row, leaf_first, count,
+                        dst, clipped, err));
         }
         dst += count * out_size;
         first += count;

@@ -201,18 +201,25 @@ static bool looks_at_all(const ck_method *method) {
     return method && (method->combine || method->prepare);
 }
 
+/* Makes it a task that mixes only the first input channels. */
+static ck_status set_channels(const builder *b, ck_task *task, ck_error *err) {
+    size_t bytes = b->a->rank * sizeof *b->a->shape;
+    uint64_t *shape = ck_arena_alloc(&b->plan->arena, bytes);
+    if (!shape) return ck_fail_memory(err, "plan");
+    memcpy(shape, b->a->shape, bytes);
+    shape[1] = b->channels;
+    task->channels = b->channels;
+    task->mixed_shape = shape;
+    task->mixed_elements = b->a->elements / b->a->shape[1] * b->channels;
+    return CK_OK;
+}
+
 /* Turns the builder's leaves and steps into a task's, leaving out what the result does not need. */
 static ck_status finish_task(const builder *b, operand result, ck_task *task, ck_error *err) {
     bool leaf_used[CK_MAX_MODELS] = {false}, step_used[CK_MAX_STEPS] = {false};
     unsigned leaf_reg[CK_MAX_MODELS], step_reg[CK_MAX_STEPS];
     mark(b, result, leaf_used, step_used);
     if (b->channels) leaf_used[0] = true; /* A fills the other channels */
-    for (unsigned s = 0; s < b->step_count; s++)
-        if (b->channels && step_used[s] && looks_at_all(b->steps[s].method))
-            return ck_fail(err, CK_USAGE,
-                           "tensor '%s': method %s looks at whole tensors and cannot mix only some "
-                           "channels; exclude it with --rule '%s=exclude'",
-                           b->a->name, b->steps[s].method->name, b->a->name);
 
     ck_arena *arena = &b->plan->arena;
     task->leaves = ck_arena_alloc(arena, b->leaf_count * sizeof *task->leaves);
@@ -241,7 +248,7 @@ static ck_status finish_task(const builder *b, operand result, ck_task *task, ck
         task->steps[task->step_count++] = step;
     }
     task->result = result.step ? step_reg[result.reg] : leaf_reg[result.reg];
-    return CK_OK;
+    return b->channels ? set_channels(b, task, err) : CK_OK;
 }
 
 /* A task that takes one model's tensor. */
@@ -271,6 +278,10 @@ static void add_task(ck_plan *plan, ck_task task, const ck_tensor *like, ck_dtyp
     task.out.nbytes = converts ? like->elements * ck_dtype_bits(wanted) / 8 : like->nbytes;
     task.raw = task.step_count == 0 && task.channels == 0 &&
                task.leaves[0].tensor->dtype == task.out.dtype;
+    if (!task.channels) {
+        task.mixed_shape = like->shape;
+        task.mixed_elements = like->elements;
+    }
     size_t leaf_bytes = 0;
     for (unsigned i = 0; i < task.leaf_count; i++)
         leaf_bytes += (ck_dtype_bits(task.leaves[i].tensor->dtype) + 7) / 8;
@@ -321,7 +332,6 @@ static ck_status plan_tensor(ck_plan *plan, size_t primary, const ck_tensor *a, 
     operand result = {0};
     ck_status status = reduce(b, r->root, &result, err);
     if (status == CK_OK) status = finish_task(b, result, &task, err);
-    task.channels = b->channels;
     bool mixed = b->applied, missing = b->missing, unchanged = b->unchanged;
     free(b);
     CK_TRY(status);

@@ -72,8 +72,10 @@ typedef struct ck_task {
     bool raw;          /* the output's bytes are those of leaf 0 */
     unsigned channels; /* not 0: only these first input channels of shape[1] are mixed, and leaf 0
                         * is A's tensor */
-    uint64_t key;      /* of the tensor's random numbers: made of the seed and its name */
-    uint64_t offset;   /* in the output file */
+    const uint64_t *mixed_shape; /* of what is mixed: out's, or with `channels` for shape[1] */
+    uint64_t mixed_elements;
+    uint64_t key;    /* of the tensor's random numbers: made of the seed and its name */
+    uint64_t offset; /* in the output file */
 } ck_task;
 
 typedef struct ck_plan {

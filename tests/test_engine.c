@@ -480,6 +480,47 @@ static void test_inpaint(void **state) {
     }
 }
 
+/* What is mixed comes out as with an A of four channels, also by methods that look at whole tensors
+ * and by those that draw random numbers. */
+static void test_inpaint_whole(void **state) {
+    (void)state;
+    enum { OUT = 50, PLANE = 9, WIDE = 9 * PLANE, NARROW = 4 * PLANE };
+    static const char *const merges[] = {
+        "{\"method\":\"slerp\",\"inputs\":[\"a\",\"b\"],\"alpha\":0.25}",
+        "{\"method\":\"ties\",\"inputs\":[\"a\",\"b\"],\"density\":[0.3]}",
+        "{\"method\":\"dare-linear\",\"inputs\":[\"a\",\"b\"],\"density\":[0.5]}",
+        "{\"method\":\"perpendicular\",\"inputs\":[\"a\",\"b\",\"c\"]}",
+    };
+    float *a = random_data(CK_F32, OUT * WIDE, 1), *b = random_data(CK_F32, OUT * NARROW, 2),
+          *c = random_data(CK_F32, OUT * NARROW, 3), narrow[OUT * NARROW];
+    for (int o = 0; o < OUT; o++)
+        memcpy(narrow + o * NARROW, a + o * WIDE, NARROW * sizeof *narrow);
+    one_tensor("b", "w", CK_F32, (uint64_t[]){OUT, 4, 3, 3}, 4, b);
+    one_tensor("c", "w", CK_F32, (uint64_t[]){OUT, 4, 3, 3}, 4, c);
+    for (size_t i = 0; i < sizeof merges / sizeof *merges; i++) {
+        char json[512];
+        snprintf(json, sizeof json,
+                 "{\"ckmerge_recipe\":1,\"models\":{\"a\":\"a\",\"b\":\"b\",\"c\":\"c\"},"
+                 "\"merge\":%s,\"policies\":{\"shape\":\"inpaint\"}}",
+                 merges[i]);
+        one_tensor("a", "w", CK_F32, (uint64_t[]){OUT, 4, 3, 3}, 4, narrow);
+        run(json, fixture_path(&folder, "plain"));
+        one_tensor("a", "w", CK_F32, (uint64_t[]){OUT, 9, 3, 3}, 4, a);
+        run(json, fixture_path(&folder, "out"));
+        ck_reader *want = open_file(fixture_path(&folder, "plain")),
+                  *got = open_file(fixture_path(&folder, "out"));
+        float *x = read_tensor(want, "w"), *y = read_tensor(got, "w");
+        for (int o = 0; o < OUT; o++) {
+            assert_memory_equal(x + o * NARROW, y + o * WIDE, NARROW * sizeof *x);
+            assert_memory_equal(a + o * WIDE + NARROW, y + o * WIDE + NARROW,
+                                (WIDE - NARROW) * sizeof *x);
+        }
+        free(x), free(y);
+        ck_reader_close(want), ck_reader_close(got);
+    }
+    free(a), free(b), free(c);
+}
+
 static void test_rules(void **state) {
     (void)state;
     ck_reader *a = open_file(make_model("a", CK_F16, 1)),
@@ -729,6 +770,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_missing_in_c, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shapes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_inpaint, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_inpaint_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rules, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_in_common, setup, teardown),
         cmocka_unit_test_setup_teardown(test_scaled_f8_is_refused, setup, teardown),
