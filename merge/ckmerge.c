@@ -11,6 +11,7 @@
 #include "merge/provenance.h"
 #include "merge/recipe.h"
 #include "merge/report.h"
+#include "merge/save.h"
 
 #include <math.h>
 #include <signal.h>
@@ -674,6 +675,11 @@ static ck_status open_models(merge *m, ck_error *err) {
 static ck_status check_targets(const merge *m, ck_error *err) {
     if (flags.lock && !flags.write_recipe)
         return ck_fail(err, CK_USAGE, "--lock needs --write-recipe FILE, where the lock is kept");
+    if (ck_save_is_folder(m->output))
+        return ck_fail(err, CK_USAGE,
+                       "%s: a merge is written to one file (.safetensors or .h5); `cktool convert "
+                       "FILE FOLDER/` makes a diffusers folder of it",
+                       m->output);
     const char *targets[] = {m->output, flags.write_recipe};
     for (int i = 0; i < 2; i++)
         if (targets[i] && !flags.force && !flags.dry_run && access(targets[i], F_OK) == 0)

@@ -103,6 +103,7 @@ static void test_usage(void **state) {
         {"ckmerge a.safetensors b.safetensors --dtype f64", "must be one of keep|f32"},
         {"ckmerge a.safetensors b.safetensors --lock", "needs --write-recipe"},
         {"ckmerge a.safetensors b.safetensors -o a.safetensors", "a.safetensors exists; --force"},
+        {"ckmerge a.safetensors b.safetensors -o folder/", "is written to one file"},
         {"ckmerge --recipe r.json a.safetensors", "names its models itself"},
         {"ckmerge --recipe r.json --alpha 1", "do not go with --recipe"},
         {"ckmerge a.safetensors b.safetensors --base c.safetensors", "3 models need --method"},

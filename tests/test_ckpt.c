@@ -193,7 +193,7 @@ static const struct refusal refusals[] = {
     {"zip_inflate_damaged", "zip entry 'a/data.pkl': compressed data at offset 46: damaged"},
     {"zip_no_pickle", "a zip archive without 'a/data.pkl'"},
     {"zip_empty", "a zip archive without 'a/data.pkl'"},
-    {"zip_no_folder", "a zip archive, but not one that PyTorch has written"},
+    {"zip_no_folder", "a zip archive, but not one that PyTorch or Keras has written"},
     {"zip_no_storage", "tensor 'w': the archive has no 'a/data/0'"},
     {"zip_storage_short", "4 elements of torch.FloatStorage, but 'a/data/0' has 12 bytes"},
     {"zip_storage_long", "but 'a/data/0' has 20 bytes"},
