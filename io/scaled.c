@@ -43,10 +43,21 @@ static const char *const companions[] = {".scale_weight",
                                          ".comfy_quant",
                                          "scaled_fp8",
                                          NULL};
-/* Signs of quantisations that cannot be undone by one factor a row. */
-static const char *const foreign[] = {".absmax",           ".quant_map",        ".SCB",
-                                      ".weight_scale_2",   ".weight_scale_inv", ".pre_quant_scale",
-                                      "bitsandbytes__nf4", "bitsandbytes__fp4", NULL};
+/* Quantisations that cannot be undone by one factor a row, by the endings of their tensors: the
+ * first that any tensor has gives the name. */
+static const struct {
+    const char *ending, *name;
+} foreign[] = {
+    {".comfy_quant", NULL}, /* its text has the name */
+    {"bitsandbytes__nf4", "nf4 (bitsandbytes)"},
+    {"bitsandbytes__fp4", "fp4 (bitsandbytes)"},
+    {".absmax", "4 bits (bitsandbytes)"},
+    {".quant_map", "4 bits (bitsandbytes)"},
+    {".SCB", "int8 (bitsandbytes)"},
+    {".weight_scale_2", "nvfp4"},
+    {".weight_scale_inv", "f8 in blocks (weight_scale_inv)"},
+    {".pre_quant_scale", "with factors of the inputs (pre_quant_scale)"},
+};
 
 static ck_status refuse(const ck_reader *r, const char *tensor, const char *what, ck_error *err) {
     return ck_fail(
@@ -88,20 +99,28 @@ static ck_status check_marker(const ck_reader *r, const ck_tensor *t, ck_error *
     return check_text(r, t->name, text, (size_t)t->nbytes, err);
 }
 
+static ck_status refuse_foreign(const ck_reader *r, size_t kind, ck_error *err) {
+    char what[96];
+    for (size_t i = 0; i < ck_reader_count(r); i++) {
+        const ck_tensor *t = ck_reader_tensor(r, i);
+        if (!ends_with(t->name, foreign[kind].ending)) continue;
+        if (!foreign[kind].name) {
+            CK_TRY(check_marker(r, t, err));
+            continue;
+        }
+        snprintf(what, sizeof what, "quantised as %s", foreign[kind].name);
+        return refuse(r, t->name, what, err);
+    }
+    return CK_OK;
+}
+
 /* Refuses what is foreign; says whether there is anything scaled. */
 static ck_status look(const ck_reader *r, bool *scaled, ck_error *err) {
     *scaled = false;
-    for (size_t i = 0; i < ck_reader_count(r); i++) {
-        const ck_tensor *t = ck_reader_tensor(r, i);
-        const char *sign = ending_of(t->name, foreign);
-        if (sign) {
-            char what[96];
-            snprintf(what, sizeof what, "a quantisation with '%s'", sign);
-            return refuse(r, t->name, what, err);
-        }
-        if (ends_with(t->name, ".comfy_quant")) CK_TRY(check_marker(r, t, err));
-        *scaled |= ending_of(t->name, companions) != NULL;
-    }
+    for (size_t kind = 0; kind < sizeof foreign / sizeof *foreign; kind++)
+        CK_TRY(refuse_foreign(r, kind, err));
+    for (size_t i = 0; i < ck_reader_count(r); i++)
+        *scaled |= ending_of(ck_reader_tensor(r, i)->name, companions) != NULL;
     const char *metadata = ck_reader_meta(r, "_quantization_metadata");
     if (!*scaled || !metadata) return CK_OK;
     return check_text(r, "_quantization_metadata", metadata, strlen(metadata), err);

@@ -115,6 +115,13 @@ static void test_refusals(void **state) {
                                           "l.weight.quant_state.bitsandbytes__nf4"};
     for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
         refused(write_layer(CK_F8_E4M3, foreign[i], 1, 1, NULL, NULL), foreign[i]);
+    /* By name, also where another sign of it comes first in the file. */
+    const fixture_tensor named = {.name = "l.weight.quant_state.bitsandbytes__nf4",
+                                  .dtype = CK_U8,
+                                  .shape = {2},
+                                  .rank = 1,
+                                  .data = "{}"};
+    refused(write_layer(CK_F8_E4M3, "l.weight.absmax", 1, 1, &named, NULL), "quantised as nf4");
     refused(write_layer(CK_U8, "l.weight_scale", 1, 1, NULL, NULL), "U8 with a scale");
     refused(write_layer(CK_F8_E4M3FNUZ, "l.weight_scale", 1, 1, NULL, NULL),
             "F8_E4M3FNUZ with a scale");
