@@ -174,7 +174,7 @@ valgrind: deps deps-valgrind
 	@CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
 	    --suppressions=tests/valgrind.supp \
 	    --errors-for-leak-kinds=definite" CK_ISA=avx2 $(MAKE) --no-print-directory check \
-	    BUILD=$(BUILD)/valgrind ONEDNN=no TESTS="$(filter-out test_hdf5,$(TESTS))"
+	    BUILD=$(BUILD)/valgrind ONEDNN=no TESTS="$(filter-out test_hdf5 test_head,$(TESTS))"
 
 # libFuzzer targets, each for a while on its corpus; a crash is a failure.
 FUZZ_SECONDS ?= 20
