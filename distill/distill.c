@@ -119,7 +119,7 @@ static ck_node feed_node(ck_distill *d, const char *name, ck_shape shape) {
 
 ck_status ck_distill_build(ck_distill *d, size_t tokens, size_t width, ck_error *err) {
     d->graph = ck_graph_new();
-    d->scale = d->kept = SIZE_MAX;
+    d->scale = d->kept = d->told = SIZE_MAX;
     if (!d->graph) return ck_fail_memory(err, d->method->name);
     ck_shape text = CK_SHAPE((int64_t)d->batch, (int64_t)tokens, (int64_t)width);
     d->x0 = feed_node(d, "x0", d->shape);
@@ -167,7 +167,11 @@ static ck_node scale_of(ck_distill *d) {
 ck_node ck_distill_x0(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p,
                       ck_node context) {
     ck_graph *g = d->graph;
-    ck_node scale = ck_network_guided(n) ? scale_of(d) : CK_NONE;
+    ck_node scale = CK_NONE;
+    if (n == &d->rival && d->told != SIZE_MAX)
+        scale = d->feeds[d->told].node;
+    else if (ck_network_guided(n))
+        scale = scale_of(d);
     ck_node answer = ck_network_answer(g, n, ck_mul(g, x, p->node[CK_AT_IN]), p->node[CK_AT_TIME],
                                        context, scale);
     return ck_add(g, ck_mul(g, x, p->node[CK_AT_SKIP]), ck_mul(g, answer, p->node[CK_AT_OUT]));
@@ -246,6 +250,6 @@ ck_node ck_distill_distance(ck_distill *d, ck_node prediction, ck_node target, c
 
 ck_status ck_distill_part(ck_distill *d, ck_node loss, ck_params *params, ck_error *err) {
     CK_TRY(ck_graph_check(d->graph, err));
-    d->parts[d->part_count++] = (ck_part){loss, params};
+    d->parts[d->part_count++] = (ck_part){.loss = loss, .params = params};
     return CK_OK;
 }

@@ -61,6 +61,7 @@ typedef struct ck_point {
 typedef struct ck_part {
     ck_node loss;
     ck_params *params;
+    ck_params *heads; /* these as well; or NULL */
 } ck_part;
 
 typedef enum ck_loss {
@@ -87,6 +88,7 @@ typedef struct ck_distill_method {
     bool teacher; /* asks a teacher */
     bool average; /* asks the average of the student */
     bool rival;   /* trains a second network, which begins as the teacher */
+    bool heads;   /* trains a discriminator, see heads.h */
     bool free;    /* needs no data, only captions */
     bool follows; /* from the same noise the student comes to where its teacher comes to */
     /* Appends nodes and adds one or two parts. */
@@ -111,6 +113,7 @@ struct ck_distill {
     double guidance; /* scale of classifier-free guidance; 1: the teacher is asked once */
     size_t scale;    /* see ck_distill_scale; SIZE_MAX: nobody asked */
     size_t kept;     /* the feed of captions that outlast a round, or SIZE_MAX */
+    size_t told;     /* the feed of what the rival is told in the place of guidance, or SIZE_MAX */
     bool heun;       /* the teacher's steps are Heun's, not Euler's */
     uint64_t seed;
     uint64_t step, steps; /* the one that is being made, from 0; of the whole run */
@@ -120,6 +123,8 @@ struct ck_distill {
     size_t batch;
     ck_shape shape; /* of a batch of samples, N first */
     ck_network teacher, student, average, rival;
+    ck_unet_config rival_config; /* if it is not the teacher's */
+    ck_params *heads;            /* of a discriminator; or NULL */
     ck_node x0, noise;           /* N ...: data and unit noise */
     ck_node context, no_context; /* N T C: of the captions, of the empty caption; or CK_NONE */
 
@@ -173,7 +178,8 @@ void ck_distill_take_context(ck_distill *d, size_t sample);
 
 /* a x0 + s noise */
 ck_node ck_distill_noisy(ck_distill *d, const ck_point *p, ck_node x0, ck_node noise);
-/* The network's x0 of x, asked with this context (and told the scale, if it takes it). */
+/* The network's x0 of x, asked with this context (and told the scale, if it takes it; the rival
+ * what is in the feed d->told, if there is one). */
 ck_node ck_distill_x0(ck_distill *d, const ck_network *n, ck_node x, const ck_point *p,
                       ck_node context);
 /* The feed of each sample's scale of guidance: made when first asked for, holding d->guidance. A

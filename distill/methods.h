@@ -14,6 +14,7 @@ extern const ck_distill_method ck_distill_pcm;
 extern const ck_distill_method ck_distill_ecd;
 extern const ck_distill_method ck_distill_sfd;
 extern const ck_distill_method ck_distill_dmd;
+extern const ck_distill_method ck_distill_dmd2;
 extern const ck_distill_method ck_distill_scm;
 extern const ck_distill_method ck_distill_guidance;
 

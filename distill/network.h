@@ -13,11 +13,17 @@
 typedef struct ck_network {
     ck_params *params;
     const ck_unet_config *unet; /* NULL: the perceptron */
+    ck_taps *taps;              /* filled with features the first time it is asked; or NULL */
 } ck_network;
 
 /* Whether the network is told the scale of guidance (LCM): then one pass gives what guidance does.
  */
 bool ck_network_guided(const ck_network *n);
+
+/* Makes the network take a number per sample in the place of guidance (as a rival that is told
+ * which step a sample comes from): an embedding that adds nothing until it is trained. config:
+ * where its changed config lives. */
+ck_status ck_network_tell(ck_network *n, ck_unet_config *config, ck_error *err);
 
 /* F(x, time, context): of the shape of x. time: one number per sample. context: N T C for the UNet,
  * CK_NONE for the perceptron: 2 numbers and 16 of the time, three hidden layers of 128, SiLU.

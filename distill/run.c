@@ -65,7 +65,7 @@ static ck_status event(ck_session *r, const char *name, const char *text, ck_err
 
 /* ---- What lasts ---- */
 
-enum { MOST_WEIGHTS = 5 };
+enum { MOST_WEIGHTS = 6 };
 
 typedef struct saved {
     ck_checkpoint_weights weights[MOST_WEIGHTS];
@@ -86,6 +86,7 @@ static ck_status gather(ck_session *r, saved *s, ck_error *err) {
     add_weights(s, "average", ck_trainer_average(r->trainer));
     add_weights(s, "target", r->d.average.params);
     add_weights(s, "rival", r->d.rival.params);
+    add_weights(s, "heads", r->d.heads);
     if (r->d.method->promote) add_weights(s, "teacher", r->d.teacher.params);
     s->what.weights = s->weights;
     s->what.weights_count = s->count;

@@ -159,6 +159,8 @@ static ck_status copy_networks(ck_session *r, ck_error *err) {
     if (d->method->promote) CK_TRY(ck_params_copy(d->teacher.params, &d->teacher.params, err));
     if (d->method->average) CK_TRY(ck_params_copy(d->student.params, &d->average.params, err));
     if (d->method->rival) CK_TRY(ck_params_copy(d->teacher.params, &d->rival.params, err));
+    if (d->method->heads && !(d->heads = ck_params_new(r->seed)))
+        return ck_fail_memory(err, "a discriminator");
     return CK_OK;
 }
 
@@ -189,6 +191,7 @@ void ck_run_close(ck_session *r) {
     ck_distill_clear(&r->d);
     ck_params_free(r->d.average.params);
     ck_params_free(r->d.rival.params);
+    ck_params_free(r->d.heads);
     if (r->d.method && r->d.method->promote && r->d.teacher.params != r->task->teacher.params)
         ck_params_free(r->d.teacher.params);
     ck_run_forget(r);

@@ -262,7 +262,7 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     t->has_data = o->data;
     CK_TRY(ck_latents_encode(&o->encoding, &o->latents, err));
     CK_TRY(open_evaluation(t, c, names, name_count, err));
-    t->teacher = (ck_network){o->model.unet, &o->model.unet_config};
+    t->teacher = (ck_network){.params = o->model.unet, .unet = &o->model.unet_config};
     o->model.unet = NULL; /* the task's from here on */
     return open_student(t, c, student, (int64_t)guidance, err);
 }

@@ -12,7 +12,7 @@ typedef struct work {
     ck_part part;
     ck_node *outputs; /* loss, gradients, what is carried */
     size_t output_count;
-    size_t *index; /* of the trained weights, in the order of the gradients */
+    ck_node *trained; /* weights, in the order of the gradients */
     size_t weights;
     ck_exec *exec;
     ck_optimizer *optimizer;
@@ -33,34 +33,36 @@ struct ck_trainer {
 
 /* ---- Making ---- */
 
-static bool is_trained(const ck_graph_node *n, const ck_params *params) {
-    return n->op == CK_OP_PARAM && n->params == params;
+static bool is_trained(const ck_graph_node *n, const ck_part *part) {
+    return n->op == CK_OP_PARAM &&
+           (n->params == part->params || (part->heads && n->params == part->heads));
+}
+
+static float *weight_data(const ck_trainer *t, const work *w, size_t i) {
+    const ck_graph_node *n = &t->d->graph->nodes[w->trained[i]];
+    return ck_params_data(n->params, n->param);
+}
+
+static size_t weight_size(const ck_trainer *t, const work *w, size_t i) {
+    return (size_t)ck_shape_count(&t->d->graph->nodes[w->trained[i]].shape);
 }
 
 /* The loss, the gradients of all weights of the part that it depends on, and carried feeds. */
 static ck_status find_outputs(ck_distill *d, work *w, ck_error *err) {
     ck_graph *g = d->graph;
     size_t count = g->count, n = 0;
-    for (size_t i = 0; i < count; i++) n += is_trained(&g->nodes[i], w->part.params);
+    for (size_t i = 0; i < count; i++) n += is_trained(&g->nodes[i], &w->part);
     w->outputs = ck_alloc_array(n + d->feed_count + 1, sizeof *w->outputs);
-    w->index = ck_alloc_array(n, sizeof *w->index);
-    ck_node *weights = ck_alloc_array(n, sizeof *weights);
-    if (!w->outputs || !w->index || !weights) {
-        free(weights);
-        return ck_fail_memory(err, d->method->name);
-    }
+    w->trained = ck_alloc_array(n, sizeof *w->trained);
+    if (!w->outputs || !w->trained) return ck_fail_memory(err, d->method->name);
     for (size_t i = 0; i < count; i++)
-        if (is_trained(&g->nodes[i], w->part.params)) {
-            w->index[w->weights] = g->nodes[i].param;
-            weights[w->weights++] = (ck_node)i;
-        }
+        if (is_trained(&g->nodes[i], &w->part)) w->trained[w->weights++] = (ck_node)i;
     w->outputs[0] = w->part.loss;
-    ck_status s = ck_gradients(g, w->part.loss, weights, w->weights, w->outputs + 1, err);
-    free(weights);
+    CK_TRY(ck_gradients(g, w->part.loss, w->trained, w->weights, w->outputs + 1, err));
     w->output_count = 1 + w->weights;
     for (size_t i = 0; i < d->feed_count; i++)
         if (d->feeds[i].from != CK_NONE) w->outputs[w->output_count++] = d->feeds[i].from;
-    return s;
+    return CK_OK;
 }
 
 static ck_status prepare(ck_trainer *t, work *w, const ck_backend *backend, ck_error *err) {
@@ -68,8 +70,7 @@ static ck_status prepare(ck_trainer *t, work *w, const ck_backend *backend, ck_e
         return ck_fail(err, CK_USAGE, "backend '%s' cannot train yet", backend->name);
     CK_TRY(find_outputs(t->d, w, err));
     CK_TRY(ck_exec_new(backend, t->d->graph, w->outputs, w->output_count, &w->exec, err));
-    for (size_t i = 0; i < w->weights; i++)
-        w->elements += ck_params_elements(w->part.params, w->index[i]);
+    for (size_t i = 0; i < w->weights; i++) w->elements += weight_size(t, w, i);
     return CK_OK;
 }
 
@@ -101,7 +102,7 @@ void ck_trainer_free(ck_trainer *t) {
         work *w = &t->works[i];
         ck_exec_free(w->exec);
         ck_optimizer_free(w->optimizer);
-        free(w->outputs), free(w->index), free(w->sum);
+        free(w->outputs), free(w->trained), free(w->sum);
     }
     ck_params_free(t->ema);
     free(t->arrays);
@@ -125,7 +126,7 @@ static size_t weight_bytes(const ck_params *p) {
 size_t ck_trainer_held(const ck_trainer *t) {
     size_t bytes = weight_bytes(t->d->teacher.params) + weight_bytes(t->d->student.params) +
                    weight_bytes(t->d->average.params) + weight_bytes(t->d->rival.params) +
-                   weight_bytes(t->ema);
+                   weight_bytes(t->d->heads) + weight_bytes(t->ema);
     size_t copies = t->settings.accumulate > 1 ? 3 : 2;
     for (size_t i = 0; i < t->d->part_count; i++)
         bytes += copies * t->works[i].elements * sizeof(float);
@@ -142,8 +143,8 @@ static ck_status make_optimizer(ck_trainer *t, work *w, ck_error *err) {
     }
     float *next = w->sum;
     for (size_t i = 0; i < w->weights; i++) {
-        slices[i].value = ck_params_data(w->part.params, w->index[i]);
-        slices[i].n = ck_params_elements(w->part.params, w->index[i]);
+        slices[i].value = weight_data(t, w, i);
+        slices[i].n = weight_size(t, w, i);
         slices[i].gradient = next ? next : ck_exec_pointer(w->exec, w->outputs[1 + i]);
         if (next) next += slices[i].n;
     }
@@ -181,7 +182,7 @@ static void add_gradients(ck_trainer *t, work *w) {
     float share = 1 / (float)t->settings.accumulate, *sum = w->sum;
     for (size_t i = 0; i < w->weights; i++) {
         const float *g = ck_exec_pointer(w->exec, w->outputs[1 + i]);
-        size_t n = ck_params_elements(w->part.params, w->index[i]);
+        size_t n = weight_size(t, w, i);
         for (size_t k = 0; k < n; k++) sum[k] += share * g[k];
         sum += n;
     }

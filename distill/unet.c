@@ -15,7 +15,12 @@ typedef struct unet {
     const ck_unet_config *c;
     ck_node time;    /* silu of its embedding, N E */
     ck_node context; /* N T C */
+    ck_taps *taps;   /* to be filled, or NULL */
 } unet;
+
+static void tap(const unet *u, ck_node x) {
+    if (u->taps) u->taps->node[u->taps->count++] = x;
+}
 
 static ck_node attention(const ck_scope *s, ck_node x, ck_node context, int64_t heads) {
     int64_t width = ck_scope__width(s, x);
@@ -87,10 +92,10 @@ static ck_node down(const ck_scope *s, const unet *u, ck_node x, skips *kept) {
         for (int64_t i = 0; i < level->layers; i++)
             kept->x[kept->count++] = x =
                 layer(&block, u, i, x, level->channels, level->heads, level->depth[i]);
-        if (l + 1 == u->c->levels) break;
-        x = ck_layer__conv(&block, "downsamplers.0.conv", x, level->channels, 3, 2,
-                           (int[4]){1, 1, 1, 1});
-        kept->x[kept->count++] = x;
+        if (l + 1 < u->c->levels)
+            kept->x[kept->count++] = x = ck_layer__conv(
+                &block, "downsamplers.0.conv", x, level->channels, 3, 2, (int[4]){1, 1, 1, 1});
+        tap(u, x);
     }
     return x;
 }
@@ -112,6 +117,7 @@ static ck_node up(const ck_scope *s, const unet *u, ck_node x, skips *kept) {
         }
         if (l > 0)
             x = ck_layer__conv3(&block, "upsamplers.0.conv", ck_upsample(s->g, x), level->channels);
+        tap(u, x);
     }
     return x;
 }
@@ -153,11 +159,13 @@ ck_node ck_unet(ck_graph *g, ck_params *params, const ck_unet_config *c, const c
     check_inputs(g, c, in);
     ck_scope s = {g, params, ""};
     unet u = {.c = c, .context = in->context};
+    if (in->taps && !in->taps->count) u.taps = in->taps;
     u.time = ck_unary_op(g, CK_SILU, embed(&s, c, in), 0);
     ck_node x = ck_layer__conv3(&s, "conv_in", in->x, c->level[0].channels);
     skips kept = {.x = {x}, .count = 1};
     x = down(&s, &u, x, &kept);
-    if (c->mid) x = middle(&s, &u, x);
+    if (c->mid) tap(&u, x = middle(&s, &u, x));
+    if (u.taps) u.taps->encoder = u.taps->count;
     x = up(&s, &u, x, &kept);
     x = ck_layer__group_norm(&s, "conv_norm_out", x, (int)c->groups, c->eps, true);
     return ck_layer__conv3(&s, "conv_out", x, c->out_channels);

@@ -38,6 +38,14 @@ typedef struct ck_unet_config {
     bool checkpoint;     /* blocks are computed again in the backward pass; not in files */
 } ck_unet_config;
 
+/* Where features are looked at: what the blocks of a network give, N H W C or N C, in its order. */
+enum { CK_TAPS = 2 * CK_UNET_LEVELS + 1 };
+typedef struct ck_taps {
+    ck_node node[CK_TAPS];
+    size_t count;   /* 0: not yet filled */
+    size_t encoder; /* so many of them on the way down and in the middle */
+} ck_taps;
+
 /* N samples. */
 typedef struct ck_unet_inputs {
     ck_node x;             /* N H W in_channels; H and W multiples of 2^(levels - 1) */
@@ -45,6 +53,7 @@ typedef struct ck_unet_inputs {
     ck_node context;       /* N T context */
     ck_node guidance;      /* N guidance: embedded, see ck_guidance_embed; only with c->guidance */
     ck_node pooled, sizes; /* SDXL: N P, and N 6 (its refiner: N 5) */
+    ck_taps *taps;         /* filled if they are not yet; or NULL */
 } ck_unet_inputs;
 
 ck_status ck_unet_read(const char *path, ck_unet_config *c, ck_error *err);

@@ -23,7 +23,7 @@ check() {
 }
 
 failed=0
-set -- pd cd lcm pcm ecd sfd dmd dmd4 scm
+set -- pd cd lcm pcm ecd sfd dmd dmd4 dmd2 scm
 while [ $# -gt 0 ]; do
     run "$1" & one=$!
     [ $# -gt 1 ] && { run "$2" & two=$!; wait $two; }

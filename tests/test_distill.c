@@ -4,6 +4,7 @@
 #include "tests/check.h"
 
 #include "distill/distill.h"
+#include "distill/heads.h"
 #include "distill/trainer.h"
 #include "io/os.h"
 #include "kernels/philox.h"
@@ -37,6 +38,15 @@ enum { TEACHER, STUDENT, AVERAGE, RIVAL, TOLD_STUDENT, TOLD_AVERAGE, ROLES };
 static asked roles[ROLES];
 static int student, average; /* which of them in this case */
 static ck_unet_config plain, told;
+
+/* The teacher's encoder with heads on it, asked alone: their mean answer, and what they lose on
+ * data and on samples. */
+static struct {
+    ck_params *heads;
+    ck_graph *graph;
+    ck_exec *exec;
+    ck_node x, time, context, answers[3];
+} judge;
 static const ck_backend *backend;
 
 static void open_role(asked *r, const ck_unet_config *config, int role) {
@@ -60,6 +70,29 @@ static void open_role(asked *r, const ck_unet_config *config, int role) {
     }
     ok(ck_exec_new(backend, r->graph, &r->answer, 1, &r->exec, &err));
     ok(ck_exec_allocate(r->exec, 0, &err));
+}
+
+static void open_judge(void) {
+    ck_taps taps = {0};
+    ck_network teacher = roles[TEACHER].network;
+    teacher.taps = &taps;
+    judge.heads = ck_params_new(9);
+    ck_graph *g = judge.graph = ck_graph_new();
+    judge.x = ck_input(g, "x", CK_F32, CK_SHAPE(1, SIDE, SIDE, CHANNELS));
+    judge.time = ck_input(g, "time", CK_F32, CK_SHAPE(1));
+    judge.context = ck_input(g, "context", CK_F32, CK_SHAPE(1, TOKENS, WIDTH));
+    ck_network_answer(g, &teacher, judge.x, judge.time, judge.context, CK_NONE);
+    /* Three levels and the middle on the way down, three levels up. */
+    assert_true(taps.encoder == 4 && taps.count == 7);
+    judge.answers[0] = ck_heads_mean(g, judge.heads, &taps);
+    judge.answers[1] = ck_heads_hinge(g, judge.heads, &taps, -1);
+    judge.answers[2] = ck_heads_hinge(g, judge.heads, &taps, 1);
+    ok(ck_exec_new(backend, g, judge.answers, 3, &judge.exec, &err));
+    ok(ck_exec_allocate(judge.exec, 0, &err));
+}
+
+static void close_judge(void) {
+    ck_exec_free(judge.exec), ck_graph_free(judge.graph), ck_params_free(judge.heads);
 }
 
 static void close_role(asked *r) {
@@ -108,6 +141,7 @@ static void begin(const char *method, const double *settings, double guidance, b
     student = is_told ? TOLD_STUDENT : STUDENT, average = is_told ? TOLD_AVERAGE : AVERAGE;
     d.teacher = roles[TEACHER].network, d.student = roles[student].network;
     d.average = roles[average].network, d.rival = roles[RIVAL].network;
+    if (d.method->heads) d.heads = judge.heads;
     ok(ck_distill_build(&d, TOKENS, WIDTH, &err));
     const ck_trainer_settings how = {.accumulate = 1, .adamw = {0.9, 0.999, 1e-8, 0}};
     ok(ck_trainer_new(&d, backend, &how, &trainer, &err));
@@ -198,6 +232,17 @@ static vec ask(int role, vec x, double time, const float *context, double scale)
     ok(ck_exec_run(r->exec, &err));
     ok(ck_exec_read(r->exec, r->answer, out, SIZE, &err));
     return loaded(out);
+}
+
+static double judged_by_heads(int answer, vec x, double time, const float *context) {
+    float in[SIZE], out, t = (float)time;
+    for (int i = 0; i < SIZE; i++) in[i] = (float)x.v[i];
+    ok(ck_exec_write(judge.exec, judge.x, in, SIZE, &err));
+    ok(ck_exec_write(judge.exec, judge.time, &t, 1, &err));
+    ok(ck_exec_write(judge.exec, judge.context, context, TEXT, &err));
+    ok(ck_exec_run(judge.exec, &err));
+    ok(ck_exec_read(judge.exec, judge.answers[answer], &out, 1, &err));
+    return out;
 }
 
 static vec x0_of(int role, vec x, moment m, const float *context, double scale) {
@@ -365,6 +410,7 @@ static double scm(int i, double scale) {
 static float captions[N][TEXT];
 static vec mine[N], theirs[N]; /* where student and teacher have come to */
 static double rival_expected;
+static vec seen; /* samples with noise, as the teacher judges them */
 
 /* Two steps of the student, three of the teacher for each; all samples walk together. */
 static double sfd(int i, double scale) {
@@ -404,18 +450,29 @@ static double dmd(int i, double scale) {
     vec x = x0_of(student, mine[i], at_, captions[i], 1);
     vec z = mix(judged.a, x, judged.s, loaded(feed("noise of the judged", i)));
     vec real = guided(z, judged, captions[i], scale);
-    vec push = mix(1, x0_of(RIVAL, z, judged, captions[i], 1), -1, real);
+    /* The rival is told the step, in the place of guidance. */
+    vec push = mix(1, x0_of(RIVAL, z, judged, captions[i], 1 + (double)k), -1, real);
     double size = mean_of(mix(1, x, -1, real), fabs);
     double out = prediction == CK_PREDICT_EPSILON  ? at_.s / at_.a
                  : prediction == CK_PREDICT_SAMPLE ? 1
                                                    : at_.s;
     vec y = mix(learned.a, x, learned.s, loaded(feed("noise of the learned", i)));
-    vec guess = x0_of(RIVAL, y, learned, captions[i], 1);
+    vec guess = x0_of(RIVAL, y, learned, captions[i], 1 + (double)k);
     rival_expected += weight(learned) * mean_of(mix(1, guess, -1, x), square) / N;
     moment next = at("next", i);
     assert_true(k ? next.s == 0 : next.time == (prediction == CK_PREDICT_FLOW ? 500 : 499));
     mine[i] = mix(next.a, x, next.s, loaded(feed("noise of the next", i)));
+    seen = z;
     return mean_of(push, square) / (size * size) / 2 / sqrt(out);
+}
+
+static double dmd2(int i, double scale) {
+    double loss = dmd(i, scale);
+    moment m = at("judged", i);
+    vec x = noisy(m, feed("x0", i), feed("noise of the data", i));
+    rival_expected += judged_by_heads(1, x, m.time, feed("context", i)) / N +
+                      judged_by_heads(2, seen, m.time, captions[i]) / N;
+    return loss - 0.5 * judged_by_heads(0, seen, m.time, captions[i]);
 }
 
 /* ---- All of them ---- */
@@ -442,6 +499,7 @@ static const struct {
     {"sfd", sfd, {2, 3}, 2, false},
     {"scm", scm, {-1, 1.4, 10, 0.01}, 2, false},
     {"dmd", dmd, {1, 2, 0.5}, 2, false},
+    {"dmd2", dmd2, {1, 2, 0.5, 0.5}, 2, false},
 };
 
 static void near(double a, double b, const char *method) {
@@ -477,7 +535,8 @@ static void test_losses(void **state) {
     told = plain;
     told.guidance = GUIDANCE_WIDTH;
     ck_philox_fill_normal(3, 0, 9, 0, TEXT, no_caption);
-    for (int k = 0; k < ROLES; k++) open_role(&roles[k], k < TOLD_STUDENT ? &plain : &told, k);
+    for (int k = 0; k < ROLES; k++) open_role(&roles[k], k < RIVAL ? &plain : &told, k);
+    open_judge();
     for (int k = CK_PREDICT_EPSILON; k <= CK_PREDICT_FLOW; k++) {
         ck_schedule s = ck_schedule_sd();
         prediction = s.prediction = (ck_prediction)k;
@@ -486,6 +545,7 @@ static void test_losses(void **state) {
         for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) check(c);
         ck_process_free(process);
     }
+    close_judge();
     for (int k = 0; k < ROLES; k++) close_role(&roles[k]);
 }
 

@@ -124,7 +124,7 @@ static void test_guidance(void **state) {
     (void)state;
     ck_unet_config plain, told;
     ok(ck_unet_read(MODEL "unet/config.json", &plain, &err));
-    ck_network teacher = {open_weights(), &plain}, student = {NULL, &told};
+    ck_network teacher = {.params = open_weights(), .unet = &plain}, student = {.unet = &told};
     told = plain;
     ok(ck_params_copy(teacher.params, &student.params, &err));
     ok(ck_guidance_add(student.params, &told, 256, &err));
@@ -148,7 +148,7 @@ static void test_guidance(void **state) {
     ok(ck_params_from(r, "", &again, &err));
     ck_guidance_detect(again, &found);
     assert_int_equal(found.guidance, 256);
-    ck_network saved = {again, &found};
+    ck_network saved = {.params = again, .unet = &found};
     assert_true(same(answer(&student, 5), answer(&saved, 5)));
     ck_guidance_detect(teacher.params, &found);
     assert_int_equal(found.guidance, 0);

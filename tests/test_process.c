@@ -44,6 +44,7 @@ static void test_vp(void **state) {
     const double times[] = {999, 749, 499, 249};
     for (int i = 0; i < 4; i++) near(grid[i].time, times[i], 0);
     assert_true(grid[4].s == 0 && grid[4].a == 1);
+    assert_true(ck_process_last(p).time == 0 && ck_process_last(p).s > 0);
     /* From sigma and back, also between timesteps. */
     for (double t = 0; t < 999; t += 37.25) {
         ck_moment m = ck_process_at_time(p, t), back = ck_process_at(p, m.sigma);
@@ -101,6 +102,7 @@ static void test_wraps(void **state) {
     near(ck_process_first(flow).s, 1, 0);
     assert_true(ck_process_first(flow).a == 0 && isinf(ck_process_first(flow).sigma));
     near(ck_process_at(flow, 1).time, 500, 1e-12);
+    assert_true(ck_process_last(flow).s == 0);
     ck_process_free(flow);
 }
 

@@ -122,10 +122,10 @@ static void test_killed_sfd(void **state) {
     check_killed("sfd");
 }
 
-/* Two networks in training. */
-static void test_killed_dmd(void **state) {
+/* Two networks and a discriminator in training, samples on their way. */
+static void test_killed_dmd2(void **state) {
     (void)state;
-    check_killed("dmd");
+    check_killed("dmd2");
 }
 
 static void test_refusals(void **state) {
@@ -169,7 +169,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_killed_pd, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed_sfd, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_killed_dmd, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed_dmd2, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_astray, set_up, tear_down),
     };

@@ -12,24 +12,30 @@
  * (backward simulation). Each sample of the batch is at another of its steps, goes on by one with
  * every round of training, and begins anew from pure noise, with a new caption, after the last; so
  * this costs no pass. One student is then good for the number of steps and, as each step is judged
- * by itself, for its divisors. A step is judged only at moments with no more noise than it met:
- * what little noise leaves alone is not its doing, and so where there is much noise the rival knows
- * the samples of the first step alone.
+ * by itself, for its divisors. The rival is told which step a sample comes from: knowing only the
+ * mixture it would let one step be too sharp where another is too blurred. And a step is judged
+ * only at moments with no more noise than it met: what little noise leaves alone is not its doing.
  *
  * x is the student's answer times `out` (process.h), which is large where there is much noise:
  * v = out^-even. No data are needed.
+ *
+ * dmd2 has the adversary too (on the teacher's features, as Sauer et al., 2024: LADD, have it):
+ * heads learn, in the rival's turn, to tell data from samples, both with the noise of x_t. student:
+ * loss - adversary * mean answer of the heads on x_t heads:   mean of max(0, 1 - answer on data) +
+ * max(0, 1 + answer on samples)
  */
+#include "distill/heads.h"
 #include "distill/methods.h"
 
 #include <math.h>
 
-enum { EVERY, STEPS, EVEN };
+enum { EVERY, STEPS, EVEN, ADVERSARY };
 
 enum { MOMENTS = 1000 };
 
 typedef struct own {
     ck_point *at, *next, *judged, *learned;
-    size_t x, noise1, noise2, noise3, even, weight;
+    size_t x, noise1, noise2, noise3, noise4, even, weight;
     ck_moment moments[MOMENTS + 1];
     ck_moment grid[]; /* of the student's steps */
 } own;
@@ -58,33 +64,83 @@ static ck_status prepare(ck_distill *d, ck_error *err) {
     o->noise1 = ck_distill_feed(d, "noise of the judged", d->shape);
     o->noise2 = ck_distill_feed(d, "noise of the learned", d->shape);
     o->noise3 = ck_distill_feed(d, "noise of the next", d->shape);
+    o->noise4 = ck_distill_feed(d, "noise of the data", d->shape);
     o->even = ck_distill_coefficient(d, "even");
     o->weight = ck_distill_coefficient(d, "weight");
     ck_distill_keep_context(d);
+    if (steps > 1 && !ck_network_guided(&d->teacher)) {
+        if (!ck_network_guided(&d->rival))
+            CK_TRY(ck_network_tell(&d->rival, &d->rival_config, err));
+        d->told = ck_distill_coefficient(d, "step");
+    }
     return ck_graph_check(d->graph, err);
+}
+
+/* x, through which only a share of the gradient flows. */
+static ck_node held_back(ck_graph *g, ck_node x, ck_node share) {
+    ck_node known = ck_detach(g, x);
+    return ck_add(g, known, ck_mul(g, ck_sub(g, x, known), share));
+}
+
+/* What the teacher's encoder sees in data with noise. */
+static void look_at_data(ck_distill *d, ck_taps *taps) {
+    const own *o = d->own;
+    ck_network judge = d->teacher;
+    ck_node caption = d->context == CK_NONE ? CK_NONE : d->feeds[CK_FEED_CONTEXT].node;
+    judge.taps = taps;
+    ck_node x = ck_distill_noisy(d, o->judged, d->x0, d->feeds[o->noise4].node);
+    ck_distill_x0(d, &judge, x, o->judged, caption);
+}
+
+/* The heads' loss on data and samples. */
+static ck_node learn_to_tell(ck_distill *d, const ck_taps *samples) {
+    ck_taps data = {0}, known = *samples;
+    look_at_data(d, &data);
+    for (size_t i = 0; i < known.count; i++) known.node[i] = ck_detach(d->graph, known.node[i]);
+    return ck_add(d->graph, ck_heads_hinge(d->graph, d->heads, &data, -1),
+                  ck_heads_hinge(d->graph, d->heads, &known, 1));
+}
+
+/* The student's part. x: its samples; seen: these with noise, which the teacher's taps are of. */
+static ck_status teach_student(ck_distill *d, ck_node x, ck_node noisy, ck_taps *taps,
+                               ck_error *err) {
+    const own *o = d->own;
+    ck_graph *g = d->graph;
+    ck_network judge = d->teacher;
+    ck_node made = ck_detach(g, x), even = d->feeds[o->even].node;
+    judge.taps = taps;
+    ck_node real = ck_distill_guided(d, &judge, noisy, o->judged);
+    ck_node frequent = ck_distill_x0(d, &d->rival, noisy, o->judged, d->context);
+    ck_node scale = ck_unary_op(g, CK_RECIPROCAL, mean_size(d, ck_sub(g, made, real)), 0);
+    ck_node push = ck_mul(g, ck_sub(g, frequent, real), scale);
+    ck_node off = ck_sub(g, x, ck_detach(g, ck_sub(g, made, push)));
+    ck_node loss = ck_affine(g, ck_mean(g, ck_mul(g, ck_mul(g, off, off), even)), 0.5, 0);
+    if (d->heads)
+        loss = ck_add(g, loss,
+                      ck_affine(g, ck_heads_mean(g, d->heads, taps), -d->setting[ADVERSARY], 0));
+    return ck_distill_part(d, loss, d->student.params, err);
 }
 
 static ck_status build(ck_distill *d, ck_error *err) {
     CK_TRY(prepare(d, err));
     own *o = d->own;
     ck_graph *g = d->graph;
+    ck_taps taps = {0};
     ck_node x = ck_distill_x0(d, &d->student, d->feeds[o->x].node, o->at, d->context);
     ck_node made = ck_detach(g, x);
     d->feeds[o->x].from = ck_distill_noisy(d, o->next, made, d->feeds[o->noise3].node);
 
-    ck_node noisy = ck_distill_noisy(d, o->judged, made, d->feeds[o->noise1].node);
-    ck_node real = ck_distill_guided(d, &d->teacher, noisy, o->judged);
-    ck_node frequent = ck_distill_x0(d, &d->rival, noisy, o->judged, d->context);
-    ck_node scale = ck_unary_op(g, CK_RECIPROCAL, mean_size(d, ck_sub(g, made, real)), 0);
-    ck_node push = ck_mul(g, ck_sub(g, frequent, real), scale);
-    ck_node off = ck_sub(g, x, ck_detach(g, ck_sub(g, made, push)));
-    ck_node square = ck_mul(g, ck_mul(g, off, off), d->feeds[o->even].node);
-    CK_TRY(ck_distill_part(d, ck_affine(g, ck_mean(g, square), 0.5, 0), d->student.params, err));
+    ck_node judged = d->heads ? held_back(g, x, d->feeds[o->even].node) : made;
+    judged = ck_distill_noisy(d, o->judged, judged, d->feeds[o->noise1].node);
+    CK_TRY(teach_student(d, x, judged, &taps, err));
 
-    noisy = ck_distill_noisy(d, o->learned, made, d->feeds[o->noise2].node);
+    ck_node noisy = ck_distill_noisy(d, o->learned, made, d->feeds[o->noise2].node);
     ck_node guess = ck_distill_x0(d, &d->rival, noisy, o->learned, d->context);
     ck_node loss = ck_distill_distance(d, guess, made, d->feeds[o->weight].node);
-    return ck_distill_part(d, loss, d->rival.params, err);
+    if (d->heads) loss = ck_add(g, loss, learn_to_tell(d, &taps));
+    CK_TRY(ck_distill_part(d, loss, d->rival.params, err));
+    d->parts[1].heads = d->heads;
+    return CK_OK;
 }
 
 /* The step that a sample is at: in the first rounds all have only begun. */
@@ -112,6 +168,7 @@ static void draw(ck_distill *d) {
     ck_distill_noise(d, 1, d->feeds[o->noise1].value);
     ck_distill_noise(d, 2, d->feeds[o->noise2].value);
     ck_distill_noise(d, 3, d->feeds[o->noise3].value);
+    ck_distill_noise(d, 4, d->feeds[o->noise4].value);
     for (size_t i = 0; i < d->batch; i++) {
         size_t k = step_of(d, i);
         double low = (double)k / d->setting[STEPS];
@@ -120,6 +177,7 @@ static void draw(ck_distill *d) {
         size_t learned = moment_of(low, ck_distill_uniform(d, 1, i));
         double out = fabs(ck_process_wrap(d->process, o->grid[k]).out);
         if (k == 0) begin(d, i);
+        if (d->told != SIZE_MAX) d->feeds[d->told].value[i] = (float)(1 + k);
         ck_point_set(d, o->at, i, o->grid[k]);
         ck_point_set(d, o->next, i, o->grid[k + 1]);
         ck_point_set(d, o->judged, i, o->moments[judged]);
@@ -133,18 +191,41 @@ static unsigned turn(const ck_distill *d) {
     return d->step % (uint64_t)d->setting[EVERY] == 0 ? 3 : 2;
 }
 
+#define EVERY_SETTING                                                                              \
+    { "every", 5, 1, 100, "steps of the rival for one of the student" }
+#define STEPS_SETTING(usual)                                                                       \
+    { "steps", usual, 1, 64, "steps of the student" }
+#define EVEN_SETTING                                                                               \
+    { "even", 0, 0, 2, "how much noisy moments are held back; 1: all push alike" }
+
 const ck_distill_method ck_distill_dmd = {
     .name = "dmd",
     .summary = "distribution matching: one step or a few, without data; three networks",
     .source = "Yin et al., 2024 (arXiv 2405.14867)",
-    .settings = {{"every", 5, 1, 100, "steps of the rival for one of the student"},
-                 {"steps", 1, 1, 64, "steps of the student"},
-                 {"even", 0, 0, 2, "how much noisy moments are held back; 1: all push alike"}},
+    .settings = {EVERY_SETTING, STEPS_SETTING(1), EVEN_SETTING},
     .loss = CK_LOSS_L2,
     .steps = CK_STEPS_CONSISTENCY,
     .teacher = true,
-    .free = true,
     .rival = true,
+    .free = true,
+    .build = build,
+    .draw = draw,
+    .turn = turn,
+};
+
+const ck_distill_method ck_distill_dmd2 = {
+    .name = "dmd2",
+    .summary = "distribution matching with an adversary, who is shown data",
+    .source = "Yin et al., 2024 (arXiv 2405.14867); Sauer et al., 2024 (arXiv 2403.12015)",
+    .settings = {EVERY_SETTING,
+                 STEPS_SETTING(4),
+                 EVEN_SETTING,
+                 {"adversary", 0.01, 0, 100, "its share of the student's loss"}},
+    .loss = CK_LOSS_L2,
+    .steps = CK_STEPS_CONSISTENCY,
+    .teacher = true,
+    .rival = true,
+    .heads = true,
     .build = build,
     .draw = draw,
     .turn = turn,
