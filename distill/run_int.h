@@ -9,7 +9,7 @@
 #include "distill/runlog.h"
 #include "distill/task.h"
 
-enum { CK_RUN_STEPS = 8 };
+enum { CK_RUN_STEPS = 8, CK_RUN_FACTS = 8, CK_RUN_MOMENTS = 16 };
 
 /* A row of an evaluation, and its pictures. */
 typedef struct ck_judged {
@@ -50,6 +50,16 @@ typedef struct ck_session {
 /* run_config.c: everything up to the trainer's memory. */
 ck_status ck_run_open(ck_session *r, ck_error *err);
 void ck_run_close(ck_session *r);
+
+/* What the student's metadata say. facts point into text. */
+typedef struct ck_run_facts {
+    ck_meta facts[CK_RUN_FACTS];
+    size_t count;
+    char text[CK_RUN_FACTS][256];
+} ck_run_facts;
+
+/* run_facts.c */
+ck_status ck_run_tell(ck_session *r, ck_run_facts *f, ck_error *err);
 
 /* run_result.c */
 ck_status ck_run_judge(ck_session *r, ck_error *err); /* to RUN/metrics.json, a grid and the log */

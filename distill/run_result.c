@@ -215,23 +215,12 @@ ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err) {
 /* ---- The student ---- */
 
 ck_status ck_run_export(ck_session *r, ck_error *err) {
-    char steps[96] = "", guidance[32], told[32];
-    for (size_t i = 0; i < r->judged_count; i++)
-        snprintf(steps + strlen(steps), sizeof steps - strlen(steps), "%s%zu", i ? "," : "",
-                 r->judged[i]);
-    snprintf(guidance, sizeof guidance, "%g", r->d.guidance);
-    snprintf(told, sizeof told, "%g", r->judged_guidance);
-    const ck_meta facts[] = {
-        {"distilled.method", r->d.method->name},
-        {"distilled.sampler", ck_walk_name(r->walk)},
-        {"distilled.steps", steps},
-        {"distilled.guidance_inside", guidance},
-        {"distilled.sampling_guidance", told},
-    };
+    ck_run_facts told;
+    CK_TRY(ck_run_tell(r, &told, err));
     char *path = ck_run_path(r, "student.safetensors");
     if (!path) return ck_fail_memory(err, r->folder);
     ck_status s = r->task->kind->export(r->task, ck_trainer_result(r->trainer), path, r->dtype,
-                                        facts, sizeof facts / sizeof *facts, err);
+                                        told.facts, told.count, err);
     free(path);
     return s;
 }

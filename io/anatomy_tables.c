@@ -218,6 +218,8 @@ const ck_mark_row ck_mark_rows[] = {
     {META, "modelspec.merged_from", NULL, {"merged", "modelspec.merged_from in the metadata"}},
     {META, "ss_sd_model_name", NULL, {"finetuned", "ss_sd_model_name in the metadata"}},
     {META, "ss_network_module", NULL, {"lora", "ss_network_module in the metadata"}},
+    {META, "distilled.method", NULL, {"distilled", "distilled.method in the metadata"}},
+    {META, "trained.method", NULL, {"finetuned", "trained.method in the metadata"}},
     {META, "modelspec.architecture", "turbo", {"distilled", "modelspec.architecture says Turbo"}},
     {META, "modelspec.title", "turbo", {"distilled", "the title says Turbo"}},
     {META, "modelspec.title", "lightning", {"distilled", "the title says Lightning"}},

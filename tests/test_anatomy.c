@@ -257,6 +257,8 @@ static void test_marks(void **state) {
         {"modelspec.architecture", "stable-diffusion-xl-turbo-v1", "distilled"},
         {"modelspec.title", "My LCM mix", "distilled"},
         {"ss_sd_model_name", "x.safetensors", "finetuned"},
+        {"distilled.method", "lcm", "distilled"},
+        {"trained.method", "finetune", "finetuned"},
     };
     ck_error err;
     ck_anatomy a;

@@ -3,8 +3,10 @@
 
 #include "distill/config.h"
 #include "distill/run.h"
+#include "io/hash.h"
 #include "io/json.h"
 #include "io/os.h"
+#include "io/reader.h"
 #include "io/writer.h"
 
 #include <signal.h>
@@ -128,6 +130,34 @@ static void test_killed_dmd2(void **state) {
     check_killed("dmd2");
 }
 
+/* The student says what it is, what it came from, and how to sample it. */
+static void test_metadata(void **state) {
+    (void)state;
+    char config[256], run[256], path[256], hex[CK_SHA256_HEX];
+    config_of(config, "ecd");
+    in(run, "run");
+    const char *sets[] = {"steps=2", "evaluate.steps=[1, 2]", "guidance=1.5"};
+    ok(ck_run_start(config, sets, 3, run, &quietly, &err));
+    ck_reader *r;
+    ok(ck_reader_open(in(path, "run/student.safetensors"), &r, &err));
+    ok(ck_hash_sha256(TEACHER, hex, NULL, NULL, &err));
+    const char *const facts[][2] = {{"distilled.method", "ecd"},
+                                    {"distilled.teacher", "checkerboard-teacher.safetensors"},
+                                    {"distilled.teacher_sha256", hex},
+                                    {"distilled.steps", "1,2"},
+                                    {"distilled.sampler", "lcm"},
+                                    {"distilled.guidance_inside", "1.5"},
+                                    {"distilled.sampling_guidance", "1"},
+                                    /* ln(sigma) / 4 of the first moment and the middle one. */
+                                    {"distilled.timesteps", "1.096,0.2306"}};
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
+        const char *value = ck_reader_meta(r, facts[i][0]);
+        assert_non_null(value);
+        assert_string_equal(value, facts[i][1]);
+    }
+    ck_reader_close(r);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     char config[256], run[256];
@@ -170,6 +200,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_killed_pd, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed_sfd, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed_dmd2, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_metadata, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_astray, set_up, tear_down),
     };
