@@ -6,7 +6,7 @@
 static const ck_distill_method *const methods[] = {
     &ck_distill_finetune, &ck_distill_pd,  &ck_distill_cd,       &ck_distill_lcm,
     &ck_distill_pcm,      &ck_distill_ecd, &ck_distill_sfd,      &ck_distill_dmd,
-    &ck_distill_dmd2,     &ck_distill_scm, &ck_distill_guidance,
+    &ck_distill_dmd2,     &ck_distill_scm, &ck_distill_guidance, &ck_distill_bk,
 };
 
 const ck_distill_method *ck_distill_method_at(size_t i) {

@@ -17,5 +17,6 @@ extern const ck_distill_method ck_distill_dmd;
 extern const ck_distill_method ck_distill_dmd2;
 extern const ck_distill_method ck_distill_scm;
 extern const ck_distill_method ck_distill_guidance;
+extern const ck_distill_method ck_distill_bk;
 
 #endif

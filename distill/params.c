@@ -5,6 +5,7 @@
 #include "io/os.h"
 #include "io/reader_int.h"
 #include "io/scaled.h"
+#include "io/view.h"
 #include "kernels/kernels.h"
 #include "kernels/philox.h"
 
@@ -29,6 +30,7 @@ typedef struct shared_file {
     ck_reader *reader[3]; /* the first on the file, each on the one before */
     size_t readers;
     size_t users;
+    struct shared_file *below; /* what the first reads from, if that is no file */
 } shared_file;
 
 struct ck_params {
@@ -96,13 +98,18 @@ static ck_status open_file(shared_file *f, const char *path, ck_error *err) {
 }
 
 static void close_file(shared_file *f) {
-    while (f->readers) ck_reader_close(f->reader[--f->readers]);
-    free(f);
+    while (f && --f->users == 0) {
+        shared_file *below = f->below;
+        while (f->readers) ck_reader_close(f->reader[--f->readers]);
+        free(f);
+        f = below;
+    }
 }
 
 ck_status ck_params_open(const char *path, const char *part, ck_params **out, ck_error *err) {
     shared_file *file = ck_alloc(sizeof *file);
     if (!file) return ck_fail_memory(err, path);
+    file->users = 1;
     ck_status s = open_file(file, path, err);
     if (s == CK_OK) {
         const ck_reader *top = file->reader[file->readers - 1];
@@ -113,9 +120,48 @@ ck_status ck_params_open(const char *path, const char *part, ck_params **out, ck
         close_file(file);
         return s;
     }
-    file->users = 1;
     (*out)->file = file;
     return CK_OK;
+}
+
+static ck_status add_renamed(ck_reader *view, const ck_params *p,
+                             bool (*rename)(const void *, const char *, char *),
+                             const void *context, ck_error *err) {
+    size_t start = strlen(p->prefix);
+    for (size_t i = 0; i < ck_reader_count(p->source); i++) {
+        const ck_tensor *t = ck_reader_tensor(p->source, i);
+        char name[256], full[512];
+        if (strncmp(t->name, p->prefix, start) != 0 || !rename(context, t->name + start, name))
+            continue;
+        snprintf(full, sizeof full, "%.250s%s", p->prefix, name);
+        CK_TRY(ck_view_rename(view, full, p->source, t, err));
+    }
+    CK_TRY(ck_view_copy_metadata(view, p->source, err));
+    return ck_view_finish(view, err);
+}
+
+ck_status ck_params_renamed(const ck_params *p, bool (*rename)(const void *, const char *, char *),
+                            const void *context, ck_params **out, ck_error *err) {
+    if (!p->file) return ck_fail(err, CK_USAGE, "only weights of a file can be renamed");
+    shared_file *file = ck_alloc(sizeof *file);
+    if (!file) return ck_fail_memory(err, ck_reader_path(p->source));
+    file->users = 1;
+    file->below = p->file;
+    file->below->users++;
+    ck_status s = ck_view_new(ck_reader_path(p->source), &file->reader[0], err);
+    if (s == CK_OK) {
+        file->readers = 1;
+        s = add_renamed(file->reader[0], p, rename, context, err);
+    }
+    if (s == CK_OK) {
+        *out = params_of(file->reader[0], p->prefix);
+        if (!*out) s = ck_fail_memory(err, ck_reader_path(p->source));
+    }
+    if (s != CK_OK)
+        close_file(file);
+    else
+        (*out)->file = file;
+    return s;
 }
 
 ck_params *ck_params_new(uint64_t seed) {
@@ -133,7 +179,7 @@ void ck_params_free(ck_params *p) {
     free(p->weights);
     free(p->index_of);
     free(p->prefix);
-    if (p->file && --p->file->users == 0) close_file(p->file);
+    close_file(p->file);
     free(p);
 }
 

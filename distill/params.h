@@ -36,6 +36,11 @@ ck_status ck_params_from(const ck_reader *source, const char *prefix, ck_params 
  * one; others uniform in +-1/sqrt(fan in) (torch's default), by Philox from the seed and the
  * weight's place in the order of asking. NULL when out of memory. */
 ck_params *ck_params_new(uint64_t seed);
+/* What a file has for p under other names, for a network with fewer layers. rename writes the new
+ * name (name, both without prefix; 256 bytes) or leaves the weight out (false). */
+ck_status ck_params_renamed(const ck_params *p,
+                            bool (*rename)(const void *context, const char *name, char *new_name),
+                            const void *context, ck_params **renamed, ck_error *err);
 void ck_params_free(ck_params *p); /* NULL is allowed */
 
 /* The index of the weight, loading (or making) it. shape is the engine's, rank 1 to 5. */

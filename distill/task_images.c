@@ -2,6 +2,8 @@
  *
  *   "teacher"           a model folder; the student begins as its UNet, uses its VAE and text
  *   "student"           weights of another UNet to begin with (optional)
+ *   "student_layers"    of the teacher's, so many layers a level (default: all)
+ *   "student_middle"    of the teacher's, whether the middle block (default: if it has one)
  *   "data.images"       a folder of images with captions (see dataset.h), or an IDX file (MNIST
  *                       and its kin) with "data.labels", another, and "data.names", what the
  *                       labels are called
@@ -23,6 +25,7 @@
  */
 #include "distill/export.h"
 #include "distill/images_int.h"
+#include "distill/shrink.h"
 #include "distill/shuffle.h"
 #include "io/os.h"
 #include "io/utf8.h"
@@ -214,6 +217,20 @@ static ck_status open_evaluation(ck_task *t, ck_config *c, const char *const *na
 
 /* ---- Opening ---- */
 
+/* The teacher's network, or a part of it. */
+static ck_status open_copy(ck_task *t, ck_config *c, ck_error *err) {
+    own *o = of(t);
+    uint64_t layers;
+    bool middle;
+    CK_TRY(ck_config_count(c, "student_layers", (uint64_t)o->student.level[0].layers, 1, 16,
+                           &layers, err));
+    CK_TRY(ck_config_bool(c, "student_middle", o->student.mid > 0, &middle, err));
+    if ((int64_t)layers == o->student.level[0].layers && middle == (o->student.mid > 0))
+        return ck_params_copy(t->teacher.params, &t->student.params, err);
+    return ck_shrink(t->teacher.params, &o->student, (int64_t)layers, middle, &t->student.params,
+                     err);
+}
+
 /* A file's network, or a copy of the teacher's; told the scale of guidance if it was or is to be.
  */
 static ck_status open_student(ck_task *t, ck_config *c, const char *path, int64_t guidance,
@@ -225,7 +242,7 @@ static ck_status open_student(ck_task *t, ck_config *c, const char *path, int64_
         CK_TRY(ck_params_open(path, "unet.", &t->student.params, err));
         ck_guidance_detect(t->student.params, &o->student);
     } else {
-        CK_TRY(ck_params_copy(t->teacher.params, &t->student.params, err));
+        CK_TRY(open_copy(t, c, err));
     }
     if (guidance % 2 || (o->student.guidance && guidance && o->student.guidance != guidance))
         return ck_config_fail(c, "guidance_width", err, "must be even, and what the student has");
@@ -281,14 +298,13 @@ static void close_task(ck_task *t) {
     free(o);
 }
 
-/* The UNet's config.json, for those who look there how wide the embedding of guidance is, beside a
- * student that has another than its teacher. (A teacher in one file has no config.) */
+/* The UNet's config.json beside a student that has an embedding of guidance or blocks other than
+ * its teacher's. (A teacher in one file has no config.) */
 static ck_status write_config(const own *o, const char *student, ck_error *err) {
     char *from = ck_sprintf("%s/unet/config.json", o->folder);
     char *to = ck_sprintf("%.*s/config.unet.json", (int)(strrchr(student, '/') - student), student);
     ck_status s = from && to ? CK_OK : ck_fail_memory(err, student);
-    if (s == CK_OK && access(from, F_OK) == 0)
-        s = ck_guidance_write(from, o->student.guidance, to, err);
+    if (s == CK_OK && access(from, F_OK) == 0) s = ck_unet_write(from, &o->student, to, err);
     free(from);
     free(to);
     return s;
@@ -298,7 +314,10 @@ static ck_status export(ck_task *t, const ck_params *weights, const char *path, 
                         const ck_meta *facts, size_t count, ck_error *err) {
     const own *o = of(t);
     CK_TRY(ck_export(weights, path, dtype, facts, count, err));
-    if (o->student.guidance == o->model.unet_config.guidance) return CK_OK;
+    const ck_unet_config *mine = &o->student, *theirs = &o->model.unet_config;
+    if (mine->guidance == theirs->guidance && mine->mid == theirs->mid &&
+        mine->level[0].layers == theirs->level[0].layers)
+        return CK_OK;
     return write_config(o, path, err);
 }
 

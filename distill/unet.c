@@ -200,11 +200,22 @@ void ck_guidance_detect(const ck_params *params, ck_unet_config *c) {
     c->guidance = t && t->rank == 2 ? (int64_t)t->shape[1] : 0;
 }
 
-ck_status ck_guidance_write(const char *from, int64_t width, const char *to, ck_error *err) {
+/* A setting anew; a NULL value is JSON's null. */
+static bool set(cJSON *root, const char *name, cJSON *value) {
+    cJSON_DeleteItemFromObjectCaseSensitive(root, name);
+    return value && cJSON_AddItemToObject(root, name, value);
+}
+
+ck_status ck_unet_write(const char *from, const ck_unet_config *c, const char *to, ck_error *err) {
     ck_json doc;
     CK_TRY(ck_json_load(from, &doc, err));
-    cJSON_DeleteItemFromObjectCaseSensitive(doc.root, "time_cond_proj_dim");
-    bool done = cJSON_AddNumberToObject(doc.root, "time_cond_proj_dim", (double)width) != NULL;
+    bool done = true;
+    if (c->guidance)
+        done = set(doc.root, "time_cond_proj_dim", cJSON_CreateNumber((double)c->guidance));
+    const cJSON *layers = cJSON_GetObjectItemCaseSensitive(doc.root, "layers_per_block");
+    if (cJSON_IsNumber(layers))
+        done &= set(doc.root, "layers_per_block", cJSON_CreateNumber((double)c->level[0].layers));
+    if (!c->mid) done &= set(doc.root, "mid_block_type", cJSON_CreateNull());
     char *text = done ? cJSON_Print(doc.root) : NULL;
     ck_status s = text ? ck_write_file(to, text, strlen(text), true, err) : ck_fail_memory(err, to);
     free(text);

@@ -73,7 +73,8 @@ ck_node ck_guidance_node(ck_graph *g, ck_node scale, int64_t width);
 ck_status ck_guidance_add(ck_params *params, ck_unet_config *c, int64_t width, ck_error *err);
 /* Sets c->guidance by the weights, for those of another model of the same kind. */
 void ck_guidance_detect(const ck_params *params, ck_unet_config *c);
-/* A copy of a config.json whose time_cond_proj_dim is this width; replaces what is there. */
-ck_status ck_guidance_write(const char *from, int64_t width, const char *to, ck_error *err);
+/* A copy of a teacher's config.json for a student that is told guidance or has fewer blocks (see
+ * shrink.h); replaces what is there. */
+ck_status ck_unet_write(const char *from, const ck_unet_config *c, const char *to, ck_error *err);
 
 #endif

@@ -32,6 +32,7 @@ typedef struct asked {
     ck_graph *graph;
     ck_exec *exec;
     ck_node x, time, context, scale, answer;
+    ck_taps taps;
 } asked;
 
 enum { TEACHER, STUDENT, AVERAGE, RIVAL, TOLD_STUDENT, TOLD_AVERAGE, ROLES };
@@ -61,14 +62,18 @@ static void open_role(asked *r, const ck_unet_config *config, int role) {
         ck_unet_config copy = plain;
         ok(ck_guidance_add(r->network.params, &copy, GUIDANCE_WIDTH, &err));
     }
-    r->answer = ck_network_answer(r->graph, &r->network, r->x, r->time, r->context, r->scale);
+    ck_network tapped = r->network;
+    tapped.taps = &r->taps;
+    r->answer = ck_network_answer(r->graph, &tapped, r->x, r->time, r->context, r->scale);
     ok(ck_graph_check(r->graph, &err));
+    ck_node outputs[CK_TAPS + 1] = {r->answer};
+    memcpy(outputs + 1, r->taps.node, sizeof r->taps.node);
     for (size_t i = 0; i < ck_params_count(r->network.params); i++) {
         float *w = ck_params_data(r->network.params, i);
         for (size_t k = 0; k < ck_params_elements(r->network.params, i); k++)
             w[k] += 0.01f * (float)role * sinf((float)(k + i));
     }
-    ok(ck_exec_new(backend, r->graph, &r->answer, 1, &r->exec, &err));
+    ok(ck_exec_new(backend, r->graph, outputs, 1 + r->taps.count, &r->exec, &err));
     ok(ck_exec_allocate(r->exec, 0, &err));
 }
 
@@ -234,6 +239,20 @@ static vec ask(int role, vec x, double time, const float *context, double scale)
     return loaded(out);
 }
 
+/* The mean square of what the k-th blocks of two networks gave differently when last asked. */
+static double apart(int a, int b, size_t k) {
+    enum { MOST = 64 * SIDE * SIDE };
+    float x[MOST], y[MOST];
+    ck_shape shape = ck_node_shape(roles[a].graph, roles[a].taps.node[k]);
+    size_t n = (size_t)ck_shape_count(&shape);
+    double sum = 0;
+    assert_true(n <= MOST);
+    ok(ck_exec_read(roles[a].exec, roles[a].taps.node[k], x, n, &err));
+    ok(ck_exec_read(roles[b].exec, roles[b].taps.node[k], y, n, &err));
+    for (size_t i = 0; i < n; i++) sum += square(x[i] - y[i]);
+    return sum / (double)n;
+}
+
 static double judged_by_heads(int answer, vec x, double time, const float *context) {
     float in[SIZE], out, t = (float)time;
     for (int i = 0; i < SIZE; i++) in[i] = (float)x.v[i];
@@ -300,6 +319,16 @@ static double finetune(int i, double scale) {
     default:
         return mean_of(mix(1, answer, -1, mix(1, noise, -1, x0)), square);
     }
+}
+
+static double bk(int i, double scale) {
+    moment m = at("at", i);
+    const float *context = feed("context", i);
+    double truth = finetune(i, scale), blocks = 0;
+    vec x = noisy(m, feed("x0", i), feed("noise", i));
+    vec taught = ask(TEACHER, x, m.time, context, 1), own = ask(student, x, m.time, context, 1);
+    for (size_t k = 0; k < 7; k++) blocks += apart(student, TEACHER, k);
+    return 0.5 * truth + 2 * mean_of(mix(1, own, -1, taught), square) + 0.25 * blocks;
 }
 
 static double guidance(int i, double scale) {
@@ -487,6 +516,7 @@ static const struct {
     bool told; /* the student is told the scale, which is drawn */
 } cases[] = {
     {"finetune", finetune, {0}, 1, false},
+    {"bk", bk, {0.5, 2, 0.25}, 1, false},
     {"guidance", guidance, {1, 0}, 3, false},
     {"guidance", guidance, {1.5, 4}, 1, true},
     {"cd", cd, {18}, 2, false},

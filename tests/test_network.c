@@ -1,13 +1,16 @@
 /* What a student can be that its teacher is not, on the small real UNet: told the scale of
- * guidance. */
+ * guidance; of fewer blocks. */
 #include "tests/check.h"
 
 #include "distill/distill.h"
+#include "distill/export.h"
+#include "distill/shrink.h"
 #include "distill/trainer.h"
 #include "io/os.h"
 #include "kernels/philox.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -94,6 +97,8 @@ static void begin(training *t, const char *method, ck_network teacher, ck_networ
                         .shape = CK_SHAPE(N, SIDE, SIDE, CHANNELS),
                         .teacher = teacher,
                         .student = student};
+    for (size_t i = 0; t->d.method->settings[i].name; i++)
+        t->d.setting[i] = t->d.method->settings[i].fallback;
     ok(ck_distill_build(&t->d, TOKENS, WIDTH, &err));
     ck_trainer_settings settings = {
         .adamw = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, .clip = 1, .accumulate = 1};
@@ -154,7 +159,7 @@ static void test_guidance(void **state) {
     assert_int_equal(found.guidance, 0);
     char path[] = "/tmp/ck_network.XXXXXX";
     close(mkstemp(path));
-    ok(ck_guidance_write(MODEL "unet/config.json", 256, path, &err));
+    ok(ck_unet_write(MODEL "unet/config.json", &told, path, &err));
     ok(ck_unet_read(path, &found, &err));
     assert_int_equal(found.guidance, 256);
     unlink(path);
@@ -187,10 +192,96 @@ static void test_embedding(void **state) {
     ck_exec_free(e), ck_graph_free(g);
 }
 
+/* ---- Smaller than its teacher ---- */
+
+/* What the network asks for, made or from the file. */
+static void ask_for_all(const ck_network *n) {
+    free(answer(n, 1));
+}
+
+static const float *weight_named(const ck_params *p, const char *name, size_t *n) {
+    for (size_t i = 0; i < ck_params_count(p); i++)
+        if (strcmp(ck_params_name(p, i), name) == 0) {
+            *n = ck_params_elements(p, i);
+            return ck_params_data(p, i);
+        }
+    return NULL;
+}
+
+static void assert_from(const ck_params *student, const char *name, const ck_params *teacher,
+                        const char *from) {
+    size_t n = 0, m = 0;
+    const float *a = weight_named(student, name, &n), *b = weight_named(teacher, from, &m);
+    assert_true(a && b && n == m);
+    assert_memory_equal(a, b, n * sizeof *a);
+}
+
+/* A teacher with two layers a level, as Stable Diffusion has; its student has one, and no middle:
+ * on the way up the last layer is the teacher's last. */
+static void test_shrink(void **state) {
+    (void)state;
+    char folder[] = "/tmp/ck_shrink.XXXXXX", path[64], command[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/m.safetensors", folder);
+    ck_unet_config large, small;
+    ok(ck_unet_read(MODEL "unet/config.json", &large, &err));
+    for (int64_t l = 0; l < large.levels; l++) {
+        large.level[l].layers = 2;
+        large.level[l].depth[1] = large.level[l].depth[0];
+        large.level[l].up_depth[2] = large.level[l].up_depth[1];
+    }
+    ck_network made = {.params = ck_params_new(3), .unet = &large};
+    ask_for_all(&made);
+    ok(ck_export(made.params, path, CK_DTYPE_COUNT, NULL, 0, &err));
+    ck_params_free(made.params);
+
+    ck_network teacher = {.unet = &large}, student = {.unet = &small};
+    ok(ck_params_open(path, "unet.", &teacher.params, &err));
+    small = large;
+    assert_int_equal(ck_shrink(teacher.params, &small, 3, true, &student.params, &err), CK_USAGE);
+    ok(ck_shrink(teacher.params, &small, 1, false, &student.params, &err));
+    assert_true(small.level[0].layers == 1 && small.mid == 0);
+    ask_for_all(&teacher), ask_for_all(&student);
+    const ck_params *s = student.params, *t = teacher.params;
+    assert_from(s, "down_blocks.0.resnets.0.conv1.weight", t,
+                "down_blocks.0.resnets.0.conv1.weight");
+    assert_from(s, "down_blocks.0.downsamplers.0.conv.weight", t,
+                "down_blocks.0.downsamplers.0.conv.weight");
+    assert_from(s, "up_blocks.0.resnets.0.conv1.weight", t, "up_blocks.0.resnets.0.conv1.weight");
+    assert_from(s, "up_blocks.0.resnets.1.conv1.weight", t, "up_blocks.0.resnets.2.conv1.weight");
+    assert_from(s, "up_blocks.2.attentions.1.proj_in.weight", t,
+                "up_blocks.2.attentions.2.proj_in.weight");
+    const char *const gone[] = {"down_blocks.0.resnets.1.conv1.weight",
+                                "up_blocks.0.resnets.2.conv1.weight",
+                                "mid_block.resnets.0.conv1.weight"};
+    for (int i = 0; i < 3; i++) assert_false(ck_params_has(s, gone[i]));
+
+    /* It is trained on what both have, and its config says what it is. */
+    training run;
+    begin(&run, "bk", teacher, student);
+    train(&run, 2);
+    end(&run);
+    ck_unet_config read;
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    ok(ck_unet_write(MODEL "unet/config.json", &small, path, &err));
+    ok(ck_unet_read(path, &read, &err));
+    assert_true(read.level[0].layers == 1 && read.mid == 0);
+    ck_params_free(teacher.params); /* the student reads on from the same file */
+    ck_reader *r;
+    ok(ck_params_reader(student.params, &r, &err));
+    assert_null(ck_reader_find(r, gone[1]));
+    assert_non_null(ck_reader_find(r, "up_blocks.0.resnets.1.conv1.weight"));
+    ck_reader_close(r);
+    ck_params_free(student.params);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_embedding),
         cmocka_unit_test(test_guidance),
+        cmocka_unit_test(test_shrink),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
 }
