@@ -16,8 +16,8 @@ static ck_status add_all(ck_reader *view, const ck_reader *weights, const ck_met
     return ck_view_finish(view, err);
 }
 
-static ck_status save(const ck_reader *weights, const char *path, ck_dtype dtype,
-                      const ck_meta *facts, size_t count, ck_error *err) {
+ck_status ck_export_reader(const ck_reader *weights, const char *path, ck_dtype dtype,
+                           const ck_meta *facts, size_t count, ck_error *err) {
     ck_reader *view;
     CK_TRY(ck_view_new(ck_reader_path(weights), &view, err));
     ck_status s = add_all(view, weights, facts, count, err);
@@ -32,7 +32,7 @@ ck_status ck_export(const ck_params *weights, const char *path, ck_dtype dtype,
                     const ck_meta *facts, size_t count, ck_error *err) {
     ck_reader *r;
     CK_TRY(ck_params_reader(weights, &r, err));
-    ck_status s = save(r, path, dtype, facts, count, err);
+    ck_status s = ck_export_reader(r, path, dtype, facts, count, err);
     ck_reader_close(r);
     return s;
 }

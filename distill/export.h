@@ -12,5 +12,8 @@
  * added or replace. dtype: of all floats; CK_DTYPE_COUNT keeps F32. Replaces path. */
 ck_status ck_export(const ck_params *weights, const char *path, ck_dtype dtype,
                     const ck_meta *facts, size_t count, ck_error *err);
+/* The same of a reader. */
+ck_status ck_export_reader(const ck_reader *weights, const char *path, ck_dtype dtype,
+                           const ck_meta *facts, size_t count, ck_error *err);
 
 #endif

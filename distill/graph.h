@@ -111,8 +111,9 @@ typedef struct ck_graph_node {
 typedef struct ck_graph {
     ck_graph_node *nodes;
     size_t count, capacity;
-    int block, blocks; /* the open block, and how many there were */
-    ck_error error;    /* the first mistake */
+    int block, blocks;                  /* the open block, and how many there were */
+    const struct ck_adapting *adapting; /* layers get adapters (distill/adapter.h); or NULL */
+    ck_error error;                     /* the first mistake */
 } ck_graph;
 
 ck_graph *ck_graph_new(void); /* NULL when out of memory */

@@ -1,8 +1,11 @@
 /* See layers_int.h. */
 #include "distill/layers_int.h"
 
+#include "distill/adapter.h"
+
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 ck_scope ck_scope__child(const ck_scope *s, const char *format, ...) {
     ck_scope child = {s->g, s->params, ""};
@@ -20,7 +23,7 @@ ck_scope ck_scope__child(const ck_scope *s, const char *format, ...) {
 ck_node ck_scope__param(const ck_scope *s, const char *name, ck_shape shape) {
     char full[256];
     snprintf(full, sizeof full, "%s%s", s->name, name);
-    return ck_param(s->g, s->params, full, shape);
+    return ck_param(s->g, ck_adapter_owner(s->g, s->params, full), full, shape);
 }
 
 static ck_node param_of(const ck_scope *s, const char *layer, const char *kind, ck_shape shape) {
@@ -34,19 +37,27 @@ int64_t ck_scope__width(const ck_scope *s, ck_node x) {
     return shape.d[shape.rank - 1];
 }
 
+static ck_node adapted(const ck_scope *s, const char *name, ck_node x, ck_node y,
+                       ck_window window) {
+    char layer[256];
+    snprintf(layer, sizeof layer, "%s%s", s->name, name);
+    return ck_adapter_add(s->g, layer, x, y, window);
+}
+
 ck_node ck_layer__linear(const ck_scope *s, const char *name, ck_node x, int64_t out, bool bias) {
     ck_node w = param_of(s, name, "weight", CK_SHAPE(out, ck_scope__width(s, x)));
     ck_node b = bias ? param_of(s, name, "bias", CK_SHAPE(out)) : CK_NONE;
-    return ck_linear(s->g, x, w, b);
+    return adapted(s, name, x, ck_linear(s->g, x, w, b), (ck_window){1, 1, {0}});
 }
 
 ck_node ck_layer__conv(const ck_scope *s, const char *name, ck_node x, int64_t out, int kernel,
                        int stride, const int pad[4]) {
-    static const int none[4];
+    ck_window window = {kernel, stride, {0}};
+    if (pad) memcpy(window.pad, pad, sizeof window.pad);
     ck_shape shape = CK_SHAPE(out, kernel, kernel, ck_scope__width(s, x));
     ck_node w = param_of(s, name, "weight", shape);
     ck_node b = param_of(s, name, "bias", CK_SHAPE(out));
-    return ck_conv(s->g, x, w, b, stride, pad ? pad : none);
+    return adapted(s, name, x, ck_conv(s->g, x, w, b, stride, window.pad), window);
 }
 
 ck_node ck_layer__conv3(const ck_scope *s, const char *name, ck_node x, int64_t out) {

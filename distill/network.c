@@ -1,40 +1,43 @@
 /* Networks, see network.h. */
 #include "distill/network.h"
 
-#include <stdio.h>
+#include "distill/layers_int.h"
 
 enum { TIMES = 16, HIDDEN = 128, TOLD = 16 };
 
-static ck_node layer(ck_graph *g, ck_params *params, const char *name, ck_node x, int64_t out) {
-    char weight[64], bias[64];
-    snprintf(weight, sizeof weight, "%s.weight", name);
-    snprintf(bias, sizeof bias, "%s.bias", name);
-    ck_shape in = ck_node_shape(g, x);
-    ck_node w = ck_param(g, params, weight, CK_SHAPE(out, in.d[in.rank - 1]));
-    return ck_linear(g, x, w, ck_param(g, params, bias, CK_SHAPE(out)));
-}
-
-static ck_node told(ck_graph *g, ck_params *params, ck_node number) {
-    ck_node w = ck_param(g, params, "told.weight", CK_SHAPE(HIDDEN, TOLD));
-    return ck_linear(g, ck_guidance_node(g, number, TOLD), w, CK_NONE);
+static ck_node told(const ck_scope *s, ck_node number) {
+    ck_node w = ck_scope__param(s, "told.weight", CK_SHAPE(HIDDEN, TOLD));
+    return ck_linear(s->g, ck_guidance_node(s->g, number, TOLD), w, CK_NONE);
 }
 
 /* time is ln(sigma) / 4, between -1.6 and 1.1: 16 times that goes through the sines. */
-static ck_node perceptron(ck_graph *g, ck_params *params, ck_node x, ck_node time, ck_node guidance,
-                          ck_taps *taps) {
+static ck_node perceptron(const ck_scope *s, const ck_network *n, ck_node x, ck_node time,
+                          ck_node guidance) {
     static const char *const names[] = {"in", "hidden1", "hidden2"};
+    ck_graph *g = s->g;
+    ck_taps *taps = n->taps;
     ck_node sines = ck_timestep(g, ck_affine(g, time, 16, 0), TIMES, true, 0, 100);
     ck_node h = ck_concat(g, x, sines, 1);
     bool tapped = taps && !taps->count;
     for (int i = 0; i < 3; i++) {
-        h = layer(g, params, names[i], h, HIDDEN);
-        if (i == 0 && ck_params_has(params, "told.weight"))
-            h = ck_add(g, h, told(g, params, guidance));
+        h = ck_layer__linear(s, names[i], h, HIDDEN, true);
+        if (i == 0 && ck_network_guided(n)) h = ck_add(g, h, told(s, guidance));
         h = ck_unary_op(g, CK_SILU, h, 0);
         if (tapped) taps->node[taps->count++] = h;
     }
     if (tapped) taps->encoder = taps->count;
-    return layer(g, params, "out", h, ck_node_shape(g, x).d[1]);
+    return ck_layer__linear(s, "out", h, ck_scope__width(s, x), true);
+}
+
+/* With weights that are its own, or those that it has factors to. */
+static ck_node ask(ck_graph *g, const ck_network *n, ck_params *weights, ck_node x, ck_node time,
+                   ck_node context, ck_node guidance) {
+    ck_scope s = {g, weights, ""};
+    if (!n->unet) return perceptron(&s, n, x, time, guidance);
+    ck_unet_inputs in = {
+        .x = x, .time = time, .context = context, .guidance = CK_NONE, .taps = n->taps};
+    if (ck_network_guided(n)) in.guidance = ck_guidance_node(g, guidance, n->unet->guidance);
+    return ck_unet(g, weights, n->unet, &in);
 }
 
 bool ck_network_guided(const ck_network *n) {
@@ -51,9 +54,10 @@ ck_status ck_network_tell(ck_network *n, ck_unet_config *config, ck_error *err) 
 
 ck_node ck_network_answer(ck_graph *g, const ck_network *n, ck_node x, ck_node time,
                           ck_node context, ck_node guidance) {
-    if (!n->unet) return perceptron(g, n->params, x, time, guidance, n->taps);
-    ck_unet_inputs in = {
-        .x = x, .time = time, .context = context, .guidance = CK_NONE, .taps = n->taps};
-    if (ck_network_guided(n)) in.guidance = ck_guidance_node(g, guidance, n->unet->guidance);
-    return ck_unet(g, n->params, n->unet, &in);
+    if (!n->adapter) return ask(g, n, n->params, x, time, context, guidance);
+    ck_adapting adapting = {n->adapter, n->params};
+    ck_adapter_use(g, &adapting);
+    ck_node answer = ask(g, n, n->adapter->base, x, time, context, guidance);
+    ck_adapter_use(g, NULL);
+    return answer;
 }

@@ -7,12 +7,14 @@
 #ifndef CK_NETWORK_H
 #define CK_NETWORK_H
 
+#include "distill/adapter.h"
 #include "distill/graph.h"
 #include "distill/unet.h"
 
 typedef struct ck_network {
-    ck_params *params;
+    ck_params *params;          /* its weights, or what is trained in their place: */
     const ck_unet_config *unet; /* NULL: the perceptron */
+    const ck_adapter *adapter;  /* params are factors beside adapter->base; or NULL */
     ck_taps *taps;              /* filled with features the first time it is asked; or NULL */
 } ck_network;
 

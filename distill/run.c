@@ -38,9 +38,13 @@ static void describe(const ck_session *r) {
     char arena[32], held[32];
     ck_format_bytes(arena, sizeof arena, ck_trainer_peak(r->trainer));
     ck_format_bytes(held, sizeof held, ck_trainer_held(r->trainer));
-    say(r, "%s on %s, batch %zu x %zu, %llu steps; memory: %s for a step, %s for weights\n",
+    say(r,
+        "%s on %s, batch %zu x %zu, %llu steps; %.2f million parameters trained%s; memory: %s for "
+        "a "
+        "step, %s for weights\n",
         r->d.method->name, r->task->kind->name, r->d.batch, r->settings.accumulate,
-        (unsigned long long)r->d.steps, arena, held);
+        (unsigned long long)r->d.steps, (double)ck_trainer_trained(r->trainer) / 1e6,
+        r->adapter.rank ? ", of a LoRA" : "", arena, held);
 }
 
 /* On a terminal a line that is redrawn, elsewhere one line a log entry. */

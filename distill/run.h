@@ -10,6 +10,7 @@
  *   RUN/run.json             machine, threads, seconds, memory
  *   RUN/metrics.json         the last evaluation: teacher and student, side by side
  *   RUN/student.safetensors  the result, when the run is finished
+ *                            (with lora.rank: a LoRA, in kohya's names)
  *   RUN/config.unet.json     its config, if it was given an embedding of guidance (guidance_width)
  *
  * The first Ctrl-C (or kill) ends the step, saves and is CK_CANCELLED, with how to resume in the

@@ -137,13 +137,32 @@ static ck_status read_guard(ck_session *r, ck_error *err) {
     return ck_config_number(r->config, "guard.skips", g->skips, 0, INFINITY, &g->skips, err);
 }
 
-/* Copies where a method asks for more networks than the teacher and the student. */
-static ck_status copy_networks(ck_session *r, ck_error *err) {
+/* The student as factors beside weights that stay: the teacher's, unless it has a file of its own.
+ */
+static ck_status read_adapter(ck_session *r, ck_error *err) {
+    ck_config *c = r->config;
+    ck_adapter *a = &r->adapter;
+    size_t count;
+    const char *const *targets = ck_adapter_targets(&count);
+    CK_TRY(ck_config_count(c, "lora.rank", 0, 1, 1 << 16, &a->rank, err));
+    if (!a->rank) return CK_OK;
+    CK_TRY(ck_config_number(c, "lora.alpha", (double)a->rank, 1e-6, INFINITY, &a->alpha, err));
+    CK_TRY(ck_config_texts(c, "lora.targets", targets, count, &a->targets, &a->target_count, err));
+    bool own = ck_config_has(c, "student") || !r->task->teacher.params;
+    if (!own && ck_network_guided(&r->task->student) != ck_network_guided(&r->task->teacher))
+        return ck_config_fail(c, "guidance_width", err,
+                              "a LoRA has no embedding of guidance; train the whole network");
+    a->base = own ? r->task->student.params : r->task->teacher.params;
+    r->factors = ck_params_new(r->seed);
+    return r->factors ? CK_OK : ck_fail_memory(err, "factors");
+}
+
+/* Which networks there are, as far as they are not copies. */
+static ck_status choose_networks(ck_session *r, ck_error *err) {
     ck_distill *d = &r->d;
     d->teacher = r->task->teacher;
-    d->student = d->average = r->task->student;
+    d->student = r->task->student;
     d->rival = d->teacher;
-    d->average.params = d->rival.params = NULL;
     if (d->method->teacher && !d->teacher.params)
         return ck_config_fail(r->config, "teacher", err, "method '%s' needs a teacher",
                               d->method->name);
@@ -155,10 +174,32 @@ static ck_status copy_networks(ck_session *r, ck_error *err) {
     if (!d->method->free && !r->task->has_data)
         return ck_config_fail(r->config, "data.prompts", err,
                               "method '%s' needs images, not only captions", d->method->name);
+    if (r->adapter.rank) {
+        if (d->method->promote && r->adapter.base != d->teacher.params)
+            return ck_config_fail(r->config, "student", err,
+                                  "in method '%s' the student becomes the teacher: as a LoRA it "
+                                  "must begin as the teacher",
+                                  d->method->name);
+        r->rival_adapter = r->adapter;
+        r->rival_adapter.base = d->teacher.params;
+        d->student.params = d->rival.params = r->factors;
+        d->student.adapter = &r->adapter;
+        d->rival.adapter = &r->rival_adapter;
+        if (d->method->promote) d->teacher = d->student;
+    }
+    d->average = d->student;
+    return CK_OK;
+}
+
+/* Copies where a method asks for more networks than the teacher and the student. */
+static ck_status copy_networks(ck_session *r, ck_error *err) {
+    ck_distill *d = &r->d;
+    const ck_params *rival = d->rival.params;
+    d->average.params = d->rival.params = NULL;
     /* A teacher that is replaced on the way is a copy: the task's own is what is compared with. */
     if (d->method->promote) CK_TRY(ck_params_copy(d->teacher.params, &d->teacher.params, err));
     if (d->method->average) CK_TRY(ck_params_copy(d->student.params, &d->average.params, err));
-    if (d->method->rival) CK_TRY(ck_params_copy(d->teacher.params, &d->rival.params, err));
+    if (d->method->rival) CK_TRY(ck_params_copy(rival, &d->rival.params, err));
     if (d->method->heads && !(d->heads = ck_params_new(r->seed)))
         return ck_fail_memory(err, "a discriminator");
     return CK_OK;
@@ -170,6 +211,7 @@ ck_status ck_run_open(ck_session *r, ck_error *err) {
     CK_TRY(read_basics(r, &backend, &batch, err));
     CK_TRY(read_method(r, err));
     CK_TRY(ck_task_open(r->config, backend, r->seed, batch, &r->task, err));
+    CK_TRY(read_adapter(r, err));
     CK_TRY(read_loss(r, err));
     CK_TRY(read_optimiser(r, err));
     CK_TRY(read_evaluation(r, err));
@@ -180,8 +222,11 @@ ck_status ck_run_open(ck_session *r, ck_error *err) {
     r->d.shape = r->task->shape;
     r->d.batch = batch;
     r->d.seed = r->seed;
+    CK_TRY(choose_networks(r, err));
     CK_TRY(copy_networks(r, err));
     CK_TRY(ck_distill_build(&r->d, r->task->tokens, r->task->width, err));
+    if (r->adapter.rank && !ck_params_count(r->factors))
+        return ck_config_fail(r->config, "lora.targets", err, "no layer has such a name");
     return ck_trainer_new(&r->d, backend, &r->settings, &r->trainer, err);
 }
 
@@ -192,9 +237,11 @@ void ck_run_close(ck_session *r) {
     ck_params_free(r->d.average.params);
     ck_params_free(r->d.rival.params);
     ck_params_free(r->d.heads);
-    if (r->d.method && r->d.method->promote && r->d.teacher.params != r->task->teacher.params)
+    if (r->d.method && r->d.method->promote && r->d.teacher.params != r->task->teacher.params &&
+        r->d.teacher.params != r->factors)
         ck_params_free(r->d.teacher.params);
     ck_run_forget(r);
+    ck_params_free(r->factors);
     ck_task_close(r->task);
     ck_config_free(r->config);
 }

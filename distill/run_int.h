@@ -22,6 +22,8 @@ typedef struct ck_session {
     const ck_run_options *options;
     ck_config *config;
     ck_task *task;
+    ck_adapter adapter, rival_adapter; /* rank 0: whole networks are trained */
+    ck_params *factors;                /* the student's, with an adapter */
     ck_distill d;
     ck_trainer *trainer;
     ck_trainer_settings settings;

@@ -219,8 +219,11 @@ ck_status ck_run_export(ck_session *r, ck_error *err) {
     CK_TRY(ck_run_tell(r, &told, err));
     char *path = ck_run_path(r, "student.safetensors");
     if (!path) return ck_fail_memory(err, r->folder);
-    ck_status s = r->task->kind->export(r->task, ck_trainer_result(r->trainer), path, r->dtype,
-                                        told.facts, told.count, err);
+    const ck_params *result = ck_trainer_result(r->trainer);
+    ck_status s =
+        r->adapter.rank
+            ? ck_adapter_export(&r->adapter, result, path, r->dtype, told.facts, told.count, err)
+            : r->task->kind->export(r->task, result, path, r->dtype, told.facts, told.count, err);
     free(path);
     return s;
 }

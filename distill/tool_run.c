@@ -55,7 +55,9 @@ static const ck_command command_run = {
         "checkpoints, metrics, and at the end student.safetensors.\n\n"
         "Ctrl-C finishes the step and saves; `ckdistill resume RUN` goes on as if nothing had "
         "been. A loss that is no number, or that stays far above what it was, goes back to the "
-        "last checkpoint; after three times the run gives up.",
+        "last checkpoint; after three times the run gives up.\n\n"
+        "With lora.rank the student is a LoRA beside its teacher's weights, and "
+        "student.safetensors is one that `ckmerge BASE --lora` applies.",
     .options = options_run,
     .examples = "$ ckdistill run recipes/distill/checkerboard-pd.json -o pd\n"
                 "  a student that needs one step where its teacher needs 32, in seconds\n"

@@ -123,14 +123,28 @@ static size_t weight_bytes(const ck_params *p) {
     return n * sizeof(float);
 }
 
+/* The weights behind factors, each once. */
+static size_t base_bytes(const ck_distill *d) {
+    const ck_params *base = d->student.adapter ? d->student.adapter->base : NULL;
+    const ck_params *rival = d->rival.adapter && d->rival.params ? d->rival.adapter->base : NULL;
+    size_t bytes = base != d->teacher.params ? weight_bytes(base) : 0;
+    return rival != base && rival != d->teacher.params ? bytes + weight_bytes(rival) : bytes;
+}
+
 size_t ck_trainer_held(const ck_trainer *t) {
     size_t bytes = weight_bytes(t->d->teacher.params) + weight_bytes(t->d->student.params) +
                    weight_bytes(t->d->average.params) + weight_bytes(t->d->rival.params) +
-                   weight_bytes(t->d->heads) + weight_bytes(t->ema);
+                   weight_bytes(t->d->heads) + weight_bytes(t->ema) + base_bytes(t->d);
     size_t copies = t->settings.accumulate > 1 ? 3 : 2;
     for (size_t i = 0; i < t->d->part_count; i++)
         bytes += copies * t->works[i].elements * sizeof(float);
     return bytes;
+}
+
+size_t ck_trainer_trained(const ck_trainer *t) {
+    size_t n = 0;
+    for (size_t i = 0; i < t->d->part_count; i++) n += t->works[i].elements;
+    return n;
 }
 
 /* The optimiser of a part, on the gradients where the run leaves them, or on their sum. */

@@ -53,6 +53,8 @@ void ck_trainer_free(ck_trainer *t); /* NULL is allowed */
 /* Bytes of the arenas, and of everything that lasts: weights, moments, averages. */
 size_t ck_trainer_peak(const ck_trainer *t);
 size_t ck_trainer_held(const ck_trainer *t);
+/* How many numbers are trained. */
+size_t ck_trainer_trained(const ck_trainer *t);
 ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err);
 
 /* d->step: changes roles if it is time, runs all rounds. */

@@ -1,6 +1,7 @@
 /* What a student can be that its teacher is not, on the small real UNet: told the scale of
- * guidance; of fewer blocks. */
+ * guidance; of fewer blocks; a LoRA beside the teacher's weights. */
 #include "tests/check.h"
+#include "tests/program.h"
 
 #include "distill/distill.h"
 #include "distill/export.h"
@@ -277,11 +278,75 @@ static void test_shrink(void **state) {
     assert_int_equal(system(command), 0);
 }
 
+/* ---- LoRA ---- */
+
+static float largest_difference(float *a, float *b) {
+    float most = 0;
+    for (size_t i = 0; i < SIZE; i++) most = fmaxf(most, fabsf(a[i] - b[i]));
+    free(a), free(b);
+    return most;
+}
+
+static size_t elements(const ck_params *p) {
+    size_t n = 0;
+    for (size_t i = 0; i < ck_params_count(p); i++) n += ck_params_elements(p, i);
+    return n;
+}
+
+/* The LoRA as a file, put into the model by ckmerge. */
+static ck_params *merged(const ck_adapter *a, const ck_params *factors, const ck_unet_config *c) {
+    char folder[] = "/tmp/ck_network.XXXXXX", path[64], command[64];
+    ck_params *p;
+    const ck_meta facts[] = {{"distilled.method", "cd"}};
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/lora.safetensors", folder);
+    ok(ck_adapter_export(a, factors, path, CK_DTYPE_COUNT, facts, 1, &err));
+    outcome *o = program_run(".",
+                             "ckmerge " MODEL "unet/diffusion_pytorch_model.safetensors --lora "
+                             "%s -o %s/merged.safetensors --dtype f32",
+                             path, folder);
+    program_expect(o, 0, NULL, NULL);
+    snprintf(path, sizeof path, "%s/merged.safetensors", folder);
+    ok(ck_params_open(path, "", &p, &err));
+    /* Weights are read when they are asked for. */
+    free(answer(&(ck_network){.params = p, .unet = c}, 1));
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    assert_int_equal(system(command), 0);
+    return p;
+}
+
+static void test_lora(void **state) {
+    (void)state;
+    ck_unet_config c;
+    ok(ck_unet_read(MODEL "unet/config.json", &c, &err));
+    ck_network teacher = {.params = open_weights(), .unet = &c};
+    ck_adapter a = {.base = teacher.params, .rank = 4, .alpha = 2};
+    a.targets = ck_adapter_targets(&a.target_count);
+    ck_network student = {.params = ck_params_new(5), .unet = &c, .adapter = &a};
+    float *before = answer(&teacher, 1);
+    assert_true(same(answer(&teacher, 1), answer(&student, 1)));
+
+    training t;
+    begin(&t, "guidance", teacher, student);
+    assert_int_equal(ck_trainer_trained(t.trainer), elements(student.params));
+    train(&t, 3);
+    end(&t);
+    assert_true(same(before, answer(&teacher, 1)));
+    assert_true(largest_difference(answer(&teacher, 1), answer(&student, 1)) > 1e-3f);
+
+    /* Linear layers, convolutions of 1x1 and of 3x3, with a stride: all of them are in the file. */
+    ck_network whole = {.params = merged(&a, student.params, &c), .unet = &c};
+    assert_true(largest_difference(answer(&whole, 1), answer(&student, 1)) < 2e-5f);
+    ck_params_free(whole.params);
+    ck_params_free(teacher.params), ck_params_free(student.params);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_embedding),
         cmocka_unit_test(test_guidance),
         cmocka_unit_test(test_shrink),
+        cmocka_unit_test(test_lora),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
 }

@@ -47,15 +47,15 @@ static const char *in(char *path, const char *name) {
 }
 
 /* A config of a method, 40 steps, a checkpoint every 5. */
-static const char *config_of(char *path, const char *method) {
+static const char *config_of(char *path, const char *method, const char *more) {
     char text[1024], here[512];
     assert_non_null(getcwd(here, sizeof here));
     snprintf(text, sizeof text,
              "{\"task\": \"checkerboard\", \"teacher\": \"%s/" TEACHER "\", "
              "\"method\": {\"name\": \"%s\"}, \"steps\": 40, \"batch\": 32, \"save_every\": 5, "
              "\"log_every\": 1, \"accumulate\": 2, \"ema\": 0.9, \"threads\": 1, "
-             "\"evaluate\": {\"steps\": [], \"teacher\": false}}\n",
-             here, method);
+             "\"evaluate\": {\"steps\": [], \"teacher\": false}%s}\n",
+             here, method, more);
     in(path, "config.json");
     ok(ck_write_file(path, text, strlen(text), true, &err));
     return path;
@@ -97,9 +97,9 @@ static void run_and_kill(const char *config, const char *run, useconds_t after) 
     if (WIFEXITED(status)) assert_int_equal(WEXITSTATUS(status), 0);
 }
 
-static void check_killed(const char *method) {
+static void check_killed(const char *method, const char *more) {
     char config[256], whole[256], killed[256], result[512];
-    config_of(config, method);
+    config_of(config, method, more);
     in(whole, "whole"), in(killed, "killed");
     ok(ck_run_start(config, NULL, 0, whole, &quietly, &err));
     snprintf(result, sizeof result, "%s/metrics.json", killed);
@@ -115,26 +115,26 @@ static void check_killed(const char *method) {
 /* The teacher changes roles on the way. */
 static void test_killed_pd(void **state) {
     (void)state;
-    check_killed("pd");
+    check_killed("pd", "");
 }
 
 /* Where they have come to is carried from step to step. */
 static void test_killed_sfd(void **state) {
     (void)state;
-    check_killed("sfd");
+    check_killed("sfd", "");
 }
 
 /* Two networks and a discriminator in training, samples on their way. */
 static void test_killed_dmd2(void **state) {
     (void)state;
-    check_killed("dmd2");
+    check_killed("dmd2", "");
 }
 
 /* The student says what it is, what it came from, and how to sample it. */
 static void test_metadata(void **state) {
     (void)state;
     char config[256], run[256], path[256], hex[CK_SHA256_HEX];
-    config_of(config, "ecd");
+    config_of(config, "ecd", "");
     in(run, "run");
     const char *sets[] = {"steps=2", "evaluate.steps=[1, 2]", "guidance=1.5"};
     ok(ck_run_start(config, sets, 3, run, &quietly, &err));
@@ -158,10 +158,35 @@ static void test_metadata(void **state) {
     ck_reader_close(r);
 }
 
+#define LORA ", \"lora\": {\"rank\": 4, \"targets\": [\"hidden*\"]}"
+
+/* Factors alone are kept; the base is read from its file again. */
+static void test_killed_lora(void **state) {
+    (void)state;
+    char path[256];
+    ck_reader *r;
+    check_killed("dmd2", LORA);
+    ok(ck_reader_open(in(path, "whole/student.safetensors"), &r, &err));
+    assert_int_equal(ck_reader_count(r), 6);
+    assert_non_null(ck_reader_find(r, "lora_unet_hidden1.alpha"));
+    ck_reader_close(r);
+}
+
+/* The student becomes the teacher: its factors do. */
+static void test_lora_promoted(void **state) {
+    (void)state;
+    char config[256], run[256];
+    const char *sets[] = {"method.from=4", "lora.targets=[\"nothing\"]"};
+    config_of(config, "pd", LORA);
+    ok(ck_run_start(config, sets, 1, in(run, "run"), &quietly, &err));
+    assert_int_equal(ck_run_start(config, sets, 2, in(run, "other"), &quietly, &err), CK_INPUT);
+    assert_non_null(strstr(err.message, "lora.targets"));
+}
+
 static void test_refusals(void **state) {
     (void)state;
     char config[256], run[256];
-    config_of(config, "pd");
+    config_of(config, "pd", "");
     in(run, "run");
     const char *sets[] = {"rate.peek=1"};
     assert_int_equal(ck_run_start(config, sets, 1, run, &quietly, &err), CK_INPUT);
@@ -181,7 +206,7 @@ static void test_refusals(void **state) {
 static void test_astray(void **state) {
     (void)state;
     char config[256], run[256];
-    config_of(config, "finetune");
+    config_of(config, "finetune", "");
     in(run, "run");
     const char *sets[] = {"guard.factor=0.01", "guard.warmup=6", "guard.high=3"};
     assert_int_equal(ck_run_start(config, sets, 3, run, &quietly, &err), CK_INPUT);
@@ -201,6 +226,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_killed_sfd, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed_dmd2, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_metadata, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed_lora, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_lora_promoted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_astray, set_up, tear_down),
     };
