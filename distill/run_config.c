@@ -163,6 +163,7 @@ static ck_status choose_networks(ck_session *r, ck_error *err) {
     d->teacher = r->task->teacher;
     d->student = r->task->student;
     d->rival = d->teacher;
+    d->rival.params = NULL;
     if (d->method->teacher && !d->teacher.params)
         return ck_config_fail(r->config, "teacher", err, "method '%s' needs a teacher",
                               d->method->name);
@@ -182,20 +183,20 @@ static ck_status choose_networks(ck_session *r, ck_error *err) {
                                   d->method->name);
         r->rival_adapter = r->adapter;
         r->rival_adapter.base = d->teacher.params;
-        d->student.params = d->rival.params = r->factors;
+        d->student.params = r->factors;
         d->student.adapter = &r->adapter;
         d->rival.adapter = &r->rival_adapter;
         if (d->method->promote) d->teacher = d->student;
     }
     d->average = d->student;
+    d->average.params = NULL;
     return CK_OK;
 }
 
 /* Copies where a method asks for more networks than the teacher and the student. */
 static ck_status copy_networks(ck_session *r, ck_error *err) {
     ck_distill *d = &r->d;
-    const ck_params *rival = d->rival.params;
-    d->average.params = d->rival.params = NULL;
+    const ck_params *rival = d->rival.adapter ? r->factors : r->task->teacher.params;
     /* A teacher that is replaced on the way is a copy: the task's own is what is compared with. */
     if (d->method->promote) CK_TRY(ck_params_copy(d->teacher.params, &d->teacher.params, err));
     if (d->method->average) CK_TRY(ck_params_copy(d->student.params, &d->average.params, err));
