@@ -1,6 +1,7 @@
 /* Pictures, see generate.h. */
 #include "distill/generate.h"
 
+#include "distill/model_network.h"
 #include "distill/sampler.h"
 #include "io/os.h"
 
@@ -25,7 +26,7 @@ void ck_to_channels_first(const float *from, size_t n, size_t channels, size_t a
 ck_status ck_generate_size(const ck_model *m, const ck_generate_options *o, size_t size[3],
                            ck_error *err) {
     size_t factor = (size_t)ck_vae_factor(&m->vae_config);
-    size_t multiple = factor << (m->unet_config.levels - 1);
+    size_t multiple = factor * ck_model_multiple(m);
     if (!o->width || !o->height || o->width % multiple || o->height % multiple)
         return ck_fail(err, CK_USAGE, "size %zux%zu: this model needs multiples of %zu", o->width,
                        o->height, multiple);
@@ -35,7 +36,7 @@ ck_status ck_generate_size(const ck_model *m, const ck_generate_options *o, size
     return CK_OK;
 }
 
-/* The UNet, for a few images at once. */
+/* The network, for a few images at once. */
 enum { MOST = 4 };
 
 typedef struct asker {
@@ -44,34 +45,11 @@ typedef struct asker {
     size_t batch, size, area, channels; /* images at once; numbers of one */
     ck_graph *graph;
     ck_exec *exec;
-    ck_node x, time, context, guidance, pooled, sizes, out;
+    ck_model_inputs in;
+    ck_node out;
     float *texts[2], *pools[2]; /* prompt, negative: for the whole batch */
     float *last, *times;
 } asker;
-
-static void build(asker *a, const size_t size[3]) {
-    const ck_unet_config *c = &a->m->unet_config;
-    ck_graph *g = a->graph;
-    int64_t n = (int64_t)a->batch;
-    a->x =
-        ck_input(g, "x", CK_F32, CK_SHAPE(n, (int64_t)size[1], (int64_t)size[2], (int64_t)size[0]));
-    a->time = ck_input(g, "time", CK_F32, CK_SHAPE(n));
-    a->context =
-        ck_input(g, "context", CK_F32, CK_SHAPE(n, (int64_t)ck_model_tokens(a->m), c->context));
-    a->guidance = a->pooled = a->sizes = CK_NONE;
-    if (c->guidance) a->guidance = ck_input(g, "guidance", CK_F32, CK_SHAPE(n, c->guidance));
-    if (c->added_time) {
-        a->pooled = ck_input(g, "pooled", CK_F32, CK_SHAPE(n, (int64_t)ck_model_pooled(a->m)));
-        a->sizes = ck_input(g, "sizes", CK_F32, CK_SHAPE(n, 6));
-    }
-    a->out = ck_unet(g, a->m->unet, c,
-                     &(ck_unet_inputs){.x = a->x,
-                                       .time = a->time,
-                                       .context = a->context,
-                                       .guidance = a->guidance,
-                                       .pooled = a->pooled,
-                                       .sizes = a->sizes});
-}
 
 /* A prompt's encoding, once for every image of the batch. */
 static ck_status encode(asker *a, ck_model *m, const ck_backend *b, int which, const char *prompt,
@@ -88,27 +66,6 @@ static ck_status encode(asker *a, ck_model *m, const ck_backend *b, int which, c
     return CK_OK;
 }
 
-static ck_status write_added(asker *a, ck_error *err) {
-    const ck_unet_config *c = &a->m->unet_config;
-    if (c->guidance) {
-        float *w = ck_alloc_array(a->batch * (size_t)c->guidance, sizeof *w);
-        if (!w) return ck_fail_memory(err, "guidance");
-        for (size_t i = 0; i < a->batch; i++)
-            ck_guidance_embed(a->o->cfg, (size_t)c->guidance, w + i * (size_t)c->guidance);
-        ck_status s = ck_exec_write(a->exec, a->guidance, w, a->batch * (size_t)c->guidance, err);
-        free(w);
-        CK_TRY(s);
-    }
-    if (!c->added_time) return CK_OK;
-    float sizes[MOST * 6];
-    for (size_t i = 0; i < a->batch; i++) {
-        const float one[6] = {(float)a->o->height, (float)a->o->width, 0, 0,
-                              (float)a->o->height, (float)a->o->width};
-        memcpy(sizes + 6 * i, one, sizeof one);
-    }
-    return ck_exec_write(a->exec, a->sizes, sizes, a->batch * 6, err);
-}
-
 static ck_status open_asker(asker *a, ck_model *m, const ck_backend *b,
                             const ck_generate_options *o, const size_t size[3], ck_error *err) {
     a->batch = o->count < MOST ? o->count : MOST;
@@ -120,11 +77,11 @@ static ck_status open_asker(asker *a, ck_model *m, const ck_backend *b,
     a->times = ck_alloc_array(a->batch, sizeof *a->times);
     if (!a->graph || !a->last || !a->times) return ck_fail_memory(err, "sampling");
     CK_TRY(encode(a, m, b, 0, o->prompt, err));
-    if (o->cfg != 1 && !m->unet_config.guidance) CK_TRY(encode(a, m, b, 1, o->negative, err));
-    build(a, size);
+    if (o->cfg != 1 && !ck_model_guided(m)) CK_TRY(encode(a, m, b, 1, o->negative, err));
+    a->out = ck_model_network(a->graph, m, a->batch, size[1], size[2], &a->in);
     CK_TRY(ck_exec_new(b, a->graph, &a->out, 1, &a->exec, err));
     CK_TRY(ck_exec_allocate(a->exec, 0, err));
-    return write_added(a, err);
+    return ck_model_write(a->exec, m, &a->in, o->cfg, err);
 }
 
 static void close_asker(asker *a) {
@@ -134,14 +91,13 @@ static void close_asker(asker *a) {
     free(a->last), free(a->times);
 }
 
-/* What the UNet answers to x, of some images, with one of the two prompts. */
+/* What the network answers to x, of some images, with one of the two prompts. */
 static ck_status answer(asker *a, int which, size_t some, float *out, ck_error *err) {
-    const ck_unet_config *c = &a->m->unet_config;
     size_t text = a->batch * ck_model_tokens(a->m) * ck_model_width(a->m);
-    CK_TRY(ck_exec_write(a->exec, a->context, a->texts[which], text, err));
-    if (c->added_time)
-        CK_TRY(ck_exec_write(a->exec, a->pooled, a->pools[which], a->batch * ck_model_pooled(a->m),
-                             err));
+    CK_TRY(ck_exec_write(a->exec, a->in.context, a->texts[which], text, err));
+    if (a->in.pooled != CK_NONE)
+        CK_TRY(ck_exec_write(a->exec, a->in.pooled, a->pools[which],
+                             a->batch * ck_model_pooled(a->m), err));
     CK_TRY(ck_exec_run(a->exec, err));
     CK_TRY(ck_exec_read(a->exec, a->out, a->last, a->batch * a->size, err));
     ck_to_channels_first(a->last, some, a->channels, a->area, out);
@@ -151,12 +107,12 @@ static ck_status answer(asker *a, int which, size_t some, float *out, ck_error *
 /* Of all images, with guidance: without + cfg (with - without). input is overwritten. */
 static ck_status ask(asker *a, float time, float *input, float *output, ck_error *err) {
     for (size_t i = 0; i < a->batch; i++) a->times[i] = time;
-    CK_TRY(ck_exec_write(a->exec, a->time, a->times, a->batch, err));
+    CK_TRY(ck_exec_write(a->exec, a->in.time, a->times, a->batch, err));
     for (size_t i = 0; i < a->o->count; i += a->batch) {
         size_t some = a->o->count - i < a->batch ? a->o->count - i : a->batch;
         float *x = input + i * a->size, *y = output + i * a->size;
         ck_to_channels_last(x, some, a->channels, a->area, a->last);
-        CK_TRY(ck_exec_write(a->exec, a->x, a->last, a->batch * a->size, err));
+        CK_TRY(ck_exec_write(a->exec, a->in.x, a->last, a->batch * a->size, err));
         CK_TRY(answer(a, 0, some, y, err));
         if (!a->texts[1]) continue;
         CK_TRY(answer(a, 1, some, x, err));

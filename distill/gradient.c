@@ -213,6 +213,16 @@ static void attention_rule(walk *w, ck_node id, ck_node dy) {
     if (wants(w, n.src[2])) give(w, n.src[2], ck_view(w->g, packed, nq + nk, k));
 }
 
+/* y (dy - sum of y dy) */
+static void softmax_rule(walk *w, ck_node id, ck_node dy) {
+    ck_graph_node n = *at(w, id);
+    ck_shape one = n.shape;
+    one.d[one.rank - 1] = 1;
+    ck_node product = ck_mul(w->g, id, dy);
+    ck_node sum = ck_sum_to(w->g, product, one);
+    give(w, n.src[0], ck_sub(w->g, product, ck_mul(w->g, id, sum)));
+}
+
 static void upsample_rule(walk *w, ck_node id, ck_node dy) {
     ck_graph_node n = *at(w, id);
     give(w, n.src[0],
@@ -245,6 +255,7 @@ static rule *const rules[CK_OP_COUNT] = {
     [CK_OP_LAYER_NORM] = layer_norm_rule,
     [CK_OP_GEGLU] = geglu_rule,
     [CK_OP_ATTENTION] = attention_rule,
+    [CK_OP_SOFTMAX] = softmax_rule,
     [CK_OP_UPSAMPLE] = upsample_rule,
     [CK_OP_EMBED] = embed_rule,
 };

@@ -36,6 +36,7 @@ static const char *const op_names[CK_OP_COUNT] = {"input",
                                                   "geglu_grad",
                                                   "attention",
                                                   "attention_grad",
+                                                  "softmax",
                                                   "upsample",
                                                   "upsample_grad",
                                                   "embed",
@@ -457,6 +458,11 @@ ck_node ck_attention(ck_graph *g, ck_node q, ck_node k, ck_node v, int heads, bo
     n.i[0] = heads, n.i[1] = causal;
     n.x[0] = scale;
     return first_part(g, n, s);
+}
+
+ck_node ck_softmax(ck_graph *g, ck_node x) {
+    if (bad(g)) return CK_NONE;
+    return ck_append(g, node_of(CK_OP_SOFTMAX, g->nodes[x].shape, x, CK_NONE, CK_NONE));
 }
 
 ck_node ck_upsample(ck_graph *g, ck_node x) {

@@ -74,6 +74,7 @@ typedef enum ck_op {
     CK_OP_GEGLU_GRAD,       /* a, b = dy */
     CK_OP_ATTENTION,        /* a = q, b = k, c = v, N T C; [heads, causal] (scale); packed */
     CK_OP_ATTENTION_GRAD,   /* a, b, c, d = packed, e = dy; packed dq, dk, dv */
+    CK_OP_SOFTMAX,          /* of the numbers along the last dimension */
     CK_OP_UPSAMPLE,         /* N H W C, every pixel four times */
     CK_OP_UPSAMPLE_GRAD,    /* sums of 2 x 2 pixels */
     CK_OP_EMBED,            /* rows of a (V C) by ids b; not a number for ids outside 0..V-1 */
@@ -174,6 +175,7 @@ ck_node ck_layer_norm(ck_graph *g, ck_node x, ck_node gain, ck_node bias, double
 ck_node ck_geglu(ck_graph *g, ck_node x);
 ck_node ck_attention(ck_graph *g, ck_node q, ck_node k, ck_node v, int heads, bool causal,
                      double scale);
+ck_node ck_softmax(ck_graph *g, ck_node x);
 ck_node ck_upsample(ck_graph *g, ck_node x);
 ck_node ck_embed(ck_graph *g, ck_node table, ck_node ids);
 /* dim numbers per element of t: cosines, then sines (flip) of t f_i, with

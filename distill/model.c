@@ -72,34 +72,115 @@ static ck_status read_index(const char *folder, ck_model *m, ck_error *err) {
     return s;
 }
 
-static ck_status read_configs(const char *folder, ck_model *m, ck_error *err) {
-    char *unet = ck_sprintf("%s/unet/config.json", folder);
-    char *vae = ck_sprintf("%s/vae/config.json", folder);
-    char *schedule = ck_sprintf("%s/scheduler/scheduler_config.json", folder);
-    ck_status s = unet && vae && schedule ? CK_OK : ck_fail_memory(err, folder);
-    if (s == CK_OK) s = ck_unet_read(unet, &m->unet_config, err);
-    if (s == CK_OK) s = ck_vae_read(vae, &m->vae_config, err);
-    if (s == CK_OK) s = ck_schedule_read(schedule, &m->schedule, err);
-    free(unet), free(vae), free(schedule);
+static ck_status read_schedule(const char *folder, ck_model *m, ck_error *err) {
+    char *path = ck_sprintf("%s/scheduler/scheduler_config.json", folder);
+    ck_status s = path ? ck_schedule_read(path, &m->schedule, err) : ck_fail_memory(err, folder);
+    free(path);
     return s;
 }
 
-static ck_status open_parts(const char *folder, ck_model *m, ck_error *err) {
-    CK_TRY(read_index(folder, m, err));
-    CK_TRY(read_configs(folder, m, err));
-    CK_TRY(open_weights(folder, "unet", model_files, &m->unet, err));
-    CK_TRY(open_weights(folder, "vae", model_files, &m->vae, err));
+static ck_status read_vae(const char *folder, ck_model *m, ck_error *err) {
+    char *path = ck_sprintf("%s/vae/config.json", folder);
+    ck_status s = path ? ck_vae_read(path, &m->vae_config, err) : ck_fail_memory(err, folder);
+    free(path);
+    return s;
+}
+
+/* A transformer's config says by its class which it is. */
+static ck_status read_transformer(const char *path, ck_model *m, ck_error *err) {
+    ck_json doc;
+    const char *class = NULL;
+    CK_TRY(ck_json_load(path, &doc, err));
+    ck_status s = ck_json_text(&doc, doc.root, "_class_name", &class, err);
+    bool flux = class && strcmp(class, "FluxTransformer2DModel") == 0;
+    ck_json_free(&doc);
+    CK_TRY(s);
+    m->kind = flux ? CK_MODEL_FLUX : CK_MODEL_MMDIT;
+    return flux ? ck_flux_read(path, &m->flux_config, err)
+                : ck_mmdit_read(path, &m->mmdit_config, err);
+}
+
+static ck_status read_network(const char *folder, const char *part, ck_model *m, ck_error *err) {
+    char *path = ck_sprintf("%s/%s/config.json", folder, part);
+    if (!path) return ck_fail_memory(err, folder);
+    ck_status s = strcmp(part, "unet") == 0 ? ck_unet_read(path, &m->unet_config, err)
+                                            : read_transformer(path, m, err);
+    free(path);
+    return s;
+}
+
+static ck_status open_t5(const char *folder, const char *suffix, size_t tokens, ck_model_t5 *t,
+                         ck_error *err) {
+    char part[32];
+    snprintf(part, sizeof part, "text_encoder%s", suffix);
+    char *config = ck_sprintf("%s/%s/config.json", folder, part);
+    char *words = ck_sprintf("%s/tokenizer%s", folder, suffix);
+    ck_status s = config && words ? CK_OK : ck_fail_memory(err, folder);
+    t->tokens = tokens;
+    if (s == CK_OK) s = ck_t5_read(config, &t->config, err);
+    if (s == CK_OK) s = ck_unigram_open(words, &t->tokenizer, err);
+    if (s == CK_OK && ck_unigram_largest(t->tokenizer) >= t->config.vocabulary)
+        s = ck_fail(err, CK_INPUT, "%s: has more pieces than the text encoder knows", words);
+    free(config);
+    free(words);
+    return s == CK_OK ? open_weights(folder, part, text_files, &t->params, err) : s;
+}
+
+/* What pipelines of these models do, unless they are told otherwise. */
+enum { T5_TOKENS_SD3 = 256, T5_TOKENS_FLUX = 512 };
+
+static ck_status open_texts(const char *folder, ck_model *m, ck_error *err) {
     m->texts = 1;
     CK_TRY(open_text(folder, "", &m->text[0], err));
+    if (m->kind == CK_MODEL_FLUX) return open_t5(folder, "_2", T5_TOKENS_FLUX, &m->t5, err);
     if (has_part(folder, "text_encoder_2")) {
         m->texts = 2;
         CK_TRY(open_text(folder, "_2", &m->text[1], err));
     }
-    if ((int64_t)ck_model_width(m) != m->unet_config.context)
+    if (m->kind != CK_MODEL_MMDIT) return CK_OK;
+    m->t5.tokens = T5_TOKENS_SD3;
+    return has_part(folder, "text_encoder_3") ? open_t5(folder, "_3", T5_TOKENS_SD3, &m->t5, err)
+                                              : CK_OK;
+}
+
+static int64_t clip_width(const ck_model *m) {
+    int64_t width = 0;
+    for (size_t i = 0; i < m->texts; i++) width += m->text[i].config.width;
+    return width;
+}
+
+/* Whether the encoders give what the network takes. */
+static ck_status check_texts(const char *folder, const ck_model *m, ck_error *err) {
+    int64_t gives = clip_width(m), takes = m->unet_config.context;
+    if (m->kind != CK_MODEL_UNET) {
+        bool flux = m->kind == CK_MODEL_FLUX;
+        gives = (int64_t)ck_model_pooled(m);
+        takes = flux ? m->flux_config.pooled : m->mmdit_config.pooled;
+    }
+    if (gives != takes)
         return ck_fail(err, CK_INPUT,
-                       "%s: the UNet takes text of width %lld, the encoders give %zu", folder,
-                       (long long)m->unet_config.context, ck_model_width(m));
+                       "%s: the network takes text of width %lld, the encoders give %lld", folder,
+                       (long long)takes, (long long)gives);
+    if (m->kind == CK_MODEL_MMDIT && clip_width(m) > m->mmdit_config.context)
+        return ck_fail(err, CK_INPUT, "%s: the encoders give more than the network takes", folder);
+    if (m->t5.params && m->t5.config.width != (int64_t)ck_model_width(m))
+        return ck_fail(err, CK_INPUT, "%s: the network takes text of width %zu, T5 gives %lld",
+                       folder, ck_model_width(m), (long long)m->t5.config.width);
     return CK_OK;
+}
+
+static ck_status open_parts(const char *folder, ck_model *m, ck_error *err) {
+    const char *part = has_part(folder, "transformer") ? "transformer" : "unet";
+    CK_TRY(read_index(folder, m, err));
+    CK_TRY(read_network(folder, part, m, err));
+    CK_TRY(read_vae(folder, m, err));
+    CK_TRY(read_schedule(folder, m, err));
+    /* No file says so; its pipeline does it. */
+    if (m->kind == CK_MODEL_FLUX) m->schedule.spacing = CK_SPACING_TRAILING;
+    CK_TRY(open_weights(folder, part, model_files, &m->unet, err));
+    CK_TRY(open_weights(folder, "vae", model_files, &m->vae, err));
+    CK_TRY(open_texts(folder, m, err));
+    return check_texts(folder, m, err);
 }
 
 /* ---- Of one file ---- */
@@ -213,23 +294,59 @@ void ck_model_close(ck_model *m) {
         ck_params_free(m->text[i].params);
         ck_tokenizer_close(m->text[i].tokenizer);
     }
+    ck_params_free(m->t5.params);
+    ck_unigram_close(m->t5.tokenizer);
     *m = (ck_model){0};
+}
+
+/* ---- Sizes ---- */
+
+int64_t ck_model_channels(const ck_model *m) {
+    return m->kind == CK_MODEL_FLUX    ? m->flux_config.in_channels
+           : m->kind == CK_MODEL_MMDIT ? m->mmdit_config.in_channels
+                                       : m->unet_config.in_channels;
+}
+
+size_t ck_model_side(const ck_model *m) {
+    return m->kind == CK_MODEL_FLUX    ? 128
+           : m->kind == CK_MODEL_MMDIT ? (size_t)m->mmdit_config.sample_size
+                                       : (size_t)m->unet_config.sample_size;
+}
+
+size_t ck_model_multiple(const ck_model *m) {
+    return m->kind == CK_MODEL_FLUX    ? 2
+           : m->kind == CK_MODEL_MMDIT ? (size_t)m->mmdit_config.patch
+                                       : (size_t)1 << (m->unet_config.levels - 1);
+}
+
+bool ck_model_guided(const ck_model *m) {
+    return m->kind == CK_MODEL_FLUX ? m->flux_config.guidance : m->unet_config.guidance != 0;
 }
 
 /* ---- Text ---- */
 
 size_t ck_model_tokens(const ck_model *m) {
-    return ck_tokenizer_length(m->text[0].tokenizer);
+    if (m->kind == CK_MODEL_FLUX) return m->t5.tokens;
+    return ck_tokenizer_length(m->text[0].tokenizer) + m->t5.tokens;
 }
 
 size_t ck_model_width(const ck_model *m) {
-    size_t width = 0;
-    for (size_t i = 0; i < m->texts; i++) width += (size_t)m->text[i].config.width;
-    return width;
+    return m->kind == CK_MODEL_FLUX    ? (size_t)m->flux_config.context
+           : m->kind == CK_MODEL_MMDIT ? (size_t)m->mmdit_config.context
+                                       : (size_t)clip_width(m);
+}
+
+/* Of one CLIP encoder, as far as the network takes it. */
+static size_t pooled_of(const ck_model *m, size_t which) {
+    const ck_clip_config *c = &m->text[which].config;
+    if (m->kind == CK_MODEL_UNET && (m->texts < 2 || which == 0)) return 0;
+    return (size_t)(c->projection ? c->projection : c->width);
 }
 
 size_t ck_model_pooled(const ck_model *m) {
-    return m->texts == 2 ? (size_t)m->text[1].config.projection : 0;
+    size_t width = 0;
+    for (size_t i = 0; i < m->texts; i++) width += pooled_of(m, i);
+    return width;
 }
 
 /* A graph that is run once. */
@@ -267,8 +384,8 @@ static ck_status run_text(const ck_model *m, size_t which, const int32_t *ids, o
     ck_node at = ck_input(o->graph, "end", CK_I32, CK_SHAPE(1));
     ck_clip_text text = ck_clip(o->graph, t->params, &t->config, in, at);
     CK_TRY(ck_graph_check(o->graph, err));
-    /* SDXL takes what enters the last layers, and the second encoder's pooled output. */
-    bool pools = m->texts == 2 && which == 1;
+    /* Models with two encoders take what enters the last layers. */
+    size_t pools = pooled_of(m, which);
     ck_node outputs[] = {m->texts == 2 ? text.penultimate : text.last, text.pooled};
     CK_TRY(plan(o, b, outputs, pools ? 2 : 1, err));
     CK_TRY(ck_exec_write(o->exec, in, ids, (size_t)length, err));
@@ -276,7 +393,7 @@ static ck_status run_text(const ck_model *m, size_t which, const int32_t *ids, o
     CK_TRY(ck_exec_run(o->exec, err));
     size_t n = (size_t)(length * t->config.width);
     CK_TRY(ck_exec_read(o->exec, outputs[0], states, n, err));
-    return pools ? ck_exec_read(o->exec, text.pooled, pooled, ck_model_pooled(m), err) : CK_OK;
+    return pools ? ck_exec_read(o->exec, text.pooled, pooled, pools, err) : CK_OK;
 }
 
 static ck_status encode_text(const ck_model *m, size_t which, const ck_backend *b,
@@ -291,28 +408,77 @@ static ck_status encode_text(const ck_model *m, size_t which, const ck_backend *
     return s;
 }
 
+static ck_status run_t5(const ck_model_t5 *t, const int32_t *ids, const int32_t *buckets, once *o,
+                        const ck_backend *b, float *states, ck_error *err) {
+    int64_t n = (int64_t)t->tokens;
+    o->graph = ck_graph_new();
+    if (!o->graph) return ck_fail_memory(err, "a text");
+    ck_node in = ck_input(o->graph, "ids", CK_I32, CK_SHAPE(n));
+    ck_node pairs = ck_input(o->graph, "buckets", CK_I32, CK_SHAPE(n, n));
+    ck_node out = ck_t5(o->graph, t->params, &t->config, in, pairs);
+    CK_TRY(ck_graph_check(o->graph, err));
+    CK_TRY(plan(o, b, &out, 1, err));
+    CK_TRY(ck_exec_write(o->exec, in, ids, t->tokens, err));
+    CK_TRY(ck_exec_write(o->exec, pairs, buckets, t->tokens * t->tokens, err));
+    CK_TRY(ck_exec_run(o->exec, err));
+    return ck_exec_read(o->exec, out, states, t->tokens * (size_t)t->config.width, err);
+}
+
+static ck_status encode_t5(const ck_model_t5 *t, const ck_backend *b, const char *prompt,
+                           float *states, ck_error *err) {
+    size_t lost;
+    int32_t *ids = ck_alloc_array(t->tokens, sizeof *ids);
+    int32_t *buckets = ck_alloc_array(t->tokens * t->tokens, sizeof *buckets);
+    once o = {0};
+    ck_status s = ids && buckets ? CK_OK : ck_fail_memory(err, "a text");
+    if (s == CK_OK) s = ck_unigram_encode(t->tokenizer, prompt, t->tokens, ids, &lost, err);
+    if (s == CK_OK) {
+        ck_t5_buckets(&t->config, t->tokens, buckets);
+        s = run_t5(t, ids, buckets, &o, b, states, err);
+    }
+    end(&o);
+    free(ids);
+    free(buckets);
+    return s;
+}
+
+/* All encoders: CLIP's states side by side (FLUX takes but the pooled output), below them T5's.
+ * What an encoder does not fill is zero. */
 static ck_status encode_prompt(ck_model *m, const ck_backend *b, const char *prompt, float *states,
                                float *context, float *pooled, ck_error *err) {
-    size_t tokens = ck_model_tokens(m), width = ck_model_width(m), at = 0;
+    size_t width = ck_model_width(m), at = 0;
+    memset(context, 0, ck_model_tokens(m) * width * sizeof *context);
     if (m->zero_empty && !*prompt) {
-        memset(context, 0, tokens * width * sizeof *context);
         memset(pooled, 0, ck_model_pooled(m) * sizeof *pooled);
         return CK_OK;
     }
     for (size_t i = 0; i < m->texts; i++) {
         size_t own = (size_t)m->text[i].config.width;
+        size_t tokens = ck_tokenizer_length(m->text[i].tokenizer);
         CK_TRY(encode_text(m, i, b, prompt, states, pooled, err));
-        for (size_t t = 0; t < tokens; t++)
+        for (size_t t = 0; t < tokens && m->kind != CK_MODEL_FLUX; t++)
             memcpy(context + t * width + at, states + t * own, own * sizeof *states);
         at += own;
+        if (pooled) pooled += pooled_of(m, i);
     }
-    return CK_OK;
+    if (!m->t5.params) return CK_OK;
+    return encode_t5(&m->t5, b, prompt, context + (ck_model_tokens(m) - m->t5.tokens) * width, err);
+}
+
+/* The most that one of CLIP's encoders says. */
+static size_t most_states(const ck_model *m) {
+    size_t most = 0;
+    for (size_t i = 0; i < m->texts; i++) {
+        size_t n = ck_tokenizer_length(m->text[i].tokenizer) * (size_t)m->text[i].config.width;
+        if (n > most) most = n;
+    }
+    return most;
 }
 
 ck_status ck_model_encode_texts(ck_model *m, const ck_backend *b, const char *const *prompts,
                                 size_t n, float *context, float *pooled, ck_error *err) {
     size_t size = ck_model_tokens(m) * ck_model_width(m);
-    float *states = ck_alloc_array(size, sizeof *states);
+    float *states = ck_alloc_array(most_states(m), sizeof *states);
     if (!states) return ck_fail_memory(err, "a text");
     ck_status s = CK_OK;
     for (size_t i = 0; i < n && s == CK_OK; i++)

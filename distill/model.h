@@ -1,4 +1,4 @@
-/* A whole image model: UNet, VAE, text encoders with their tokenizers, and schedule.
+/* A whole image model: UNet or transformer, VAE, text encoders with their tokenizers, schedule.
  *
  *   ck_model m;
  *   CK_TRY(ck_model_open("models/base", NULL, &m, err));
@@ -13,9 +13,13 @@
 
 #include "distill/backend.h"
 #include "distill/clip_text.h"
+#include "distill/flux.h"
+#include "distill/mmdit.h"
 #include "distill/schedule.h"
+#include "distill/t5_text.h"
 #include "distill/tokenizer.h"
 #include "distill/unet.h"
+#include "distill/unigram.h"
 #include "distill/vae.h"
 
 typedef struct ck_model_text {
@@ -24,24 +28,48 @@ typedef struct ck_model_text {
     ck_tokenizer *tokenizer;
 } ck_model_text;
 
+typedef struct ck_model_t5 {
+    ck_t5_config config;
+    ck_params *params; /* NULL: the model has none, or is used without */
+    ck_unigram *tokenizer;
+    size_t tokens;
+} ck_model_t5;
+
+typedef enum ck_model_kind {
+    CK_MODEL_UNET,  /* Stable Diffusion 1, 2, XL */
+    CK_MODEL_MMDIT, /* Stable Diffusion 3 */
+    CK_MODEL_FLUX,
+} ck_model_kind;
+
 typedef struct ck_model {
-    ck_unet_config unet_config;
-    ck_params *unet;
+    ck_model_kind kind;
+    ck_unet_config unet_config; /* of these, the one of the kind */
+    ck_mmdit_config mmdit_config;
+    ck_flux_config flux_config;
+    ck_params *unet; /* the weights of it, also of a transformer */
     ck_vae_config vae_config;
     ck_params *vae;
     ck_model_text text[2];
-    size_t texts; /* 1, or 2 (SDXL) */
+    size_t texts; /* 1, or 2 (SDXL, SD3) */
+    ck_model_t5 t5;
     ck_schedule schedule;
     bool zero_empty; /* the empty prompt is all zeros (SDXL) */
 } ck_model;
 
-/* path: a folder as diffusers lays it out; or one file with all of a Stable Diffusion 1, 2 or XL in
- * it, under LDM's or diffusers' names, whose configs are told from its shapes. A file has no
- * vocabulary: tokenizer is a folder with vocab.json and merges.txt (else it may be NULL).
- * CK_INPUT: a part is missing or not what its config says, with file and field; a file with a model
- * of unusual size, of which shapes do not say all. */
+/* path: a folder as diffusers lays it out (Stable Diffusion 1, 2, XL, 3, FLUX); or one file with
+ * all of a Stable Diffusion 1, 2 or XL in it, under LDM's or diffusers' names, whose configs are
+ * told from its shapes. A file has no vocabulary: tokenizer is a folder with vocab.json and
+ * merges.txt (else it may be NULL). CK_INPUT: a part is missing or not what its config says, with
+ * file and field; a file with a model of unusual size, of which shapes do not say all. */
 ck_status ck_model_open(const char *path, const char *tokenizer, ck_model *m, ck_error *err);
 void ck_model_close(ck_model *m); /* a zeroed one is allowed */
+
+/* Of latents: channels, the side that the network was trained on, of what sides are multiples. */
+int64_t ck_model_channels(const ck_model *m);
+size_t ck_model_side(const ck_model *m);
+size_t ck_model_multiple(const ck_model *m);
+/* Whether the network is told the scale of guidance (LCM, FLUX dev). */
+bool ck_model_guided(const ck_model *m);
 
 /* Tokens of a prompt, numbers of each, numbers of its pooled output (0 without one). */
 size_t ck_model_tokens(const ck_model *m);

@@ -36,6 +36,11 @@ ck_status ck_model__check(const ck_json *doc, const char *class_name,
     return CK_OK;
 }
 
+ck_status ck_model__accept(const ck_json *doc, const ck_model_setting *setting, ck_error *err) {
+    const cJSON *node = ck_model__field(doc, setting->name);
+    return node ? check_model_setting(doc, node, setting, err) : CK_OK;
+}
+
 const cJSON *ck_model__field(const ck_json *doc, const char *name) {
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(doc->root, name);
     return cJSON_IsNull(node) ? NULL : node;

@@ -17,6 +17,9 @@ typedef struct ck_model_setting {
 ck_status ck_model__check(const ck_json *doc, const char *class_name,
                           const ck_model_setting *settings, ck_error *err);
 
+/* One setting; absent is accepted. */
+ck_status ck_model__accept(const ck_json *doc, const ck_model_setting *setting, ck_error *err);
+
 /* The field, or NULL where it is absent or null. */
 const cJSON *ck_model__field(const ck_json *doc, const char *name);
 

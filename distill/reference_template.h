@@ -814,6 +814,20 @@ static void run_embed_grad(const ck_call *call) {
     }
 }
 
+static void run_softmax(const ck_call *call) {
+    const ck_graph_node *n = ck_call_node(call);
+    int64_t c = n->shape.d[n->shape.rank - 1], rows = ck_shape_count(&n->shape) / c;
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++) {
+        const real *x = (const real *)call->src[0] + r * c;
+        real *y = (real *)call->dst + r * c;
+        double most = x[0], sum = 0;
+        for (int64_t i = 1; i < c; i++) most = fmax(most, x[i]);
+        for (int64_t i = 0; i < c; i++) sum += exp(x[i] - most);
+        for (int64_t i = 0; i < c; i++) y[i] = (real)(exp(x[i] - most) / sum);
+    }
+}
+
 static void run_timestep(const ck_call *call) {
     const ck_graph_node *n = ck_call_node(call);
     int64_t count = n->shape.d[0], half = n->shape.d[1] / 2;
@@ -854,6 +868,7 @@ ck_run *const TABLE[CK_OP_COUNT] = {
     [CK_OP_GEGLU_GRAD] = run_geglu_grad,
     [CK_OP_ATTENTION] = run_attention,
     [CK_OP_ATTENTION_GRAD] = run_attention_grad,
+    [CK_OP_SOFTMAX] = run_softmax,
     [CK_OP_UPSAMPLE] = run_upsample,
     [CK_OP_UPSAMPLE_GRAD] = run_upsample_grad,
     [CK_OP_EMBED] = run_embed,

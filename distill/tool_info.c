@@ -1,5 +1,5 @@
 /* ckdistill info: what a model takes, for sampling and for training. */
-#include "distill/model.h"
+#include "distill/model_network.h"
 #include "distill/tools.h"
 #include "io/os.h"
 #include "io/progress.h"
@@ -16,7 +16,9 @@ static const ck_option options[] = {
      .argument = "MODEL",
      .type = CK_OPT_TEXT,
      .value = &folder,
-     .help = "a folder as diffusers lays it out, or one file of Stable Diffusion 1, 2 or XL"},
+     .help =
+         "a folder as diffusers lays it out (Stable Diffusion 1, 2, XL, 3, FLUX), or one file of "
+         "Stable Diffusion 1, 2 or XL"},
     {.name = "tokenizer",
      .argument = "DIR",
      .type = CK_OPT_TEXT,
@@ -83,25 +85,6 @@ static double operations(const ck_graph *g, size_t from) {
     return total;
 }
 
-static ck_node build(ck_graph *g, const ck_model *m, int64_t batch) {
-    const ck_unet_config *c = &m->unet_config;
-    ck_unet_inputs in = {
-        .x = ck_input(g, "x", CK_F32,
-                      CK_SHAPE(batch, c->sample_size, c->sample_size, c->in_channels)),
-        .time = ck_input(g, "time", CK_F32, CK_SHAPE(batch)),
-        .context = ck_input(g, "context", CK_F32,
-                            CK_SHAPE(batch, (int64_t)ck_model_tokens(m), c->context)),
-        .guidance = CK_NONE,
-        .pooled = CK_NONE,
-        .sizes = CK_NONE};
-    if (c->guidance) in.guidance = ck_input(g, "w", CK_F32, CK_SHAPE(batch, c->guidance));
-    if (c->added_time) {
-        in.pooled = ck_input(g, "pooled", CK_F32, CK_SHAPE(batch, (int64_t)ck_model_pooled(m)));
-        in.sizes = ck_input(g, "sizes", CK_F32, CK_SHAPE(batch, 6));
-    }
-    return ck_unet(g, m->unet, c, &in);
-}
-
 static ck_status plan_bytes(const ck_backend *b, const ck_graph *g, const ck_node *outputs,
                             size_t n, size_t *bytes, ck_error *err) {
     ck_exec *e;
@@ -111,9 +94,19 @@ static ck_status plan_bytes(const ck_backend *b, const ck_graph *g, const ck_nod
     return CK_OK;
 }
 
+/* Whether a gradient comes to a weight: SD3's table of places is in the file but not trained. */
+static bool is_trained(const ck_graph *g, ck_node weight) {
+    for (size_t i = (size_t)weight + 1; i < g->count; i++)
+        for (int k = 0; k < CK_MAX_SRC; k++)
+            if (g->nodes[i].src[k] == weight && !g->nodes[i].detached) return true;
+    return false;
+}
+
 static ck_status measure_graph(const ck_backend *b, const ck_model *m, ck_graph *g, need *n,
                                ck_error *err) {
-    ck_node out = build(g, m, (int64_t)n->batch);
+    ck_model_inputs in;
+    size_t side = ck_model_side(m);
+    ck_node out = ck_model_network(g, m, n->batch, side, side, &in);
     CK_TRY(ck_graph_check(g, err));
     size_t forward = g->count, count = ck_params_count(m->unet), at = 0;
     CK_TRY(plan_bytes(b, g, &out, 1, &n->sampling, err));
@@ -122,7 +115,7 @@ static ck_status measure_graph(const ck_backend *b, const ck_model *m, ck_graph 
     ck_node *outputs = ck_alloc_array(count + 1, sizeof *outputs);
     ck_status s = weights && outputs ? CK_OK : ck_fail_memory(err, "a graph");
     for (size_t i = 0; i < forward && s == CK_OK; i++)
-        if (g->nodes[i].op == CK_OP_PARAM) weights[at++] = (ck_node)i;
+        if (g->nodes[i].op == CK_OP_PARAM && is_trained(g, (ck_node)i)) weights[at++] = (ck_node)i;
     ck_node loss = ck_mean(g, ck_mul(g, out, out));
     if (s == CK_OK) s = ck_gradients(g, loss, weights, at, outputs + 1, err);
     if (s == CK_OK) {
@@ -169,7 +162,7 @@ enum { BATCHES = 5 };
 
 static void print(const need *needs, size_t weights, double speed) {
     char a[32], t[32], w[32];
-    printf("UNet           %.1f million parameters, %s\n", (double)weights / 1e6,
+    printf("network        %.1f million parameters, %s\n", (double)weights / 1e6,
            ck_format_bytes(w, sizeof w, weights * 4));
     printf("this machine   %.0f GFLOP/s\n\n", speed / 1e9);
     printf("batch    sampling memory   seconds a pass    training memory   seconds a step\n");
@@ -202,7 +195,8 @@ static ck_status inform(ck_model *m, ck_error *err) {
     need needs[BATCHES] = {0};
     double speed = 0;
     CK_TRY(ck_backend_open("cpu", &b, err));
-    m->unet_config.checkpoint = checkpointing;
+    m->unet_config.checkpoint = m->mmdit_config.checkpoint = m->flux_config.checkpoint =
+        checkpointing;
     for (int i = 0; i < BATCHES; i++) {
         needs[i].batch = (size_t)1 << (2 * i);
         CK_TRY(measure(b, m, &needs[i], err));

@@ -13,11 +13,11 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *folder, *tokenizer, *unet, *clip, *vae, *prompt = "", *negative = "", *sampler,
-                                                           *size_text;
+static const char *folder, *tokenizer, *unet, *clip, *clip2, *t5, *vae,
+    *prompt = "", *negative = "", *sampler, *size_text;
 static const char *output = "sample.png", *latents_in, *latents_out, *spacing, *prediction;
 static const char *backend_name = "cpu";
-static double cfg = 7, eta = NAN;
+static double cfg = NAN, eta = NAN;
 static uint64_t steps = 20, count = 1, seed;
 static bool quiet, force;
 
@@ -27,7 +27,9 @@ static const ck_option options[] = {
      .argument = "MODEL",
      .type = CK_OPT_TEXT,
      .value = &folder,
-     .help = "a folder as diffusers lays it out, or one file of Stable Diffusion 1, 2 or XL"},
+     .help =
+         "a folder as diffusers lays it out (Stable Diffusion 1, 2, XL, 3, FLUX), or one file of "
+         "Stable Diffusion 1, 2 or XL"},
     {.name = "tokenizer",
      .argument = "DIR",
      .type = CK_OPT_TEXT,
@@ -37,12 +39,23 @@ static const ck_option options[] = {
      .argument = "FILE",
      .type = CK_OPT_TEXT,
      .value = &unet,
-     .help = "another UNet: a student, a merge; of a file with a whole model, that part"},
+     .help = "another UNet or transformer: a student, a merge; of a file with a whole model, that "
+             "part"},
     {.name = "clip",
      .argument = "FILE",
      .type = CK_OPT_TEXT,
      .value = &clip,
      .help = "another (first) text encoder"},
+    {.name = "clip2",
+     .argument = "FILE",
+     .type = CK_OPT_TEXT,
+     .value = &clip2,
+     .help = "another second CLIP encoder (SDXL, SD3)"},
+    {.name = "t5",
+     .argument = "FILE",
+     .type = CK_OPT_TEXT,
+     .value = &t5,
+     .help = "another T5 encoder (SD3, FLUX)"},
     {.name = "vae", .argument = "FILE", .type = CK_OPT_TEXT, .value = &vae, .help = "another VAE"},
     {.name = "prompt",
      .letter = 'p',
@@ -71,7 +84,8 @@ static const ck_option options[] = {
      .argument = "G",
      .type = CK_OPT_NUMBER,
      .value = &cfg,
-     .help = "classifier-free guidance (default 7); 1 for distilled models: one pass a step"},
+     .help = "classifier-free guidance (default 7); 1 for distilled models: one pass a step. What "
+             "FLUX is told (default 3.5; schnell 1)"},
     {.name = "size",
      .argument = "WxH",
      .type = CK_OPT_TEXT,
@@ -154,7 +168,7 @@ static const ck_command command = {
 /* ---- Settings ---- */
 
 static ck_status parse_size(const ck_model *m, ck_generate_options *o, ck_error *err) {
-    o->width = o->height = (size_t)(m->unet_config.sample_size * ck_vae_factor(&m->vae_config));
+    o->width = o->height = ck_model_side(m) * (size_t)ck_vae_factor(&m->vae_config);
     if (!size_text) return CK_OK;
     unsigned w, h;
     char end;
@@ -182,16 +196,33 @@ static ck_status replace_part(const char *path, const char *name, ck_params **pa
     return CK_OK;
 }
 
+static ck_status replace_parts(ck_model *m, ck_error *err) {
+    CK_TRY(replace_part(unet, m->kind == CK_MODEL_UNET ? "unet." : "transformer.", &m->unet, err));
+    if (unet && m->kind == CK_MODEL_UNET) ck_guidance_detect(m->unet, &m->unet_config);
+    CK_TRY(replace_part(clip, "text_encoder.", &m->text[0].params, err));
+    if (clip2 && m->texts < 2)
+        return ck_fail(err, CK_USAGE, "--clip2: this model has one CLIP encoder");
+    CK_TRY(replace_part(clip2, "text_encoder_2.", &m->text[1].params, err));
+    if (t5 && !m->t5.params)
+        return ck_fail(err, CK_USAGE, "--t5: the model's folder has no T5 with its tokenizer");
+    const char *part = m->kind == CK_MODEL_FLUX ? "text_encoder_2." : "text_encoder_3.";
+    CK_TRY(replace_part(t5, part, &m->t5.params, err));
+    return replace_part(vae, "vae.", &m->vae, err);
+}
+
 static ck_status open_model(ck_model *m, ck_error *err) {
     if (!folder) return ck_fail(err, CK_USAGE, "--model MODEL is missing: a folder or a file");
     CK_TRY(ck_model_open(folder, tokenizer, m, err));
-    ck_status s = replace_part(unet, "unet.", &m->unet, err);
-    if (s == CK_OK && unet) ck_guidance_detect(m->unet, &m->unet_config);
-    if (s == CK_OK) s = replace_part(clip, "text_encoder.", &m->text[0].params, err);
-    if (s == CK_OK) s = replace_part(vae, "vae.", &m->vae, err);
+    ck_status s = replace_parts(m, err);
     if (s != CK_OK) ck_model_close(m);
     override_schedule(&m->schedule);
     return s;
+}
+
+/* As the pipelines of these models have it. */
+static double usual_cfg(const ck_model *m) {
+    if (m->kind != CK_MODEL_FLUX) return 7;
+    return ck_model_guided(m) ? 3.5 : 1;
 }
 
 /* ---- Latents in files ---- */
@@ -319,7 +350,7 @@ static ck_status run(const char *const *operands, size_t operand_count, ck_error
                              .sampler = sampler ? sampler : m.schedule.sampler,
                              .steps = steps,
                              .count = count,
-                             .cfg = cfg,
+                             .cfg = isnan(cfg) ? usual_cfg(&m) : cfg,
                              .eta = eta,
                              .seed = seed,
                              .step = show_step,

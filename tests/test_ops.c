@@ -167,6 +167,10 @@ static ck_node attention(net *n, const int *p) {
     return ck_attention(n->g, q, k, v, p[4], p[5], p[6] / 100.);
 }
 
+static ck_node softmax(net *n, const int *p) {
+    return ck_softmax(n->g, in(n, CK_SHAPE(p[0], p[1])));
+}
+
 static ck_node upsample(net *n, const int *p) {
     return ck_upsample(n->g, in(n, four(p)));
 }
@@ -401,6 +405,9 @@ static const example examples[] = {
      {NUMBERS(1, 0, 2, -1, 0, 1, 1, 1), NUMBERS(1, 1, 0, -1, 2, 0, 1, 0),
       NUMBERS(1, 2, 3, 4, 5, 6, 7, 8)},
      NUMBERS(1, 2, 3, 4, 3.92423431, 4.92423431, 5.92423431, 6.92423431)},
+    {{"softmax", softmax, {2, 3}},
+     {NUMBERS(1, 2, 3, -1, 100, 100)},
+     NUMBERS(0.0900305732, 0.244728471, 0.665240956, 0, 0.5, 0.5)},
     {{"upsample", upsample, {1, 1, 2, 2}},
      {NUMBERS(1, 2, 3, 4)},
      NUMBERS(1, 2, 1, 2, 3, 4, 3, 4, 1, 2, 1, 2, 3, 4, 3, 4)},
@@ -548,6 +555,7 @@ static const op_case small[] = {
     {"attention", attention, {2, 3, 4, 4, 1, 0, 60}},
     {"attention, heads", attention, {1, 4, 2, 6, 3, 0, 80}},
     {"attention, causal", attention, {2, 4, 4, 4, 2, 1, 70}},
+    {"softmax", softmax, {3, 5}},
     {"upsample", upsample, {2, 2, 3, 2}},
     {"embed", embed, {4, 3, 2, 4}},
 };
@@ -635,6 +643,7 @@ static const op_case large[] = {
     {"attention, causal", attention, {2, 77, 77, 20, 1, 1, 22}},
     {"attention, a wide head", attention, {1, 35, 33, 100, 1, 0, 10}},
     {"attention, many queries", attention, {1, 530, 140, 24, 3, 0, 25}},
+    {"softmax", softmax, {70, 77}},
     {"upsample", upsample, {2, 9, 17, 19}},
     {"embed", embed, {19, 70, 2, 200}},
 };

@@ -289,6 +289,17 @@ static void run_matmul(const ck_call *call) {
     ck_gpu_binary(l->stream, true, call->dst, call->dst, call->src[2], &w);
 }
 
+static void run_softmax(const ck_call *call) {
+    int64_t c = last_of(ck_call_node(call)->shape), rows = count_of(call) / c;
+    ck_gpu_affine(stream_of(call), call->dst, call->src[0], 1, 0, rows * c);
+    ck_gpu_softmax(stream_of(call), call->dst, call->scratch, rows, rows, c, 1, false);
+}
+
+static size_t softmax_scratch(const ck_graph *g, ck_node n) {
+    const ck_shape *s = &g->nodes[n].shape;
+    return (size_t)(ck_shape_count(s) / last_of(*s));
+}
+
 /* ---- Attention: heads one after the other, as many as fit the scratch, scores in between ---- */
 
 enum { MOST_SCORES = 64 << 20 }; /* floats */
@@ -453,6 +464,7 @@ static const row rows[CK_OP_COUNT] = {
     [CK_OP_GEGLU_GRAD] = {run_geglu_grad, NULL},
     [CK_OP_ATTENTION] = {run_attention, attention_scratch},
     [CK_OP_ATTENTION_GRAD] = {run_attention_grad, attention_grad_scratch},
+    [CK_OP_SOFTMAX] = {run_softmax, softmax_scratch},
     [CK_OP_UPSAMPLE] = {run_upsample, NULL},
     [CK_OP_UPSAMPLE_GRAD] = {run_upsample_grad, NULL},
     [CK_OP_EMBED] = {run_embed, NULL},

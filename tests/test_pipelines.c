@@ -1,0 +1,152 @@
+/* Tiny SD3 and FLUX folders through `ckdistill sample`, against diffusers' pipelines; T5's
+ * tokenizer. See tests/interop/make_pipelines.py. */
+#include "tests/check.h"
+#include "tests/program.h"
+
+#include "distill/params.h"
+#include "distill/unigram.h"
+#include "io/json.h"
+#include "io/os.h"
+#include "io/writer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DATA "tests/data/pipelines/"
+
+static ck_error err;
+
+static void ok(ck_status s) {
+    if (s != CK_OK) print_error("%s\n", err.message);
+    assert_int_equal(s, CK_OK);
+}
+
+/* ---- T5's tokenizer ---- */
+
+static void test_pieces(void **state) {
+    (void)state;
+    enum { LENGTH = 64 };
+    ck_json doc;
+    ck_unigram *u;
+    ok(ck_json_load(DATA "t5.json", &doc, &err));
+    ok(ck_unigram_open(DATA "sd3/tokenizer_3", &u, &err));
+    int cases = 0;
+    const cJSON *one;
+    cJSON_ArrayForEach(one, doc.root) {
+        const char *prompt = cJSON_GetObjectItem(one, "prompt")->valuestring;
+        const cJSON *want = cJSON_GetObjectItem(one, "ids")->child;
+        int32_t ids[LENGTH];
+        size_t lost;
+        ok(ck_unigram_encode(u, prompt, LENGTH, ids, &lost, &err));
+        for (int i = 0; i < LENGTH; i++, want = want->next) {
+            if (ids[i] != want->valueint) print_error("'%s': token %d\n", prompt, i);
+            assert_int_equal(ids[i], want->valueint);
+        }
+        cases++;
+    }
+    assert_true(cases > 10);
+    int32_t few[4];
+    size_t lost;
+    ok(ck_unigram_encode(u, "a photo of a cat, a dog", 4, few, &lost, &err));
+    assert_true(lost > 3 && few[3] == 1);
+    assert_int_equal(ck_unigram_encode(u, "\xff", 4, few, &lost, &err), CK_USAGE);
+    ck_unigram_close(u);
+    ck_json_free(&doc);
+}
+
+static const struct {
+    const char *text, *says;
+} malformed[] = {
+    {"[]", "has no model"},
+    {"{\"model\": {\"type\": \"BPE\", \"vocab\": [], \"unk_id\": 0}}", "no Unigram"},
+    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": {}, \"unk_id\": 0}}", "no Unigram"},
+    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\"]], \"unk_id\": 0}}", "score"},
+    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", 0], [\"a\", 1]], \"unk_id\": 0}}",
+     "twice"},
+    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", 0]], \"unk_id\": 1}}", "unk_id"},
+    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", 0]], \"unk_id\": 0}}", "</s>"},
+};
+
+static void test_malformed(void **state) {
+    (void)state;
+    char folder[] = "/tmp/ck_pipelines.XXXXXX", path[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+    for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
+        ck_unigram *u;
+        ok(ck_write_file(path, malformed[i].text, strlen(malformed[i].text), true, &err));
+        assert_int_equal(ck_unigram_open(folder, &u, &err), CK_INPUT);
+        assert_non_null(strstr(err.message, malformed[i].says));
+    }
+    unlink(path);
+    rmdir(folder);
+}
+
+/* ---- Whole models ---- */
+
+static float *latents(const char *path, ck_params **p) {
+    size_t index;
+    ok(ck_params_open(path, "", p, &err));
+    ok(ck_params_need(*p, "latents", 4, (int64_t[]){2, 8, 12, 4}, &index, &err));
+    return ck_params_data(*p, index);
+}
+
+/* Text encoders, four steps of the transformer, guidance: f32 sums in another order. */
+static void check_model(const char *name) {
+    char folder[] = "/tmp/ck_pipelines.XXXXXX", path[256];
+    ck_params *ours, *theirs;
+    assert_non_null(mkdtemp(folder));
+    outcome *o =
+        program_run(".",
+                    "ckdistill sample --model " DATA "%s --prompt 'a photo of a cat' --negative "
+                    "'bad, 8k' --steps 4 --cfg 5 --size 24x16 -n 2 -q --latents-in " DATA
+                    "%s/noise.safetensors --latents-out %s/latents.safetensors -o %s/grid.png",
+                    name, name, folder, folder);
+    program_expect(o, 0, NULL, NULL);
+    snprintf(path, sizeof path, "%s/latents.safetensors", folder);
+    float *got = latents(path, &ours);
+    snprintf(path, sizeof path, DATA "%s/latents.safetensors", name);
+    float *want = latents(path, &theirs);
+    float off = 0;
+    for (size_t i = 0; i < 768; i++) off = fmaxf(off, fabsf(got[i] - want[i]));
+    if (!(off < 1e-4f)) print_error("%s is off by %g\n", name, (double)off);
+    assert_true(off < 1e-4f);
+    snprintf(path, sizeof path, "%s/grid.png", folder);
+    assert_int_equal(access(path, F_OK), 0);
+    ck_params_free(ours), ck_params_free(theirs);
+    snprintf(path, sizeof path, "rm -rf %s", folder);
+    assert_int_equal(system(path), 0);
+}
+
+static void test_sd3(void **state) {
+    (void)state;
+    check_model("sd3");
+}
+
+static void test_flux(void **state) {
+    (void)state;
+    check_model("flux");
+}
+
+/* What they take, and parts that they do not have. */
+static void test_info(void **state) {
+    (void)state;
+    program_expect(program_run(".", "ckdistill info --model " DATA "sd3 --json"), 0, "parameters",
+                   NULL);
+    program_expect(program_run(".", "ckdistill sample --model " DATA "flux --clip2 x"), 2, NULL,
+                   "--clip2");
+    program_expect(
+        program_run(".", "ckdistill sample --model " DATA "flux --sampler ddim -o /tmp/x.png"), 2,
+        NULL, "flow_euler");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pieces), cmocka_unit_test(test_malformed), cmocka_unit_test(test_sd3),
+        cmocka_unit_test(test_flux),   cmocka_unit_test(test_info),
+    };
+    return cmocka_run_group_tests_name("pipelines", tests, NULL, NULL);
+}
