@@ -341,12 +341,36 @@ static void test_lora(void **state) {
     ck_params_free(teacher.params), ck_params_free(student.params);
 }
 
+/* Factors and their steps have the same bits when blocks are computed again. */
+static void test_lora_checkpointing(void **state) {
+    (void)state;
+    ck_unet_config c, again;
+    ok(ck_unet_read(MODEL "unet/config.json", &c, &err));
+    again = c;
+    again.checkpoint = true;
+    ck_network teacher = {.params = open_weights(), .unet = &c};
+    ck_adapter a = {.base = teacher.params, .rank = 2, .alpha = 2};
+    a.targets = ck_adapter_targets(&a.target_count);
+    ck_network students[] = {{.params = ck_params_new(5), .unet = &c, .adapter = &a},
+                             {.params = ck_params_new(5), .unet = &again, .adapter = &a}};
+    for (int i = 0; i < 2; i++) {
+        training t;
+        begin(&t, "guidance", teacher, students[i]);
+        train(&t, 2);
+        end(&t);
+    }
+    assert_true(same(answer(&students[0], 1), answer(&students[1], 1)));
+    ck_params_free(students[0].params), ck_params_free(students[1].params);
+    ck_params_free(teacher.params);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_embedding),
         cmocka_unit_test(test_guidance),
         cmocka_unit_test(test_shrink),
         cmocka_unit_test(test_lora),
+        cmocka_unit_test(test_lora_checkpointing),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
 }
