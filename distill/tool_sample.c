@@ -17,9 +17,9 @@ static const char *folder, *tokenizer, *unet, *clip, *clip2, *t5, *vae,
     *prompt = "", *negative = "", *sampler, *size_text;
 static const char *output = "sample.png", *latents_in, *latents_out, *spacing, *prediction;
 static const char *backend_name = "cpu";
-static double cfg = NAN, eta = NAN;
+static double cfg = NAN, eta = NAN, shift;
 static uint64_t steps = 20, count = 1, seed;
-static bool quiet, force;
+static bool quiet, force, karras, zero_snr, shift_given;
 
 static const ck_option options[] = {
     {.name = "model",
@@ -114,6 +114,20 @@ static const ck_option options[] = {
      .value = &prediction,
      .choices = "epsilon|sample|v|flow",
      .help = "what the UNet predicts"},
+    {.name = "karras",
+     .type = CK_OPT_FLAG,
+     .value = &karras,
+     .help = "noise levels as Karras et al. space them (euler, euler_a, dpmpp_2m)"},
+    {.name = "zero-snr",
+     .type = CK_OPT_FLAG,
+     .value = &zero_snr,
+     .help = "noise levels rescaled so that the first is pure noise"},
+    {.name = "shift",
+     .argument = "X",
+     .type = CK_OPT_NUMBER,
+     .value = &shift,
+     .given = &shift_given,
+     .help = "of flow models' times towards noise, instead of the model's"},
     {.name = "eta",
      .argument = "E",
      .type = CK_OPT_NUMBER,
@@ -185,6 +199,9 @@ static void override_schedule(ck_schedule *s) {
         if (strcmp(spacing, spacings[i]) == 0) s->spacing = (ck_spacing)i;
     for (int i = 0; prediction && i < 4; i++)
         if (strcmp(prediction, predictions[i]) == 0) s->prediction = (ck_prediction)i;
+    s->karras = s->karras || karras;
+    s->zero_snr = s->zero_snr || zero_snr;
+    if (shift_given) s->shift = shift, s->dynamic_shift = false;
 }
 
 static ck_status replace_part(const char *path, const char *name, ck_params **part, ck_error *err) {
@@ -341,6 +358,7 @@ static ck_status run(const char *const *operands, size_t operand_count, ck_error
     const ck_backend *b;
     ck_model m;
     double start = now();
+    if (shift_given && !(shift > 0)) return ck_fail(err, CK_USAGE, "--shift must be above 0");
     if (!count || count > 4096 || !steps)
         return ck_fail(err, CK_USAGE, "--count and --steps must be at least 1");
     CK_TRY(ck_backend_open(backend_name, &b, err));

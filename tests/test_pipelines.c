@@ -131,6 +131,61 @@ static void test_flux(void **state) {
     check_model("flux");
 }
 
+/* A recorded run's noise as a file of latents. */
+static void write_noise(const char *path, const ck_reader *r) {
+    static const char head[] =
+        "{\"latents\":{\"dtype\":\"F32\",\"shape\":[1,4,16,16],\"data_offsets\":[0,4096]}}";
+    char file[8 + sizeof head - 1 + 4096] = {0};
+    file[0] = (char)(sizeof head - 1);
+    memcpy(file + 8, head, sizeof head - 1);
+    const ck_tensor *t = ck_reader_find(r, "noise");
+    assert_int_equal(t->nbytes, 4096);
+    ok(ck_reader_read(r, t, 0, file + 8 + sizeof head - 1, 4096, &err));
+    ok(ck_write_file(path, file, sizeof file, true, &err));
+}
+
+/* Ten steps of diffusers' pipeline: settings of the scheduler come from the command line. */
+static void check_flags(const char *recorded, const char *flags) {
+    char folder[] = "/tmp/ck_pipelines.XXXXXX", path[256];
+    ck_reader *r, *out;
+    float want[1024], got[1024];
+    assert_non_null(mkdtemp(folder));
+    ok(ck_reader_open(recorded, &r, &err));
+    snprintf(path, sizeof path, "%s/noise.safetensors", folder);
+    write_noise(path, r);
+    outcome *o = program_run(".",
+                             "ckdistill sample --model tests/data/models/base --prompt '%s' "
+                             "--steps 10 --cfg 3 --size 32x32 -q --latents-in %s/noise.safetensors "
+                             "--latents-out %s/latents.safetensors -o %s/picture.png %s",
+                             ck_reader_meta(r, "prompt"), folder, folder, folder, flags);
+    program_expect(o, 0, NULL, NULL);
+    snprintf(path, sizeof path, "%s/latents.safetensors", folder);
+    ok(ck_reader_open(path, &out, &err));
+    ok(ck_reader_read(out, ck_reader_find(out, "latents"), 0, got, sizeof got, &err));
+    ok(ck_reader_read(r, ck_reader_find(r, "trajectory"), 10 * sizeof want, want, sizeof want,
+                      &err));
+    for (size_t i = 0; i < 1024; i++) assert_true(fabsf(got[i] - want[i]) < 1e-4f);
+    /* How it was made, in the picture. */
+    char *png;
+    size_t n;
+    snprintf(path, sizeof path, "%s/picture.png", folder);
+    ok(ck_read_file(path, 1 << 20, &png, &n, &err));
+    assert_non_null(memmem(png, n, "parameters", 10));
+    assert_non_null(memmem(png, n, "Steps: 10, Sampler: ", 20));
+    free(png);
+    ck_reader_close(r), ck_reader_close(out);
+    snprintf(path, sizeof path, "rm -rf %s", folder);
+    assert_int_equal(system(path), 0);
+}
+
+static void test_flags(void **state) {
+    (void)state;
+    check_flags("tests/data/parity/sample_ddim10_trailing.safetensors",
+                "--sampler ddim --spacing trailing");
+    check_flags("tests/data/parity/sample_dpmpp2m_karras10.safetensors",
+                "--sampler dpmpp_2m --spacing linspace --karras");
+}
+
 /* What they take, and parts that they do not have. */
 static void test_info(void **state) {
     (void)state;
@@ -145,8 +200,9 @@ static void test_info(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pieces), cmocka_unit_test(test_malformed), cmocka_unit_test(test_sd3),
-        cmocka_unit_test(test_flux),   cmocka_unit_test(test_info),
+        cmocka_unit_test(test_pieces), cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_sd3),    cmocka_unit_test(test_flux),
+        cmocka_unit_test(test_info),   cmocka_unit_test(test_flags),
     };
     return cmocka_run_group_tests_name("pipelines", tests, NULL, NULL);
 }
