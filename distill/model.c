@@ -542,15 +542,29 @@ ck_status ck_model_encode(ck_model *m, const ck_backend *b, const float *pixels,
     return s;
 }
 
+static void build_decoder(coder *c, ck_model *m, size_t batch, size_t h, size_t w) {
+    const ck_vae_config *v = &m->vae_config;
+    ck_graph *g = c->o.graph;
+    c->in = ck_input(g, "latents", CK_F32,
+                     CK_SHAPE((int64_t)batch, (int64_t)h, (int64_t)w, v->latent_channels));
+    c->out = ck_vae_decode(g, m->vae, v, ck_affine(g, c->in, 1 / v->scale, v->shift));
+}
+
+ck_status ck_model_check_decoder(ck_model *m, size_t h, size_t w, ck_error *err) {
+    coder c = {.o.graph = ck_graph_new()};
+    if (!c.o.graph) return ck_fail_memory(err, "images");
+    build_decoder(&c, m, 1, h, w);
+    ck_status s = ck_graph_check(c.o.graph, err);
+    end(&c.o);
+    return s;
+}
+
 ck_status ck_model_decode(ck_model *m, const ck_backend *b, const float *latents, size_t n,
                           size_t h, size_t w, float *pixels, ck_error *err) {
-    const ck_vae_config *v = &m->vae_config;
     size_t batch = n < BATCH ? n : BATCH;
     coder c = {.o.graph = ck_graph_new()};
     if (!c.o.graph) return ck_fail_memory(err, "images");
-    c.in = ck_input(c.o.graph, "latents", CK_F32,
-                    CK_SHAPE((int64_t)batch, (int64_t)h, (int64_t)w, v->latent_channels));
-    c.out = ck_vae_decode(c.o.graph, m->vae, v, ck_affine(c.o.graph, c.in, 1 / v->scale, v->shift));
+    build_decoder(&c, m, batch, h, w);
     ck_status s = code(&c, b, batch, latents, n, pixels, err);
     end(&c.o);
     return s;

@@ -342,6 +342,7 @@ static ck_status make(ck_model *m, const ck_backend *b, ck_generate_options *o, 
         s = read_latents(o, size, last, err);
         o->noise = last;
     }
+    if (s == CK_OK) s = ck_model_check_decoder(m, size[1], size[2], err);
     if (s == CK_OK) s = ck_generate(m, b, o, latents, err);
     if (s == CK_OK && latents_out) s = write_latents(o, size, latents, err);
     if (s == CK_OK) {

@@ -186,6 +186,37 @@ static void test_flags(void **state) {
                 "--sampler dpmpp_2m --spacing linspace --karras");
 }
 
+/* A weight of a part that is no number: refused before the first of a thousand steps. */
+static void check_broken(const char *part, const char *option) {
+    char folder[] = "/tmp/ck_pipelines.XXXXXX", path[256], *file;
+    size_t n;
+    const float nan = NAN;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, DATA "sd3/%s", part);
+    ok(ck_read_file(path, 1 << 20, &file, &n, &err));
+    uint64_t head;
+    memcpy(&head, file, sizeof head);
+    memcpy(file + 8 + head, &nan, sizeof nan);
+    snprintf(path, sizeof path, "%s/broken.safetensors", folder);
+    ok(ck_write_file(path, file, n, true, &err));
+    free(file);
+    outcome *o = program_run(".",
+                             "ckdistill sample --model " DATA "sd3 --prompt x --steps 1000 --size "
+                             "16x16 -o %s/x.png --%s %s",
+                             folder, option, path);
+    program_expect(o, 1, NULL, "not a number");
+    assert_non_null(strstr(o->err, "broken.safetensors"));
+    snprintf(path, sizeof path, "rm -rf %s", folder);
+    assert_int_equal(system(path), 0);
+}
+
+static void test_broken(void **state) {
+    (void)state;
+    check_broken("vae/diffusion_pytorch_model.safetensors", "vae");
+    check_broken("transformer/diffusion_pytorch_model.safetensors", "unet");
+    check_broken("text_encoder_3/model.safetensors", "t5");
+}
+
 /* What they take, and parts that they do not have. */
 static void test_info(void **state) {
     (void)state;
@@ -203,6 +234,7 @@ int main(void) {
         cmocka_unit_test(test_pieces), cmocka_unit_test(test_malformed),
         cmocka_unit_test(test_sd3),    cmocka_unit_test(test_flux),
         cmocka_unit_test(test_info),   cmocka_unit_test(test_flags),
+        cmocka_unit_test(test_broken),
     };
     return cmocka_run_group_tests_name("pipelines", tests, NULL, NULL);
 }
