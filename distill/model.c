@@ -366,11 +366,6 @@ static void end(once *o) {
     ck_graph_free(o->graph);
 }
 
-static ck_status tokenize(const ck_model_text *t, const char *prompt, int32_t *ids, ck_error *err) {
-    size_t lost;
-    return ck_tokenizer_encode(t->tokenizer, prompt, ids, &lost, err);
-}
-
 /* One prompt through one encoder; its numbers go to context at every stride. */
 static ck_status run_text(const ck_model *m, size_t which, const int32_t *ids, once *o,
                           const ck_backend *b, float *states, float *pooled, ck_error *err) {
@@ -396,11 +391,13 @@ static ck_status run_text(const ck_model *m, size_t which, const int32_t *ids, o
     return pools ? ck_exec_read(o->exec, text.pooled, pooled, pools, err) : CK_OK;
 }
 
-static ck_status encode_text(const ck_model *m, size_t which, const ck_backend *b,
-                             const char *prompt, float *states, float *pooled, ck_error *err) {
+static ck_status encode_text(ck_model *m, size_t which, const ck_backend *b, const char *prompt,
+                             float *states, float *pooled, ck_error *err) {
     int32_t *ids = ck_alloc_array(ck_tokenizer_length(m->text[which].tokenizer), sizeof *ids);
     if (!ids) return ck_fail_memory(err, "a text");
-    ck_status s = tokenize(&m->text[which], prompt, ids, err);
+    size_t lost = 0;
+    ck_status s = ck_tokenizer_encode(m->text[which].tokenizer, prompt, ids, &lost, err);
+    m->lost += lost;
     once o = {0};
     if (s == CK_OK) s = run_text(m, which, ids, &o, b, states, pooled, err);
     end(&o);
@@ -424,14 +421,16 @@ static ck_status run_t5(const ck_model_t5 *t, const int32_t *ids, const int32_t 
     return ck_exec_read(o->exec, out, states, t->tokens * (size_t)t->config.width, err);
 }
 
-static ck_status encode_t5(const ck_model_t5 *t, const ck_backend *b, const char *prompt,
-                           float *states, ck_error *err) {
-    size_t lost;
+static ck_status encode_t5(ck_model *m, const ck_backend *b, const char *prompt, float *states,
+                           ck_error *err) {
+    const ck_model_t5 *t = &m->t5;
+    size_t lost = 0;
     int32_t *ids = ck_alloc_array(t->tokens, sizeof *ids);
     int32_t *buckets = ck_alloc_array(t->tokens * t->tokens, sizeof *buckets);
     once o = {0};
     ck_status s = ids && buckets ? CK_OK : ck_fail_memory(err, "a text");
     if (s == CK_OK) s = ck_unigram_encode(t->tokenizer, prompt, t->tokens, ids, &lost, err);
+    m->lost += lost;
     if (s == CK_OK) {
         ck_t5_buckets(&t->config, t->tokens, buckets);
         s = run_t5(t, ids, buckets, &o, b, states, err);
@@ -462,7 +461,7 @@ static ck_status encode_prompt(ck_model *m, const ck_backend *b, const char *pro
         if (pooled) pooled += pooled_of(m, i);
     }
     if (!m->t5.params) return CK_OK;
-    return encode_t5(&m->t5, b, prompt, context + (ck_model_tokens(m) - m->t5.tokens) * width, err);
+    return encode_t5(m, b, prompt, context + (ck_model_tokens(m) - m->t5.tokens) * width, err);
 }
 
 /* The most that one of CLIP's encoders says. */

@@ -53,6 +53,7 @@ typedef struct ck_model {
     size_t texts; /* 1, or 2 (SDXL, SD3) */
     ck_model_t5 t5;
     ck_schedule schedule;
+    size_t lost;     /* tokens of prompts that found no place in an encoder so far */
     bool zero_empty; /* the empty prompt is all zeros (SDXL) */
 } ck_model;
 

@@ -344,6 +344,8 @@ static ck_status make(ck_model *m, const ck_backend *b, ck_generate_options *o, 
     }
     if (s == CK_OK) s = ck_model_check_decoder(m, size[1], size[2], err);
     if (s == CK_OK) s = ck_generate(m, b, o, latents, err);
+    if (s == CK_OK && m->lost && !quiet)
+        fprintf(stderr, "%zu tokens of the prompts found no place in a text encoder\n", m->lost);
     if (s == CK_OK && latents_out) s = write_latents(o, size, latents, err);
     if (s == CK_OK) {
         ck_to_channels_last(latents, o->count, size[0], size[1] * size[2], last);

@@ -217,6 +217,15 @@ static void test_broken(void **state) {
     check_broken("text_encoder_3/model.safetensors", "t5");
 }
 
+static void test_lost(void **state) {
+    (void)state;
+    outcome *o = program_run(".", "ckdistill sample --model " DATA "sd3 --steps 1 --cfg 1 --size "
+                                  "16x16 -f -o /tmp/ck_lost.png --prompt \"$(yes cat | head -n 400 "
+                                  "| tr '\\n' ' ')\"");
+    program_expect(o, 0, NULL, "found no place");
+    unlink("/tmp/ck_lost.png");
+}
+
 /* What they take, and parts that they do not have. */
 static void test_info(void **state) {
     (void)state;
@@ -234,7 +243,7 @@ int main(void) {
         cmocka_unit_test(test_pieces), cmocka_unit_test(test_malformed),
         cmocka_unit_test(test_sd3),    cmocka_unit_test(test_flux),
         cmocka_unit_test(test_info),   cmocka_unit_test(test_flags),
-        cmocka_unit_test(test_broken),
+        cmocka_unit_test(test_broken), cmocka_unit_test(test_lost),
     };
     return cmocka_run_group_tests_name("pipelines", tests, NULL, NULL);
 }
