@@ -148,7 +148,9 @@ static ck_status read_adapter(ck_session *r, ck_error *err) {
     if (!a->rank) return CK_OK;
     CK_TRY(ck_config_number(c, "lora.alpha", (double)a->rank, 1e-6, INFINITY, &a->alpha, err));
     CK_TRY(ck_config_texts(c, "lora.targets", targets, count, &a->targets, &a->target_count, err));
-    bool own = ck_config_has(c, "student") || !r->task->teacher.params;
+    const ck_unet_config *s = r->task->student.unet, *t = r->task->teacher.unet;
+    bool smaller = s && t && (s->mid != t->mid || s->level[0].layers != t->level[0].layers);
+    bool own = ck_config_has(c, "student") || !r->task->teacher.params || smaller;
     if (!own && ck_network_guided(&r->task->student) != ck_network_guided(&r->task->teacher))
         return ck_config_fail(c, "guidance_width", err,
                               "a LoRA has no embedding of guidance; train the whole network");

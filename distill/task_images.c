@@ -267,8 +267,9 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     CK_TRY(ck_model_open(teacher, NULL, &o->model, err));
     o->folder = teacher;
     o->model.unet_config.checkpoint = checkpoint;
-    if (o->model.unet_config.added_time)
-        return ck_config_fail(c, "teacher", err, "SDXL cannot be trained yet");
+    if (o->model.kind != CK_MODEL_UNET || o->model.unet_config.added_time)
+        return ck_config_fail(c, "teacher", err,
+                              "SDXL, SD3 and FLUX can be sampled, but not trained yet");
     t->data = (ck_data){o, batch};
     t->teacher_steps = 25;
     t->teacher_walk = CK_WALK_DDIM;
