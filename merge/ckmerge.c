@@ -5,6 +5,7 @@
 #include "io/reader.h"
 #include "io/scaled.h"
 #include "io/writer.h"
+#include "merge/block_flags.h"
 #include "merge/engine.h"
 #include "merge/foreign.h"
 #include "merge/model_hash.h"
@@ -32,6 +33,7 @@ static struct {
     bool alpha_given, lambda_given, seed_given;
     bool dry_run, json, force, quiet, lock, hash_models;
     ck_text_list set, rules, loras, model_dirs;
+    ck_block_flags blocks;
 } flags;
 
 static const ck_option options[] = {
@@ -81,12 +83,14 @@ static const ck_option options[] = {
      .help = "the model that the others were trained from (task-arithmetic, ties, dare, "
              "model-stock): counts as the first"},
     {.name = "lora",
-     .argument = "FILE[:STRENGTH]",
+     .argument = "FILE[:STRENGTH[:lbw=WEIGHTS]]",
      .type = CK_OPT_LIST,
      .value = &flags.loras,
      .help =
          "apply a LoRA to the model, or to what the models are merged to (strength: default 1); "
-         "may be given several times"},
+         "lbw: a factor for each block, as --block-weights has them or as \"LoRA block weight\" "
+         "(17 or 12 numbers); may be given several times"},
+    CK_BLOCK_OPTIONS(flags.blocks),
     {.name = "normalize",
      .argument = "on|off",
      .type = CK_OPT_CHOICE,
@@ -213,6 +217,7 @@ static const ck_command command = {
                 "MODEL [-o OUT] --lora FILE:0.8 [--lora FILE...]\n"
                 "--recipe FILE.json [-o OUT]\n"
                 "methods\n"
+                "presets\n"
                 "help METHOD",
     .details =
         "The first model, A, decides which tensors the result has, their shapes and, unless "
@@ -321,7 +326,9 @@ static ck_status add_lora(ck_recipe *r, size_t number, const char *text, ck_erro
     char *path, name[32];
     double strength;
     snprintf(name, sizeof name, "lora%zu", number);
-    if (ck_lora_argument(text, &path, &strength, err) != CK_OK) return ck_context(err, "--lora");
+    const char *file, *weights = ck_block_flags_lora(text, &r->arena, &file);
+    if (!file) return ck_fail_memory(err, text);
+    if (ck_lora_argument(file, &path, &strength, err) != CK_OK) return ck_context(err, "--lora");
     ck_status status = ck_recipe_add_model(r, name, path, NULL, err);
     free(path);
     CK_TRY(status);
@@ -329,6 +336,8 @@ static ck_status add_lora(ck_recipe *r, size_t number, const char *text, ck_erro
     if (!inputs[1]) return ck_fail_memory(err, text);
     CK_TRY(ck_recipe_apply(r, ck_method_find("lora"), inputs, 2, &node, err));
     CK_TRY(ck_recipe_set(r, node, "strength", &strength, 1, err));
+    if (weights && ck_block_flags_strength(r, node, weights, err) != CK_OK)
+        return ck_context(err, "--lora %s", text);
     node->id = ck_arena_strdup(&r->arena, name);
     r->root = node;
     return node->id ? CK_OK : ck_fail_memory(err, text);
@@ -343,7 +352,7 @@ static ck_status add_loras(ck_recipe *r, ck_error *err) {
 static ck_status add_rules(ck_recipe *r, ck_error *err) {
     for (size_t i = 0; i < flags.rules.count; i++)
         CK_TRY(ck_recipe_parse_rule(r, flags.rules.items[i], err));
-    return CK_OK;
+    return ck_block_flags_apply(&flags.blocks, r, flags.alpha_given, err);
 }
 
 /* One model and LoRAs: numbers in rules are strengths of the last LoRA. */
@@ -421,6 +430,9 @@ static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t coun
                            "--method, --compat, --base, --alpha, --lambda, --weight, --density, "
                            "--normalize, --rule and --lora do not go with --recipe: edit the "
                            "recipe, or give it variables and use --set");
+        if (ck_block_flags_given(&flags.blocks))
+            return ck_fail(err, CK_USAGE, "%s does not go with --recipe: edit the recipe",
+                           ck_block_flags_given(&flags.blocks));
         ck_foreign where = {.model_dirs = flags.model_dirs.items,
                             .model_dir_count = flags.model_dirs.count};
         CK_TRY(ck_recipe_load_any(flags.recipe, &where, flags.set.items, flags.set.count, r, err));
@@ -765,11 +777,25 @@ static void print_method(const ck_method *m, bool whole) {
     if (whole) printf("\n%s\n", m->doc);
 }
 
+static int exit_status(ck_status status) {
+    return status == CK_OK          ? EXIT_DONE
+           : status == CK_USAGE     ? EXIT_USAGE
+           : status == CK_CANCELLED ? EXIT_INTERRUPTED
+                                    : EXIT_FAILED;
+}
+
 /* True when the words were one of these commands; *status is then what main returns. */
 static bool method_commands(int argc, char **argv, int *status) {
     if (argc == 2 && strcmp(argv[1], "methods") == 0) {
         for (size_t i = 0; ck_methods[i]; i++) print_method(ck_methods[i], false);
         *status = EXIT_DONE;
+        return true;
+    }
+    if (argc == 2 && strcmp(argv[1], "presets") == 0) {
+        ck_error err;
+        ck_status printed = ck_block_flags_presets(stdout, &err);
+        if (printed != CK_OK) fprintf(stderr, "ckmerge: %s\n", err.message);
+        *status = exit_status(printed);
         return true;
     }
     if (argc == 3 && strcmp(argv[1], "help") == 0) {
@@ -782,13 +808,6 @@ static bool method_commands(int argc, char **argv, int *status) {
         return true;
     }
     return false;
-}
-
-static int exit_status(ck_status status) {
-    return status == CK_OK          ? EXIT_DONE
-           : status == CK_USAGE     ? EXIT_USAGE
-           : status == CK_CANCELLED ? EXIT_INTERRUPTED
-                                    : EXIT_FAILED;
 }
 
 int main(int argc, char **argv) {
@@ -816,5 +835,6 @@ int main(int argc, char **argv) {
     free(flags.rules.items);
     free(flags.loras.items);
     free(flags.model_dirs.items);
+    ck_block_flags_free(&flags.blocks);
     return exit_status(status);
 }

@@ -16,10 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The value of a parameter: a number (count 1) or, for list parameters, one number per input. */
+/* The value of a parameter: a number (count 1) or, for list parameters, one number per input. In a
+ * recipe block weights (merge/weights.h) may stand for a number; methods only see numbers. */
 typedef struct ck_value {
     const double *items;
     size_t count;
+    const struct ck_weights *const *by_block; /* one for each item, or NULL; NULL: none has any */
 } ck_value;
 
 typedef struct ck_parameter {

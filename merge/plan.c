@@ -4,8 +4,8 @@
 #include "io/head.h"
 #include "io/os.h"
 #include "io/safetensors.h"
+#include "merge/plan_blocks.h"
 
-#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +21,7 @@ typedef struct operand {
 typedef struct builder {
     ck_plan *plan;
     const ck_tensor *a; /* the primary model's tensor */
-    const ck_rule *rule;
+    const ck_task *task;
     ck_leaf leaves[CK_MAX_MODELS];
     unsigned leaf_count;
     ck_step steps[CK_MAX_STEPS];
@@ -108,21 +108,44 @@ static ck_status add_step(builder *b, ck_step step, const operand *inputs, opera
 
 static ck_status reduce(builder *b, const ck_node *node, operand *out, ck_error *err);
 
-/* The values of a method node for this tensor; they live in the recipe or the plan. */
+static bool has_own_values(const builder *b, const ck_node *node) {
+    const ck_rule *rule = b->task->rule;
+    for (size_t i = 0; rule && i < rule->setting_count; i++)
+        if (rule->settings[i].node == node) return true;
+    for (size_t p = 0; node->method->parameters[p].name; p++)
+        if (node->values[p].by_block) return true;
+    return false;
+}
+
+/* The values of a method node for this tensor; they live in the recipe or the plan. Those of blocks
+ * are only now known, and so checked. */
 static ck_status values_of(builder *b, const ck_node *node, const ck_value **values,
                            ck_error *err) {
-    bool touched = false;
-    for (size_t i = 0; b->rule && i < b->rule->setting_count; i++)
-        touched |= b->rule->settings[i].node == node;
-    if (!touched) {
+    if (!has_own_values(b, node)) {
         *values = node->values;
         return CK_OK;
     }
+    ck_node_values *found = ck_alloc(sizeof *found);
+    if (!found) return ck_fail_memory(err, "plan");
+    ck_plan_values(b->plan, b->task, node, found);
     ck_value *own = ck_arena_alloc(&b->plan->arena, CK_MAX_PARAMETERS * sizeof *own);
-    if (!own) return ck_fail_memory(err, "plan");
-    ck_rule_values(b->rule, node, own);
+    ck_status status = own ? CK_OK : ck_fail_memory(err, "plan");
+    for (size_t p = 0; status == CK_OK && node->method->parameters[p].name; p++) {
+        size_t count = found->values[p].count;
+        double *items = ck_arena_alloc(&b->plan->arena, count * sizeof *items);
+        if (!items) {
+            status = ck_fail_memory(err, "plan");
+            break;
+        }
+        memcpy(items, found->values[p].items, count * sizeof *items);
+        own[p] = (ck_value){.items = items, .count = count};
+    }
+    free(found);
+    if (status == CK_OK && node->method->check &&
+        node->method->check(own, node->input_count, err) != CK_OK)
+        status = ck_context(err, "tensor '%s'", b->a->name);
     *values = own;
-    return CK_OK;
+    return status;
 }
 
 static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck_error *err) {
@@ -293,17 +316,12 @@ static void add_task(ck_plan *plan, ck_task task, const ck_tensor *like, ck_dtyp
     plan->tasks[plan->task_count++] = task;
 }
 
-static const ck_rule *matching_rule(const ck_recipe *r, const char *name) {
-    for (size_t i = 0; i < r->rule_count; i++)
-        if (fnmatch(r->rules[i].pattern, name, 0) == 0) return &r->rules[i];
-    return NULL;
-}
-
-/* Decides one tensor of the primary model. */
-static ck_status plan_tensor(ck_plan *plan, size_t primary, const ck_tensor *a, ck_error *err) {
+/* Decides tensor number i of the primary model. */
+static ck_status plan_tensor(ck_plan *plan, size_t primary, size_t i, ck_error *err) {
     const ck_recipe *r = plan->recipe;
-    const ck_rule *rule = matching_rule(r, a->name);
-    ck_task task = {.rule = rule};
+    const ck_tensor *a = ck_reader_tensor(plan->readers[primary], i);
+    const ck_rule *rule = ck_plan_blocks__rule(plan, primary, i);
+    ck_task task = {.rule = rule, .block = ck_plan_blocks__of(plan, i)};
     if (rule && rule->action == CK_RULE_DROP) {
         plan->counts[CK_DROPPED]++;
         return CK_OK;
@@ -328,7 +346,7 @@ static ck_status plan_tensor(ck_plan *plan, size_t primary, const ck_tensor *a, 
     if (!b) return ck_fail_memory(err, "plan");
     b->plan = plan;
     b->a = a;
-    b->rule = rule;
+    b->task = &task;
     operand result = {0};
     ck_status status = reduce(b, r->root, &result, err);
     if (status == CK_OK) status = finish_task(b, result, &task, err);
@@ -365,11 +383,12 @@ static bool in_earlier_model(const ck_plan *plan, size_t model, const char *name
     return false;
 }
 
-/* Decides a tensor that the primary model lacks: kept by policy, from the first model that has it,
- * or by a copy rule, from the model that the rule names. */
-static ck_status plan_extra(ck_plan *plan, size_t model, const ck_tensor *t, ck_error *err) {
+/* Decides tensor number i of a model, which the primary model lacks: kept by policy, from the first
+ * model that has it, or by a copy rule, from the model that the rule names. */
+static ck_status plan_extra(ck_plan *plan, size_t model, size_t i, ck_error *err) {
     const ck_recipe *r = plan->recipe;
-    const ck_rule *rule = matching_rule(r, t->name);
+    const ck_tensor *t = ck_reader_tensor(plan->readers[model], i);
+    const ck_rule *rule = ck_plan_blocks__rule(plan, model, i);
     ck_task task = {.rule = rule, .outcome = CK_EXTRA};
     bool wanted = r->extra == CK_EXTRA_KEEP && !(rule && rule->action == CK_RULE_DROP);
     if (rule && rule->action == CK_RULE_COPY) {
@@ -419,14 +438,14 @@ static ck_status fill_plan(ck_plan *plan, ck_error *err) {
     }
     plan->tasks = ck_alloc_array(total, sizeof *plan->tasks);
     if (!plan->tasks) return ck_fail_memory(err, "plan");
+    CK_TRY(ck_plan_blocks__make(plan, err));
     const ck_reader *a = plan->readers[primary];
-    for (size_t i = 0; i < ck_reader_count(a); i++)
-        CK_TRY(plan_tensor(plan, primary, ck_reader_tensor(a, i), err));
+    for (size_t i = 0; i < ck_reader_count(a); i++) CK_TRY(plan_tensor(plan, primary, i, err));
     for (size_t m = 0; m < r->model_count; m++) {
         bool model = m != primary && !is_lora(r, m);
         for (size_t i = 0; model && i < ck_reader_count(plan->readers[m]); i++) {
             const ck_tensor *t = ck_reader_tensor(plan->readers[m], i);
-            if (!ck_reader_find(a, t->name)) CK_TRY(plan_extra(plan, m, t, err));
+            if (!ck_reader_find(a, t->name)) CK_TRY(plan_extra(plan, m, i, err));
         }
     }
     if (plan->counts[CK_MIXED] == 0 && mixes_models(r))
@@ -458,6 +477,7 @@ ck_status ck_plan_make(const ck_recipe *recipe, ck_reader *const *readers, ck_pl
 
 void ck_plan_free(ck_plan *plan) {
     if (!plan) return;
+    ck_plan_blocks__free(plan->by_block);
     free(plan->tasks);
     free(plan->head);
     ck_arena_free(&plan->arena);

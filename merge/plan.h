@@ -19,6 +19,7 @@
 #ifndef CK_PLAN_H
 #define CK_PLAN_H
 
+#include "io/blocks.h"
 #include "io/reader.h"
 #include "merge/recipe.h"
 
@@ -64,6 +65,7 @@ typedef struct ck_task {
     ck_tensor out; /* name and shape as in the model it comes from; offset unused */
     ck_outcome outcome;
     const ck_rule *rule; /* that matched, or NULL */
+    size_t block;        /* of the primary model's blocks, where the plan has them */
     ck_leaf *leaves;
     unsigned leaf_count;
     ck_step *steps;
@@ -88,7 +90,9 @@ typedef struct ck_plan {
     size_t head_size;
     uint64_t file_size;
     unsigned max_registers;
-    size_t max_leaf_bytes; /* of one element of all leaves of a task */
+    size_t max_leaf_bytes;           /* of one element of all leaves of a task */
+    struct ck_plan_blocks *by_block; /* blocks, bound weights and rules; NULL where the recipe has
+                                      * nothing of the kind */
     ck_arena arena;
 } ck_plan;
 
@@ -103,5 +107,13 @@ ck_status ck_plan_layout(ck_plan *plan, const char *path, const ck_meta *meta, s
                          ck_error *err);
 
 void ck_plan_free(ck_plan *plan); /* NULL is allowed */
+
+/* The values of a node's parameters for one tensor: by its rule, else by its block. */
+typedef struct ck_node_values {
+    ck_value values[CK_MAX_PARAMETERS];
+    double items[CK_MAX_PARAMETERS][CK_MAX_INPUTS]; /* behind values */
+} ck_node_values;
+void ck_plan_values(const ck_plan *plan, const ck_task *task, const ck_node *node,
+                    ck_node_values *out);
 
 #endif

@@ -77,7 +77,7 @@ ck_status ck_recipe_apply(ck_recipe *r, const ck_method *method, ck_node *const 
         double *numbers = ck_arena_alloc(&r->arena, items * sizeof *numbers);
         if (!numbers) return ck_fail_memory(err, method->name);
         for (size_t i = 0; i < items; i++) numbers[i] = method->parameters[p].fallback;
-        values[p] = (ck_value){numbers, items};
+        values[p] = (ck_value){.items = numbers, .count = items};
     }
     *out = node;
     return CK_OK;
@@ -93,7 +93,7 @@ ck_status ck_recipe_value(ck_recipe *r, const ck_node *node, size_t parameter, c
     double *copy = ck_arena_alloc(&r->arena, count * sizeof *copy);
     if (!copy) return ck_fail_memory(err, p->name);
     memcpy(copy, items, count * sizeof *copy);
-    *value = (ck_value){copy, count};
+    *value = (ck_value){.items = copy, .count = count};
     return CK_OK;
 }
 
@@ -125,14 +125,75 @@ ck_status ck_recipe_set_compat(ck_node *node, const char *tool, ck_error *err) {
     return CK_OK;
 }
 
+ck_status ck_recipe_set_weights(ck_recipe *r, ck_node *node, const char *name, size_t item,
+                                const ck_weights *weights, ck_error *err) {
+    int p = ck_method_parameter(node->method, name);
+    if (p < 0 || item >= node->values[p].count)
+        return ck_fail(err, CK_USAGE, "method %s has no parameter '%s' for block weights",
+                       node->method->name, name);
+    const ck_value before = node->values[p];
+    const ck_weights **all = ck_arena_alloc(&r->arena, before.count * sizeof *all);
+    double *items = ck_arena_alloc(&r->arena, before.count * sizeof *items);
+    if (!all || !items) return ck_fail_memory(err, name);
+    for (size_t i = 0; i < before.count; i++) {
+        items[i] = before.items[i];
+        all[i] = before.by_block ? before.by_block[i] : NULL;
+    }
+    if (weights->has_base) items[item] = weights->base;
+    all[item] = weights;
+    node->values[p] = (ck_value){.items = items, .count = before.count, .by_block = all};
+    return CK_OK;
+}
+
+static ck_node *node_by_id(ck_node *node, const char *id, size_t length) {
+    if (node->kind != CK_NODE_METHOD) return NULL;
+    if (node->id && strlen(node->id) == length && memcmp(node->id, id, length) == 0) return node;
+    for (size_t i = 0; i < node->input_count; i++) {
+        ck_node *found = node_by_id(node->inputs[i], id, length);
+        if (found) return found;
+    }
+    return NULL;
+}
+
+ck_node *ck_recipe_node(const ck_recipe *r, const char *id, size_t length) {
+    return node_by_id(r->root, id, length);
+}
+
+static bool node_by_block(const ck_node *node) {
+    if (node->kind != CK_NODE_METHOD) return false;
+    for (size_t p = 0; node->method->parameters[p].name; p++)
+        if (node->values[p].by_block) return true;
+    for (size_t i = 0; i < node->input_count; i++)
+        if (node_by_block(node->inputs[i])) return true;
+    return false;
+}
+
+bool ck_recipe_by_block(const ck_recipe *r) {
+    bool found = node_by_block(r->root);
+    for (size_t i = 0; i < r->rule_count; i++) {
+        found |= r->rules[i].blocks || r->rules[i].elements;
+        for (size_t s = 0; s < r->rules[i].setting_count; s++)
+            found |= r->rules[i].settings[s].value.by_block != NULL;
+    }
+    return found;
+}
+
+/* A copy in the arena, NULL of NULL. */
+static bool copy_text(ck_recipe *r, const char **text) {
+    if (!*text) return true;
+    *text = ck_arena_strdup(&r->arena, *text);
+    return *text;
+}
+
 ck_status ck_recipe_add_rule(ck_recipe *r, const ck_rule *rule, ck_error *err) {
     ck_rule *rules = ck_grow(r->rules, r->rule_count, &r->rule_capacity, sizeof *r->rules);
-    if (!rules) return ck_fail_memory(err, rule->pattern);
+    if (!rules) return ck_fail_memory(err, "rule");
     r->rules = rules;
     ck_rule copy = *rule;
-    copy.pattern = ck_arena_strdup(&r->arena, rule->pattern);
     copy.settings = ck_arena_alloc(&r->arena, rule->setting_count * sizeof *rule->settings);
-    if (!copy.pattern || !copy.settings) return ck_fail_memory(err, rule->pattern);
+    if (!copy_text(r, &copy.pattern) || !copy_text(r, &copy.blocks) ||
+        !copy_text(r, &copy.elements) || !copy.settings)
+        return ck_fail_memory(err, "rule");
     if (rule->setting_count)
         memcpy(copy.settings, rule->settings, rule->setting_count * sizeof *rule->settings);
     rules[r->rule_count++] = copy;
@@ -158,9 +219,12 @@ ck_status ck_recipe_parse_rule(ck_recipe *r, const char *text, ck_error *err) {
                        text);
     char *pattern = ck_arena_strndup(&r->arena, text, (size_t)(equals - text));
     if (!pattern) return ck_fail_memory(err, text);
-    ck_rule rule = {.pattern = pattern};
+    return ck_recipe_add_action(r, (ck_rule){.pattern = pattern}, equals + 1, "--rule", text, err);
+}
+
+ck_status ck_recipe_add_action(ck_recipe *r, ck_rule rule, const char *action, const char *option,
+                               const char *text, ck_error *err) {
     ck_setting setting = {.node = r->root};
-    const char *action = equals + 1;
     if (strcmp(action, "exclude") == 0) {
         rule.action = CK_RULE_EXCLUDE;
     } else if (strcmp(action, "drop") == 0) {
@@ -168,22 +232,32 @@ ck_status ck_recipe_parse_rule(ck_recipe *r, const char *text, ck_error *err) {
     } else if (strncmp(action, "copy:", 5) == 0) {
         rule.action = CK_RULE_COPY;
         if (find_model(r, action + 5, &rule.model, err) != CK_OK)
-            return ck_context(err, "--rule '%s'", text);
+            return ck_context(err, "%s '%s'", option, text);
     } else {
         char *end;
         double number = strtod(action, &end);
-        if (*end || number - number != 0)
+        if (end == action || *end || number - number != 0)
             return ck_fail(err, CK_USAGE,
-                           "--rule '%s': '%s' is not a number, exclude, drop or copy:MODEL", text,
-                           action);
+                           "%s '%s': '%s' is not a number, exclude, drop or copy:MODEL", option,
+                           text, action);
         if (r->root->kind != CK_NODE_METHOD || !r->root->method->parameters[0].name)
-            return ck_fail(err, CK_USAGE, "--rule '%s': nothing here takes a number", text);
+            return ck_fail(err, CK_USAGE, "%s '%s': nothing here takes a number", option, text);
         if (ck_recipe_value(r, r->root, 0, &number, 1, &setting.value, err) != CK_OK)
-            return ck_context(err, "--rule '%s'", text);
+            return ck_context(err, "%s '%s'", option, text);
         rule.settings = &setting;
         rule.setting_count = 1;
     }
     return ck_recipe_add_rule(r, &rule, err);
+}
+
+const char *ck_rule_text(const ck_rule *rule, char *buf, size_t size) {
+    const char *const parts[] = {rule->blocks, rule->elements, rule->pattern};
+    size_t used = 0;
+    *buf = 0;
+    for (size_t i = 0; i < 3 && used < size; i++)
+        if (parts[i])
+            used += (size_t)snprintf(buf + used, size - used, "%s%s", used ? ":" : "", parts[i]);
+    return buf;
 }
 
 int ck_word_index(const char *words, const char *word) {
@@ -272,9 +346,10 @@ static ck_status check_rule(const ck_rule *rule, ck_error *err) {
         const ck_node *node = rule->settings[i].node;
         if (!node->method->check) continue;
         ck_value values[CK_MAX_PARAMETERS];
+        char text[256];
         ck_rule_values(rule, node, values);
         if (node->method->check(values, node->input_count, err) != CK_OK)
-            return ck_context(err, "rule '%s'", rule->pattern);
+            return ck_context(err, "rule '%s'", ck_rule_text(rule, text, sizeof text));
     }
     return CK_OK;
 }

@@ -17,6 +17,7 @@
  *     "merge": {"method": "weighted-sum", "inputs": ["a", "b"], "alpha": 0.3},
  *     "rules": [{"keys": "first_stage_model.*", "exclude": true},
  *               {"keys": "*attn2*", "set": {"alpha": "$strength"}},
+ *               {"blocks": "OUT00-OUT03 vae", "elements": "NOT attn", "set": {"alpha": 0.8}},
  *               {"keys": "cond_stage_model.*", "copy": "b"},
  *               {"keys": "model_ema.*", "drop": true}],
  *     "policies": {"missing": "keep", "extra": "drop", "shape": "error",
@@ -28,9 +29,10 @@
  * A node may have "compat": "mergekit" or another tool whose result it shall give, where that
  * differs. An input is a model's name, a number (a constant), or another {"method": ...}; the
  * second input of "lora" is the name of a LoRA among the models. A node may have an "id" so that
- * rules reach it
- * ("set": {"id.alpha": 0.5}). Paths are relative to the recipe's folder. A text "$name" in the
- * place of a number or a path is the variable of that name.
+ * rules reach it ("set": {"id.alpha": 0.5}). In the place of a parameter's number there may be
+ * block weights: "alpha": {"gradient": [0, 1], "base": 0.3} (merge/weights.h). Paths are relative
+ * to the recipe's folder. A text "$name" in the place of a number or a path is the variable of that
+ * name.
  */
 #ifndef CK_RECIPE_H
 #define CK_RECIPE_H
@@ -39,6 +41,7 @@
 #include "io/hash.h"
 #include "merge/lora.h"
 #include "merge/method.h"
+#include "merge/weights.h"
 
 #include <stdint.h>
 
@@ -81,9 +84,13 @@ typedef struct ck_setting {
     ck_value value;
 } ck_setting;
 
-/* What to do with tensors whose name matches; the first rule that matches wins. */
+/* What to do with tensors that fit all conditions; the first rule that fits wins. */
 typedef struct ck_rule {
-    const char *pattern; /* shell glob over the whole name: * ? [...] */
+    const char *pattern; /* shell glob over the whole name: * ? [...]; NULL: any */
+    const char *blocks;  /* see ck_blocks_select; NULL: any */
+    /* Words, one of which must be in the name that the tensor has in the original layout; after a
+     * first word NOT none may. NULL: any. */
+    const char *elements;
     ck_rule_action action;
     size_t model; /* CK_RULE_COPY: from which */
     ck_setting *settings;
@@ -147,12 +154,31 @@ ck_status ck_recipe_set(ck_recipe *r, ck_node *node, const char *name, const dou
 /* Has a node give the result of another tool, one of its method's compat. */
 ck_status ck_recipe_set_compat(ck_node *node, const char *tool, ck_error *err);
 
+/* Puts block weights (in the recipe's arena) in the place of an item of a node's parameter. Where
+ * they have no base, it is the number that was there. */
+ck_status ck_recipe_set_weights(ck_recipe *r, ck_node *node, const char *name, size_t item,
+                                const ck_weights *weights, ck_error *err);
+
+/* The node with this id, of that length, below the root; NULL if there is none. */
+ck_node *ck_recipe_node(const ck_recipe *r, const char *id, size_t length);
+
+/* Whether the model's blocks need to be known: for block weights, or rules that name blocks or
+ * elements. */
+bool ck_recipe_by_block(const ck_recipe *r);
+
 /* Appends a rule (its texts and arrays are copied). */
 ck_status ck_recipe_add_rule(ck_recipe *r, const ck_rule *rule, ck_error *err);
 
 /* The command line's form of a rule: "PATTERN=0.5" sets the first parameter of the root,
  * "PATTERN=exclude", "PATTERN=drop", "PATTERN=copy:b". */
 ck_status ck_recipe_parse_rule(ck_recipe *r, const char *text, ck_error *err);
+
+/* A rule for the conditions in *rule and an action as above; option and text are for messages. */
+ck_status ck_recipe_add_action(ck_recipe *r, ck_rule rule, const char *action, const char *option,
+                               const char *text, ck_error *err);
+
+/* Its conditions in one line, to buf: "*attn*", "OUT00-OUT03:attn2". Returns buf. */
+const char *ck_rule_text(const ck_rule *rule, char *buf, size_t size);
 
 /* The values of a node's parameters for the tensors of a rule (NULL: of no rule). */
 void ck_rule_values(const ck_rule *rule, const ck_node *node, ck_value values[CK_MAX_PARAMETERS]);

@@ -41,7 +41,10 @@ static ck_status resolve(const reading *in, const cJSON **node, const char **tex
     return CK_OK;
 }
 
-static ck_status read_number(const reading *in, const cJSON *node, double *number, ck_error *err) {
+/* (in is a reading: as ck_weights_number.) */
+static ck_status read_number(const void *context, const cJSON *node, double *number,
+                             ck_error *err) {
+    const reading *in = context;
     const cJSON *place = node;
     const char *text;
     CK_TRY(resolve(in, &node, &text, err));
@@ -57,26 +60,72 @@ static ck_status read_number(const reading *in, const cJSON *node, double *numbe
     return CK_OK;
 }
 
-/* A number or a list of numbers. */
+/* A number, or block weights; *number is then their base, where they have one. */
+static ck_status read_item(const reading *in, const cJSON *node, double *number,
+                           const ck_weights **weights, ck_error *err) {
+    const cJSON *place = node;
+    const char *text;
+    ck_weights *w = NULL;
+    ck_error inner;
+    CK_TRY(resolve(in, &node, &text, err));
+    *weights = NULL;
+    if (text && ck_weights_is_text(text)) {
+        if (ck_weights_parse(text, &in->recipe->arena, &w, &inner) != CK_OK)
+            return inner.status == CK_MEMORY
+                       ? (*err = inner, CK_MEMORY)
+                       : ck_json_fail(in->doc, place, err,
+                                      "must be a number or block weights, --set gave '%s': %s",
+                                      text, inner.message);
+    } else if (!text && cJSON_IsObject(node)) {
+        CK_TRY(ck_json_only(in->doc, node, CK_WEIGHTS_FIELDS, err));
+        CK_TRY(ck_weights_read(in->doc, node, read_number, in, &in->recipe->arena, &w, err));
+    } else {
+        return read_number(in, place, number, err);
+    }
+    *weights = w;
+    if (w->has_base) *number = w->base;
+    return CK_OK;
+}
+
+/* Puts what of items are block weights beside the value's numbers. */
+static ck_status keep_weights(const reading *in, const ck_weights *const *items, size_t count,
+                              ck_value *value, ck_error *err) {
+    bool any = false;
+    for (size_t i = 0; i < count; i++) any |= items[i] != NULL;
+    if (!any) return CK_OK;
+    const ck_weights **copy = ck_arena_alloc(&in->recipe->arena, count * sizeof *copy);
+    if (!copy) return ck_fail_memory(err, in->doc->name);
+    memcpy(copy, items, count * sizeof *copy);
+    value->by_block = copy;
+    return CK_OK;
+}
+
+/* A number or a list of numbers. In the place of each there may be block weights, whose base, when
+ * they have none, is the number that the parameter has. */
 static ck_status read_value(const reading *in, const ck_node *of, size_t parameter,
                             const cJSON *node, ck_value *value, ck_error *err) {
     double numbers[MAX_LIST];
+    const ck_weights *weights[MAX_LIST];
+    const ck_value before = of->values[parameter];
+    for (size_t i = 0; i < MAX_LIST; i++) numbers[i] = i < before.count ? before.items[i] : 0;
     size_t count = 0;
     if (cJSON_IsArray(node)) {
         const cJSON *item;
         cJSON_ArrayForEach(item, node) {
             if (count == MAX_LIST)
                 return ck_json_fail(in->doc, node, err, "more than %d numbers", MAX_LIST);
-            CK_TRY(read_number(in, item, &numbers[count++], err));
+            CK_TRY(read_item(in, item, &numbers[count], &weights[count], err));
+            count++;
         }
     } else {
-        CK_TRY(read_number(in, node, &numbers[count++], err));
+        CK_TRY(read_item(in, node, &numbers[count], &weights[count], err));
+        count++;
     }
     ck_error inner;
     if (ck_recipe_value(in->recipe, of, parameter, numbers, count, value, &inner) != CK_OK)
         return inner.status == CK_MEMORY ? (*err = inner, CK_MEMORY)
                                          : ck_json_fail(in->doc, node, err, "%s", inner.message);
-    return CK_OK;
+    return keep_weights(in, weights, count, value, err);
 }
 
 /* A model's name, a number, or {"method": ..., "inputs": [...]}. */
@@ -188,23 +237,12 @@ static ck_status read_model(const reading *in, const cJSON *json, ck_error *err)
     return status;
 }
 
-/* The node with this id below node, or NULL. */
-static ck_node *node_by_id(ck_node *node, const char *id, size_t length) {
-    if (node->kind != CK_NODE_METHOD) return NULL;
-    if (node->id && strlen(node->id) == length && memcmp(node->id, id, length) == 0) return node;
-    for (size_t i = 0; i < node->input_count; i++) {
-        ck_node *found = node_by_id(node->inputs[i], id, length);
-        if (found) return found;
-    }
-    return NULL;
-}
-
 /* One member of "set": "alpha" belongs to the root, "id.alpha" to the node of that id. */
 static ck_status read_setting(const reading *in, const cJSON *json, ck_setting *setting,
                               ck_error *err) {
     const char *name = json->string, *dot = strrchr(name, '.');
     ck_node *node = in->recipe->root;
-    if (dot) node = node_by_id(node, name, (size_t)(dot - name));
+    if (dot) node = ck_recipe_node(in->recipe, name, (size_t)(dot - name));
     if (!node)
         return ck_json_fail(in->doc, json, err, "no node has the id '%.*s'", (int)(dot - name),
                             name);
@@ -216,16 +254,20 @@ static ck_status read_setting(const reading *in, const cJSON *json, ck_setting *
 }
 
 static ck_status read_rule(const reading *in, const cJSON *json, ck_error *err) {
-    CK_TRY(ck_json_only(in->doc, json, "keys set exclude drop copy", err));
+    CK_TRY(ck_json_only(in->doc, json, "keys blocks elements set exclude drop copy", err));
     ck_rule rule = {0};
     bool exclude = false, drop = false;
     const char *copy = NULL;
     CK_TRY(ck_json_text(in->doc, json, "keys", &rule.pattern, err));
+    CK_TRY(ck_json_text(in->doc, json, "blocks", &rule.blocks, err));
+    CK_TRY(ck_json_text(in->doc, json, "elements", &rule.elements, err));
     CK_TRY(ck_json_bool(in->doc, json, "exclude", &exclude, err));
     CK_TRY(ck_json_bool(in->doc, json, "drop", &drop, err));
     CK_TRY(ck_json_text(in->doc, json, "copy", &copy, err));
     const cJSON *set = cJSON_GetObjectItemCaseSensitive(json, "set");
-    if (!rule.pattern) return ck_json_fail(in->doc, json, err, "\"keys\" is missing");
+    if (!rule.pattern && !rule.blocks && !rule.elements)
+        return ck_json_fail(in->doc, json, err,
+                            "\"keys\" is missing (or \"blocks\", or \"elements\")");
     if (exclude + drop + (copy != NULL) + (set != NULL) != 1)
         return ck_json_fail(
             in->doc, json, err,
@@ -421,9 +463,21 @@ static cJSON *word_json(const char *words, int index) {
     return cJSON_CreateString(word);
 }
 
-static cJSON *value_json(const ck_value *v, bool list) {
-    return list ? cJSON_CreateDoubleArray(v->items, (int)v->count)
-                : cJSON_CreateNumber(v->items[0]);
+static cJSON *item_json(const ck_value *v, size_t i) {
+    const ck_weights *weights = v->by_block ? v->by_block[i] : NULL;
+    return weights ? ck_weights_json(weights, v->items[i]) : cJSON_CreateNumber(v->items[i]);
+}
+
+static cJSON *value_json(const ck_value *v, bool list, bool *ok) {
+    if (!list) return item_json(v, 0);
+    cJSON *json = cJSON_CreateArray();
+    for (size_t i = 0; i < v->count && *ok; i++) {
+        cJSON *item = item_json(v, i);
+        if (item && json && cJSON_AddItemToArray(json, item)) continue;
+        cJSON_Delete(item);
+        *ok = false;
+    }
+    return json;
 }
 
 static cJSON *node_json(const ck_recipe *r, const ck_node *node, bool *ok) {
@@ -443,12 +497,14 @@ static cJSON *node_json(const ck_recipe *r, const ck_node *node, bool *ok) {
     if (node->compat) add(json, "compat", word_json(node->method->compat, node->compat - 1), ok);
     for (size_t p = 0; node->method->parameters[p].name; p++)
         add(json, node->method->parameters[p].name,
-            value_json(&node->values[p], node->method->parameters[p].list), ok);
+            value_json(&node->values[p], node->method->parameters[p].list, ok), ok);
     return json;
 }
 
 static void rule_json(const ck_recipe *r, const ck_rule *rule, cJSON *json, bool *ok) {
-    add(json, "keys", cJSON_CreateString(rule->pattern), ok);
+    if (rule->pattern) add(json, "keys", cJSON_CreateString(rule->pattern), ok);
+    if (rule->blocks) add(json, "blocks", cJSON_CreateString(rule->blocks), ok);
+    if (rule->elements) add(json, "elements", cJSON_CreateString(rule->elements), ok);
     switch (rule->action) {
     case CK_RULE_EXCLUDE:
         add(json, "exclude", cJSON_CreateTrue(), ok);
@@ -467,7 +523,7 @@ static void rule_json(const ck_recipe *r, const ck_rule *rule, cJSON *json, bool
             char name[256];
             snprintf(name, sizeof name, "%s%s%s", s->node->id ? s->node->id : "",
                      s->node->id ? "." : "", p->name);
-            add(set, name, value_json(&s->value, p->list), ok);
+            add(set, name, value_json(&s->value, p->list, ok), ok);
         }
     }
     }

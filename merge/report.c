@@ -18,12 +18,12 @@ static const char *const words[CK_COUNT_COUNT] = {
 static void print_values(const ck_plan *plan, const ck_task *task, FILE *out) {
     const ck_node *root = plan->recipe->root;
     if (task->outcome != CK_MIXED || root->kind != CK_NODE_METHOD) return;
-    ck_value values[CK_MAX_PARAMETERS];
-    ck_rule_values(task->rule, root, values);
+    ck_node_values own;
+    ck_plan_values(plan, task, root, &own);
     for (size_t p = 0; root->method->parameters[p].name; p++) {
         fprintf(out, " %s=", root->method->parameters[p].name);
-        for (size_t i = 0; i < values[p].count; i++)
-            fprintf(out, "%s%g", i ? "," : "", values[p].items[i]);
+        for (size_t i = 0; i < own.values[p].count; i++)
+            fprintf(out, "%s%g", i ? "," : "", own.values[p].items[i]);
     }
 }
 
@@ -48,7 +48,7 @@ void ck_report_plan(const ck_report *report, FILE *out) {
                 ck_printable(name, sizeof name, task->out.name));
         print_values(plan, task, out);
         if (task->channels) fprintf(out, " first %u input channels", task->channels);
-        if (task->rule) fprintf(out, " (rule %s)", task->rule->pattern);
+        if (task->rule) fprintf(out, " (rule %s)", ck_rule_text(task->rule, name, sizeof name));
         fputc('\n', out);
     }
     print_summary(report, out);
@@ -89,7 +89,8 @@ static bool add_tensor(cJSON *list, const ck_task *task) {
         cJSON *dimension = cJSON_CreateNumber((double)task->out.shape[i]);
         ok = dimension && cJSON_AddItemToArray(shape, dimension);
     }
-    if (task->rule) ok = ok && text(json, "rule", task->rule->pattern);
+    char rule[1024];
+    if (task->rule) ok = ok && text(json, "rule", ck_rule_text(task->rule, rule, sizeof rule));
     return ok && shape;
 }
 

@@ -1,0 +1,274 @@
+/* Merges by block as users meet them: models a (0), b (1) and c (3) of a few tensors a block, so
+ * that the result shows the weights. */
+#include "tests/check.h"
+#include "tests/fixture.h"
+#include "tests/program.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static fixture f;
+
+enum { MAX_TENSORS = 128 };
+static char names[MAX_TENSORS][96];
+static fixture_tensor tensors[MAX_TENSORS];
+static size_t count;
+
+static void add(const char *name, float *value) {
+    snprintf(names[count], sizeof names[count], "%s", name);
+    tensors[count] = (fixture_tensor){
+        .name = names[count], .dtype = CK_F32, .shape = {4}, .rank = 1, .data = value};
+    count++;
+}
+
+static void add_original(float *value) {
+    char name[96];
+    static const char p[] = "model.diffusion_model.";
+    for (int i = 0; i < 12; i++) {
+        snprintf(name, sizeof name, "%sinput_blocks.%d.0.in_layers.0.weight", p, i);
+        add(name, value);
+        snprintf(name, sizeof name, "%soutput_blocks.%d.0.in_layers.0.weight", p, i);
+        add(name, value);
+        snprintf(name, sizeof name, "%soutput_blocks.%d.1.attn2.to_k.weight", p, i);
+        add(name, value);
+    }
+    snprintf(name, sizeof name, "%smiddle_block.0.in_layers.0.weight", p);
+    add(name, value);
+    add("first_stage_model.decoder.up.0.block.0.conv1.weight", value);
+    add("cond_stage_model.transformer.text_model.encoder.layers.0.layer_norm1.weight", value);
+    add("other.weight", value);
+}
+
+/* Two blocks a level, no attention: 3 input blocks a level in the original. */
+static void add_diffusers(float *value) {
+    char name[96];
+    for (int level = 0; level < 4; level++) {
+        for (int i = 0; i < 2; i++) {
+            snprintf(name, sizeof name, "down_blocks.%d.resnets.%d.norm1.weight", level, i);
+            add(name, value);
+        }
+        for (int i = 0; i < 3; i++) {
+            snprintf(name, sizeof name, "up_blocks.%d.resnets.%d.norm1.weight", level, i);
+            add(name, value);
+        }
+        if (level == 3) continue;
+        snprintf(name, sizeof name, "down_blocks.%d.downsamplers.0.conv.weight", level);
+        add(name, value);
+    }
+    add("conv_in.weight", value);
+    add("mid_block.resnets.0.norm1.weight", value);
+}
+
+static int setup(void **state) {
+    (void)state;
+    fixture_make(&f);
+    static float values[3][4] = {{0, 0, 0, 0}, {1, 1, 1, 1}, {3, 3, 3, 3}};
+    for (int m = 0; m < 3; m++) {
+        char name[32];
+        count = 0;
+        add_original(values[m]);
+        snprintf(name, sizeof name, "%c.safetensors", 'a' + m);
+        fixture_safetensors(&f, name, tensors, count, NULL);
+        count = 0;
+        add_diffusers(values[m]);
+        snprintf(name, sizeof name, "%cd.safetensors", 'a' + m);
+        fixture_safetensors(&f, name, tensors, count, NULL);
+    }
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    fixture_remove(&f);
+    return 0;
+}
+
+static float value(const char *file, const char *tensor) {
+    ck_reader *r;
+    ck_error err;
+    float v = -1;
+    if (ck_reader_open(fixture_path(&f, file), &r, &err) != CK_OK) fail_msg("%s", err.message);
+    const ck_tensor *t = ck_reader_find(r, tensor);
+    if (!t) fail_msg("no tensor %s", tensor);
+    assert_int_equal(ck_reader_read(r, t, 0, &v, sizeof v, &err), CK_OK);
+    ck_reader_close(r);
+    return v;
+}
+
+#define IN(n)   "model.diffusion_model.input_blocks." #n ".0.in_layers.0.weight"
+#define OUT(n)  "model.diffusion_model.output_blocks." #n ".0.in_layers.0.weight"
+#define ATTN(n) "model.diffusion_model.output_blocks." #n ".1.attn2.to_k.weight"
+#define VAE     "first_stage_model.decoder.up.0.block.0.conv1.weight"
+#define CLIP    "cond_stage_model.transformer.text_model.encoder.layers.0.layer_norm1.weight"
+
+static void merge(const char *arguments) {
+    program_expect(program_run(f.folder, "ckmerge %s -f -q -o o", arguments), 0, "", NULL);
+}
+
+static void expect(const char *tensor, double wanted) {
+    float found = value("o", tensor);
+    if (found != (float)wanted) fail_msg("%s is %g, not %g", tensor, found, wanted);
+}
+
+#define LIST                                                                                       \
+    "0.01,0.02,0.03,0.04,0.05,0.06,0.07,0.08,0.09,0.1,0.11,0.12,0.5,"                              \
+    "0.21,0.22,0.23,0.24,0.25,0.26,0.27,0.28,0.29,0.3,0.31,0.32"
+
+static void test_list(void **state) {
+    (void)state;
+    merge("a.safetensors b.safetensors --block-weights " LIST);
+    expect(IN(0), 0.01);
+    expect(IN(11), 0.12);
+    expect("model.diffusion_model.middle_block.0.in_layers.0.weight", 0.5);
+    expect(OUT(0), 0.21);
+    expect(ATTN(11), 0.32);
+    expect(VAE, 0.5); /* alpha's default */
+    expect("other.weight", 0.5);
+    merge("a.safetensors b.safetensors --alpha 0.9 -b " LIST);
+    expect(IN(0), 0.01);
+    expect(CLIP, 0.9);
+    merge("a.safetensors b.safetensors -b 0.7," LIST);
+    expect(IN(0), 0.01);
+    expect(CLIP, 0.7);
+    merge("a.safetensors b.safetensors --alpha 0.4 -b OUT12"); /* a preset, but alpha was said */
+    expect(IN(0), 0);
+    expect(OUT(3), 1);
+    expect(VAE, 0.4);
+}
+
+/* The same tensors by their other names. */
+static void test_diffusers(void **state) {
+    (void)state;
+    merge("ad.safetensors bd.safetensors -b " LIST);
+    expect("conv_in.weight", 0.01);
+    expect("down_blocks.0.resnets.0.norm1.weight", 0.02);
+    expect("down_blocks.0.downsamplers.0.conv.weight", 0.04);
+    expect("down_blocks.3.resnets.1.norm1.weight", 0.12);
+    expect("mid_block.resnets.0.norm1.weight", 0.5);
+    expect("up_blocks.0.resnets.0.norm1.weight", 0.21);
+    expect("up_blocks.3.resnets.2.norm1.weight", 0.32);
+    /* Elements are named as in the original layout. */
+    merge("ad.safetensors bd.safetensors --alpha 0 --elemental 'IN:in_layers.0:0.6'");
+    expect("down_blocks.0.resnets.0.norm1.weight", 0.6);
+    expect("conv_in.weight", 0);
+}
+
+static void test_parameters(void **state) {
+    (void)state;
+    merge("a.safetensors b.safetensors c.safetensors -m triple-sum --set alpha=0.5 --set beta=0 "
+          "-b linear:0,1 -b beta=linear:0.25");
+    expect(IN(0), 0.75); /* 0 of b, a quarter of c */
+    expect(OUT(11), 1 + 0.75);
+    expect(VAE, 0.5);
+}
+
+static void test_precedence(void **state) {
+    (void)state;
+    static const char line[] =
+        "a.safetensors b.safetensors -b linear:0.1 --component IN=0.2 --component vae=b "
+        "--component clip=a --elemental 'OUT03-OUT05:attn:0.3,OUT04:to_k:0.4,OUT05::0.5' "
+        "--rule '*output_blocks.5.1*=0.6' --alpha 0.7";
+    merge(line);
+    expect(OUT(2), 0.1);
+    expect(IN(2), 0.2);
+    expect(VAE, 1);
+    expect(CLIP, 0);
+    expect(OUT(3), 0.1);
+    expect(ATTN(3), 0.3);
+    expect(ATTN(4), 0.4); /* the later one */
+    expect(OUT(5), 0.5);
+    expect(ATTN(5), 0.6); /* --rule goes before all */
+    expect("other.weight", 0.7);
+    /* The recipe that is written says the same. */
+    program_expect(program_run(f.folder, "ckmerge %s -f -q -o p --write-recipe r.json", line), 0,
+                   "", NULL);
+    program_expect(
+        program_run(f.folder, "ckmerge --recipe r.json -f -q -o q && cmp p q && cmp o q"), 0, "",
+        NULL);
+}
+
+static void test_elements(void **state) {
+    (void)state;
+    merge("a.safetensors b.safetensors --alpha 0 --elemental 'NOT OUT03:NOT attn2 none:0.3\n"
+          "OUT03 OUT04: in_layers.0 :0.4, :other:0.9'");
+    expect(IN(0), 0.3);
+    expect(ATTN(0), 0);
+    expect(ATTN(3), 0);
+    expect(OUT(3), 0.4);
+    expect(OUT(4), 0.4);
+    expect("other.weight", 0.9);
+}
+
+static void test_recipe(void **state) {
+    (void)state;
+    static const char text[] =
+        "{\"ckmerge_recipe\":1,\"models\":{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\","
+        "\"c\":\"c.safetensors\"},"
+        "\"merge\":{\"method\":\"linear\",\"inputs\":[\"a\",\"b\","
+        "{\"method\":\"scale\",\"id\":\"s\",\"inputs\":[\"c\"],\"scale\":\"$w\"}],"
+        "\"normalize\":0,\"weight\":[1,{\"gradient\":[0,1],\"base\":0.25},1]},"
+        "\"rules\":[{\"blocks\":\"OUT11\",\"elements\":\"attn2\",\"set\":{\"s.scale\":"
+        "{\"preset\":\"ALL_A\",\"blocks\":{\"OUT11\":2}}}},"
+        "{\"blocks\":\"vae\",\"exclude\":true}],"
+        "\"variables\":{\"w\":{\"weights\":[%s]}}}";
+    char recipe[2048];
+    int n = snprintf(recipe, sizeof recipe, text, LIST);
+    fixture_file(&f, "r.json", recipe, (size_t)n);
+    merge("--recipe r.json");
+    expect(IN(0), 0.01f * 3);
+    expect("model.diffusion_model.middle_block.0.in_layers.0.weight", 0.5 + 0.5 * 3);
+    expect(ATTN(11), 1 + 2 * 3);
+    expect(VAE, 0);
+    merge("--recipe r.json --set w=linear:0");
+    expect(OUT(11), 1);
+    merge("--recipe r.json --set w=2");
+    expect(IN(0), 6);
+    program_expect(program_run(f.folder,
+                               "ckmerge --recipe r.json -f -q -o p --write-recipe w.json && "
+                               "ckmerge --recipe w.json -f -q -o q && cmp p q"),
+                   0, "", NULL);
+}
+
+static void test_dry_run(void **state) {
+    (void)state;
+    program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors -n -b " LIST
+                                         " --elemental 'OUT03:attn2:0.75'"),
+                   0, ATTN(3) " alpha=0.75 (rule OUT03:attn2)", NULL);
+    program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors -n -b " LIST), 0,
+                   ATTN(3) " alpha=0.24\n", NULL);
+}
+
+static void test_usage(void **state) {
+    (void)state;
+    static const char *const lines[][2] = {
+        {"a.safetensors b.safetensors -b 1,2,3",
+         "alpha: 3 block weights given, but a.safetensors has 25 blocks: IN00-IN11, M00, "
+         "OUT00-OUT11; give 25 numbers, or 26"},
+        {"a.safetensors b.safetensors -b beta=linear", "no parameter 'beta'"},
+        {"a.safetensors b.safetensors -b none", "--block-weights: there is no preset 'none'"},
+        {"a.safetensors b.safetensors -m linear -b linear",
+         "weight of linear has a number for each"},
+        {"a.safetensors b.safetensors --component vea=b", "there is no block 'vea'"},
+        {"a.safetensors b.safetensors --component vae=z", "--component 'vae=z': 'z' is not"},
+        {"a.safetensors b.safetensors --component vae", "must be NAME=NUMBER"},
+        {"a.safetensors b.safetensors --elemental IN00:0.5", "must be BLOCKS:ELEMENTS:NUMBER"},
+        {"a.safetensors b.safetensors --elemental IN12::0.5", "no block 'IN12'"},
+        {"a.safetensors b.safetensors --elemental IN00::x", "'x' is no number"},
+        {"--recipe r.json -b linear", "--block-weights does not go with --recipe"},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        program_expect(program_run(f.folder, "ckmerge %s -o none", lines[i][0]), 2, NULL,
+                       lines[i][1]);
+    program_expect(program_run(f.folder, "ckmerge presets"), 0, "GRAD_V               ██▇", NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_list),       cmocka_unit_test(test_diffusers),
+        cmocka_unit_test(test_parameters), cmocka_unit_test(test_precedence),
+        cmocka_unit_test(test_elements),   cmocka_unit_test(test_recipe),
+        cmocka_unit_test(test_dry_run),    cmocka_unit_test(test_usage),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
