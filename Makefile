@@ -146,7 +146,7 @@ test: deps
 
 # `test` without the installation of packages.
 check: programs-and-tests
-	@CK_BUILD=$(BUILD) tests/run.sh $(TESTS:%=$(BUILD)/tests/%)
+	@CK_BUILD=$(BUILD) CK_PRESETS=$(abspath recipes/presets) tests/run.sh $(TESTS:%=$(BUILD)/tests/%)
 
 # Every distillation method, on points in the plane: forty seconds.
 .PHONY: checkerboard

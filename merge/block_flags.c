@@ -10,6 +10,7 @@ const char *ck_block_flags_given(const ck_block_flags *f) {
     return f->weights.count      ? "--block-weights"
            : f->components.count ? "--component"
            : f->elemental.count  ? "--elemental"
+           : f->adjust           ? "--adjust"
                                  : NULL;
 }
 
@@ -33,9 +34,8 @@ static const char *parameter_of(const ck_node *node, const char *text, char buf[
 
 static ck_status apply_weights(ck_recipe *r, const char *text, bool alpha_given, ck_error *err) {
     ck_node *node = r->root;
-    if (!node->method->parameters[0].name)
-        return ck_fail(err, CK_USAGE, "method %s has no parameter for block weights",
-                       node->method->name);
+    if (node->kind != CK_NODE_METHOD || !node->method->parameters[0].name)
+        return ck_fail(err, CK_USAGE, "there is no parameter here for block weights");
     char name[64];
     const char *spec = parameter_of(node, text, name);
     int p = ck_method_parameter(node->method, name);
@@ -118,6 +118,29 @@ ck_status ck_block_flags_apply(const ck_block_flags *f, ck_recipe *r, bool alpha
         CK_TRY(apply_elemental(r, f->elemental.items[i], err));
     for (size_t i = 0; i < f->components.count; i++)
         CK_TRY(apply_component(r, f->components.items[i], err));
+    return CK_OK;
+}
+
+enum { ADJUSTMENTS = 8 };
+
+ck_status ck_block_flags_adjust(const ck_block_flags *f, ck_recipe *r, ck_error *err) {
+    if (!f->adjust) return CK_OK;
+    const ck_method *method = ck_method_find("adjust");
+    ck_node *inner = r->root;
+    CK_TRY(ck_recipe_apply(r, method, &inner, 1, &r->root, err));
+    if (inner->kind == CK_NODE_METHOD && !inner->id) inner->id = "merge"; /* rules may name it */
+    const char *p = f->adjust;
+    for (size_t i = 0; i < ADJUSTMENTS; i++) {
+        char *end;
+        double number = strtod(p, &end);
+        if (end == p || !isfinite(number) || *end != (i + 1 < ADJUSTMENTS ? ',' : 0))
+            return ck_fail(err, CK_USAGE,
+                           "--adjust %s: must be eight numbers: three of detail, contrast, "
+                           "brightness, three of colour",
+                           f->adjust);
+        CK_TRY(ck_recipe_set(r, r->root, method->parameters[i].name, &number, 1, err));
+        p = end + 1;
+    }
     return CK_OK;
 }
 

@@ -1,5 +1,5 @@
 /* The part of ckmerge's command line that is about blocks: --block-weights, --component,
- * --elemental, the ":lbw=" of --lora, and `ckmerge presets`.
+ * --elemental, --adjust, the ":lbw=" of --lora, and `ckmerge presets`.
  *
  * What they make of the recipe, in the order in which it counts: rules (made by the caller), then
  * elemental rules, then components, then block weights, then the plain numbers.
@@ -14,6 +14,7 @@
 
 typedef struct ck_block_flags {
     ck_text_list weights, components, elemental;
+    const char *adjust;
 } ck_block_flags;
 
 #define CK_BLOCK_OPTIONS(f)                                                                        \
@@ -34,6 +35,12 @@ typedef struct ck_block_flags {
              "for a part of the model (unet, clip, clip_l, clip_g, t5xxl, vae, BASE, or "          \
              "blocks like IN00-IN05): a number for the first parameter, a model's name (vae=b "    \
              "takes b's), exclude or drop"},                                                       \
+        {.name = "adjust",                                                                         \
+         .argument = "N1,...,N8",                                                                  \
+         .type = CK_OPT_TEXT,                                                                      \
+         .value = &(f).adjust,                                                                     \
+         .help = "change detail (three numbers), contrast, brightness and colour (three) of the "  \
+                 "result's pictures, as supermerger does; see `ckmerge help adjust`"},             \
     {                                                                                              \
         .name = "elemental", .argument = "BLOCKS:ELEMENTS:NUMBER,...", .type = CK_OPT_LIST,        \
         .value = &(f).elemental,                                                                   \
@@ -49,6 +56,9 @@ void ck_block_flags_free(ck_block_flags *f);
  * what the user said, and so BASE's number also beside a preset that has one. */
 ck_status ck_block_flags_apply(const ck_block_flags *f, ck_recipe *r, bool alpha_given,
                                ck_error *err);
+
+/* Puts --adjust, where it is given, around the whole expression. */
+ck_status ck_block_flags_adjust(const ck_block_flags *f, ck_recipe *r, ck_error *err);
 
 /* Cuts "FILE:0.8:lbw=WEIGHTS" in two: *file (in the arena) is the text before, the result what
  * follows "lbw=", or NULL. */

@@ -7,6 +7,7 @@
 #include "io/writer.h"
 #include "merge/block_flags.h"
 #include "merge/engine.h"
+#include "merge/explain.h"
 #include "merge/foreign.h"
 #include "merge/model_hash.h"
 #include "merge/provenance.h"
@@ -34,6 +35,8 @@ static struct {
     bool dry_run, json, force, quiet, lock, hash_models;
     ck_text_list set, rules, loras, model_dirs;
     ck_block_flags blocks;
+    bool explain; /* not merge, but say what would happen to which block */
+    const char *svg;
 } flags;
 
 static const ck_option options[] = {
@@ -184,6 +187,11 @@ static const ck_option options[] = {
      .type = CK_OPT_FLAG,
      .value = &flags.dry_run,
      .help = "print what would become of every tensor, write nothing"},
+    {.name = "svg",
+     .argument = "FILE",
+     .type = CK_OPT_TEXT,
+     .value = &flags.svg,
+     .help = "for explain: write a picture of the numbers of every block"},
     {.name = "json",
      .type = CK_OPT_FLAG,
      .value = &flags.json,
@@ -216,6 +224,7 @@ static const ck_command command = {
                 "MODEL... [-o OUT] --weight W1,W2,...\n"
                 "MODEL [-o OUT] --lora FILE:0.8 [--lora FILE...]\n"
                 "--recipe FILE.json [-o OUT]\n"
+                "explain RECIPE.json | MODEL... [--svg FILE]\n"
                 "methods\n"
                 "presets\n"
                 "help METHOD",
@@ -229,6 +238,8 @@ static const ck_command command = {
         "different layouts: names are mapped to A's. The same recipe gives the same bytes with "
         "any "
         "number of threads on any processor.\n"
+        "What is said about a tensor in several ways counts in this order: --rule, --elemental, "
+        "--component, --block-weights, --alpha.\n"
         "Arithmetic is f32 with one rounding to the type of the result. Integer tensors are A's, "
         "bit for bit. Values too large for the result's type become infinite (f8: the largest "
         "value) and are counted.",
@@ -355,7 +366,7 @@ static ck_status add_rules(ck_recipe *r, ck_error *err) {
     return ck_block_flags_apply(&flags.blocks, r, flags.alpha_given, err);
 }
 
-/* One model and LoRAs: numbers in rules are strengths of the last LoRA. */
+/* One model and LoRAs, or an adjustment: numbers in rules are strengths of the last LoRA. */
 static ck_status lora_recipe(ck_recipe *r, const char *path, ck_error *err) {
     if (flags.method || flags.weight || flags.normalize || flags.alpha_given || flags.density ||
         flags.lambda_given || flags.compat)
@@ -366,6 +377,8 @@ static ck_status lora_recipe(ck_recipe *r, const char *path, ck_error *err) {
     CK_TRY(ck_recipe_add_model(r, "a", path, NULL, err));
     if (!(r->root = ck_recipe_model_node(r, 0))) return ck_fail_memory(err, path);
     CK_TRY(add_loras(r, err));
+    if (flags.set.count && !flags.loras.count)
+        return ck_fail(err, CK_USAGE, "--set: there is nothing here that has parameters");
     for (size_t i = 0; i < flags.set.count; i++) CK_TRY(apply_setting(r, flags.set.items[i], err));
     return add_rules(r, err);
 }
@@ -373,7 +386,8 @@ static ck_status lora_recipe(ck_recipe *r, const char *path, ck_error *err) {
 static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_t count,
                                    ck_error *err) {
     size_t total = count + (flags.base != NULL);
-    if (total == 1 && flags.loras.count) return lora_recipe(r, count ? paths[0] : flags.base, err);
+    if (total == 1 && (flags.loras.count || flags.blocks.adjust))
+        return lora_recipe(r, count ? paths[0] : flags.base, err);
     if (total < 2)
         return ck_fail(err, CK_USAGE,
                        "give at least two models, one and --lora FILE, or --recipe FILE; `ckmerge "
@@ -417,8 +431,16 @@ static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_
 }
 
 static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t count, ck_error *err) {
+    if (flags.svg && !flags.explain)
+        return ck_fail(err, CK_USAGE, "--svg is for `ckmerge explain`");
+    if (flags.explain && count == 1 && !flags.recipe && !flags.loras.count &&
+        !flags.blocks.adjust && !flags.base) {
+        flags.recipe = paths[0];
+        count = 0;
+    }
     if (!flags.recipe) {
         CK_TRY(recipe_from_flags(r, paths, count, err));
+        CK_TRY(ck_block_flags_adjust(&flags.blocks, r, err));
     } else {
         if (count)
             return ck_fail(err, CK_USAGE, "--recipe names its models itself: '%s' is too much",
@@ -722,6 +744,8 @@ static double seconds(void) {
 }
 
 static ck_status execute(merge *m, ck_error *err) {
+    if (flags.explain)
+        return ck_explain_plan(m->plan, flags.svg, flags.force, flags.json, flags.quiet, err);
     ck_report report = {.plan = m->plan, .output = m->output};
     if (!flags.dry_run) {
         ck_progress progress;
@@ -814,6 +838,12 @@ int main(int argc, char **argv) {
     int done;
     if (ck_cli_standard(&program, &command, argc, argv, stdout)) return EXIT_DONE;
     if (method_commands(argc, argv, &done)) return done;
+
+    if (argc > 1 && strcmp(argv[1], "explain") == 0) {
+        flags.explain = flags.dry_run = true;
+        argv++, argc--;
+        if (ck_cli_standard(&program, &command, argc, argv, stdout)) return EXIT_DONE;
+    }
 
     ck_error err;
     const char **paths = NULL;

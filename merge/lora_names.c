@@ -52,12 +52,9 @@ static const ending endings[] = {
     /* PEFT and diffusers */
     {".lora_B.weight", CK_ROLE_UP, NULL},
     {".lora_A.weight", CK_ROLE_DOWN, NULL},
-    {".lora_B.default.weight", CK_ROLE_UP, NULL},
-    {".lora_A.default.weight", CK_ROLE_DOWN, NULL},
     {".lora_B.bias", CK_ROLE_UP_BIAS, NULL},
     {".lora_magnitude_vector", CK_ROLE_MAGNITUDE, NULL},
     {".lora_magnitude_vector.weight", CK_ROLE_MAGNITUDE, NULL},
-    {".lora_magnitude_vector.default.weight", CK_ROLE_MAGNITUDE, NULL},
     /* diffusers' attention processors */
     UP_AND_DOWN(".processor.to_q_lora", ".to_q"),
     UP_AND_DOWN(".processor.to_k_lora", ".to_k"),
@@ -98,7 +95,24 @@ static bool ends_with(const char *name, const char *end) {
     return n >= m && memcmp(name + n - m, end, m) == 0;
 }
 
-ck_lora_role ck_lora__parse(const char *tensor, char layer[CK_LORA_MAX_NAME]) {
+/* PEFT writes an adapter's name into the middle, ".lora_A.default.weight": the tensor's name
+ * without it to buf, which is returned; else the name as it is. */
+static const char *without_adapter(const char *tensor, char buf[CK_LORA_MAX_NAME]) {
+    static const char *const words[] = {".lora_A.", ".lora_B.", ".lora_magnitude_vector."};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        const char *at = strstr(tensor, words[i]);
+        if (!at) continue;
+        const char *adapter = at + strlen(words[i]), *dot = strchr(adapter, '.');
+        if (!dot || (strcmp(dot, ".weight") != 0 && strcmp(dot, ".bias") != 0)) continue;
+        int n = snprintf(buf, CK_LORA_MAX_NAME, "%.*s%s", (int)(adapter - 1 - tensor), tensor, dot);
+        if (n < CK_LORA_MAX_NAME) return buf;
+    }
+    return tensor;
+}
+
+ck_lora_role ck_lora__parse(const char *name, char layer[CK_LORA_MAX_NAME]) {
+    char buf[CK_LORA_MAX_NAME];
+    const char *tensor = without_adapter(name, buf);
     const ending *e = endings;
     while (e->text && !ends_with(tensor, e->text)) e++;
     if (!e->text) return CK_ROLE_COUNT;

@@ -31,7 +31,7 @@ typedef struct ck_parameter {
     bool list;       /* one number for each input, but for a base */
 } ck_parameter;
 
-enum { CK_MAX_PARAMETERS = 8, CK_MAX_INPUTS = 64 };
+enum { CK_MAX_PARAMETERS = 8, CK_MAX_INPUTS = 64, CK_TENSOR_VALUES = 8 };
 
 /* What a method gets besides its inputs. */
 typedef struct ck_arguments {
@@ -83,6 +83,13 @@ typedef struct ck_method {
     /* The number of the input that the result equals bit for bit whatever the inputs hold, or -1.
      * NULL: never. */
     int (*same_as)(const ck_value *values, size_t inputs);
+
+    /* For a method that does to some tensors of a UNet what depends on which they are: the numbers
+     * for the tensor of this name in the original layout (without prefix), which block gets as the
+     * only value in the parameters' place; false: the result is the first input. NULL: the same to
+     * every tensor of every model. */
+    bool (*for_tensor)(const ck_value *values, const char *name, bool sdxl,
+                       double items[CK_TENSOR_VALUES]);
 
     /* Either: out[n] from in[0..inputs-1][n], element by element, all f32, n <= CK_STRIP. out
      * overlaps no input. */

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+extern const ck_method ck_adjust;
 extern const ck_method ck_weighted_sum, ck_add_difference, ck_linear_method, ck_n_average,
     ck_triple_sum, ck_sum_twice, ck_train_difference, ck_similarity, ck_task_arithmetic,
     ck_weighted_subtraction, ck_near_swap, ck_ties, ck_dare_linear, ck_dare_ties, ck_clamp,
@@ -27,6 +28,7 @@ const ck_method *const ck_methods[] = {
     &ck_weighted_subtraction,
     &ck_near_swap,
     &ck_clamp,
+    &ck_adjust,
     &ck_slerp,
     &ck_nuslerp,
     &ck_multi_slerp,

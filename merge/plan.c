@@ -21,6 +21,7 @@ typedef struct operand {
 typedef struct builder {
     ck_plan *plan;
     const ck_tensor *a; /* the primary model's tensor */
+    size_t number;      /* its number in the model */
     const ck_task *task;
     ck_leaf leaves[CK_MAX_MODELS];
     unsigned leaf_count;
@@ -39,7 +40,7 @@ const char *ck_outcome_text(ck_outcome outcome) {
         [CK_KEPT_MISSING] = "kept: missing in another model",
         [CK_KEPT_TYPE] = "kept: not a float tensor",
         [CK_KEPT_RULE] = "kept: excluded by a rule",
-        [CK_KEPT_SAME] = "kept: not changed by a LoRA",
+        [CK_KEPT_SAME] = "kept: not changed",
         [CK_COPIED] = "copied by a rule",
         [CK_EXTRA] = "added: not in the first model",
         [CK_DROPPED] = "dropped",
@@ -148,6 +149,21 @@ static ck_status values_of(builder *b, const ck_node *node, const ck_value **val
     return status;
 }
 
+/* Puts the numbers for this tensor in the parameters' place. */
+static ck_status values_for_tensor(builder *b, const ck_method *method, const ck_value **values,
+                                   bool *changes, ck_error *err) {
+    double items[CK_TENSOR_VALUES];
+    *changes = ck_plan_blocks__for_tensor(b->plan, method, *values, b->number, items);
+    if (!*changes) return CK_OK;
+    ck_value *own = ck_arena_alloc(&b->plan->arena, sizeof *own);
+    double *copy = ck_arena_alloc(&b->plan->arena, sizeof items);
+    if (!own || !copy) return ck_fail_memory(err, "plan");
+    memcpy(copy, items, sizeof items);
+    *own = (ck_value){.items = copy, .count = CK_TENSOR_VALUES};
+    *values = own;
+    return CK_OK;
+}
+
 static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck_error *err) {
     const ck_method *method = node->method;
     operand inputs[CK_MAX_MODELS];
@@ -172,9 +188,18 @@ static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck
         *out = inputs[0];
         return CK_OK;
     }
-    b->applied = true;
     const ck_value *values = NULL;
     CK_TRY(values_of(b, node, &values, err));
+    if (method->for_tensor) {
+        bool changes;
+        CK_TRY(values_for_tensor(b, method, &values, &changes, err));
+        if (!changes) {
+            b->unchanged = true;
+            *out = inputs[0];
+            return CK_OK;
+        }
+    }
+    b->applied = true;
     bool knows = method->same_as && node->compat == 0;
     int same = knows ? method->same_as(values, node->input_count) : -1;
     if (same >= 0) {
@@ -346,6 +371,7 @@ static ck_status plan_tensor(ck_plan *plan, size_t primary, size_t i, ck_error *
     if (!b) return ck_fail_memory(err, "plan");
     b->plan = plan;
     b->a = a;
+    b->number = i;
     b->task = &task;
     operand result = {0};
     ck_status status = reduce(b, r->root, &result, err);

@@ -31,7 +31,7 @@ typedef enum ck_outcome {
     CK_KEPT_MISSING, /* A's: an input lacks it */
     CK_KEPT_TYPE,    /* A's: not a float type, or empty */
     CK_KEPT_RULE,    /* A's: an exclude rule */
-    CK_KEPT_SAME,    /* A's: no LoRA changes it */
+    CK_KEPT_SAME,    /* A's: no LoRA or adjustment changes it */
     CK_COPIED,       /* another model's: a copy rule */
     CK_EXTRA,        /* another model's: A lacks it */
     CK_OUTCOME_COUNT,

@@ -43,6 +43,10 @@ static ck_status bind_value(ck_plan *plan, const ck_node *node, size_t parameter
 
 static ck_status bind_node(ck_plan *plan, const ck_node *node, ck_error *err) {
     if (node->kind != CK_NODE_METHOD) return CK_OK;
+    const ck_blocks *a = plan->by_block->models[ck_recipe_primary(plan->recipe)];
+    if (node->method->for_tensor && (!a->depth || a->blocks[0].part != CK_PART_UNET))
+        return ck_fail(err, CK_USAGE, "%s: method %s is for the UNet of SD1, SD2 and SDXL", a->path,
+                       node->method->name);
     for (size_t p = 0; node->method->parameters[p].name; p++)
         CK_TRY(bind_value(plan, node, p, &node->values[p], err));
     for (size_t i = 0; i < node->input_count; i++) CK_TRY(bind_node(plan, node->inputs[i], err));
@@ -67,6 +71,16 @@ void ck_plan_values(const ck_plan *plan, const ck_task *task, const ck_node *nod
                                    : v->items[i];
         *v = (ck_value){.items = out->items[p], .count = v->count};
     }
+}
+
+bool ck_plan_blocks__for_tensor(const ck_plan *plan, const ck_method *method,
+                                const ck_value *values, size_t tensor,
+                                double items[CK_TENSOR_VALUES]) {
+    const ck_blocks *a = plan->by_block->models[ck_recipe_primary(plan->recipe)];
+    return a->block_of[tensor] < a->depth &&
+           method->for_tensor(
+               values, a->original[tensor],
+               a->architecture == CK_ARCH_SDXL || a->architecture == CK_ARCH_SDXL_REFINER, items);
 }
 
 /* ---- Rules ---- */

@@ -13,6 +13,12 @@ void ck_plan_blocks__free(struct ck_plan_blocks *b); /* NULL is allowed */
 /* The block of a tensor of the primary model; 0 without blocks. */
 size_t ck_plan_blocks__of(const ck_plan *plan, size_t tensor);
 
+/* The values of a method with for_tensor for tensor number i of the primary model; false: it does
+ * nothing to that one. */
+bool ck_plan_blocks__for_tensor(const ck_plan *plan, const ck_method *method,
+                                const ck_value *values, size_t tensor,
+                                double items[CK_TENSOR_VALUES]);
+
 /* The first rule whose conditions all fit tensor number i of this model, or NULL. */
 const ck_rule *ck_plan_blocks__rule(const ck_plan *plan, size_t model, size_t i);
 

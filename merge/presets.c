@@ -15,11 +15,16 @@
 enum { FORMAT_VERSION = 1, MAX_PRESETS = 200 };
 #define ENDING ".json"
 
-/* The folder of presets: where `make install` put them, or the source tree's, in whose build folder
- * the program lies (sanitizers' builds and tests lie deeper). */
+/* The folder of presets: the user's own; where `make install` put them; or the source tree's, in
+ * whose build folder the program lies (sanitizers' builds and tests lie deeper). */
 static ck_status find_folder(char folder[PATH_MAX], ck_error *err) {
     static const char *const places[] = {"/../share/ckmerge/recipes/presets", "/../recipes/presets",
                                          "/../../recipes/presets", "/../../../recipes/presets"};
+    const char *own = getenv("CK_PRESETS");
+    if (own && *own) {
+        snprintf(folder, PATH_MAX, "%s", own);
+        return CK_OK;
+    }
     char program[PATH_MAX - 64];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
     if (n < 0) return ck_fail_errno(err, "/proc/self/exe");
@@ -51,7 +56,7 @@ static ck_status read_preset(const ck_json *doc, ck_arena *arena, ck_preset *pre
     CK_TRY(ck_json_text(doc, doc->root, "description", &description, err));
     preset->description = ck_arena_strdup(arena, description);
     if (!preset->description) return ck_fail_memory(err, doc->name);
-    return ck_weights_read(doc, doc->root, plain_number, doc, arena, &preset->weights, err);
+    return ck_weights_read(doc, doc->root, plain_number, doc, NULL, arena, &preset->weights, err);
 }
 
 static ck_status load_file(const char *path, ck_arena *arena, ck_preset *preset, ck_error *err) {
@@ -98,24 +103,35 @@ static ck_status load_named(const char *folder, const char *name, ck_arena *aren
     return status;
 }
 
-ck_status ck_preset_load(const char *name, ck_arena *arena, ck_weights **w, ck_error *err) {
+/* A preset of the user's own. */
+static ck_status load_path(const char *path, const char *folder, ck_arena *arena, ck_preset *preset,
+                           ck_error *err) {
+    if (!folder || path[0] == '/') return load_file(path, arena, preset, err);
+    char *full = ck_sprintf("%s/%s", folder, path);
+    ck_status status = full ? load_file(full, arena, preset, err) : ck_fail_memory(err, path);
+    free(full);
+    return status;
+}
+
+ck_status ck_preset_load(const char *name, const char *folder, ck_arena *arena, ck_weights **w,
+                         ck_error *err) {
     ck_preset preset;
     ck_status status;
     if (strchr(name, '/') || has_ending(name)) {
-        status = load_file(name, arena, &preset, err);
+        status = load_path(name, folder, arena, &preset, err);
     } else {
-        char folder[PATH_MAX];
+        char presets[PATH_MAX];
         const char *names[MAX_PRESETS];
         size_t count, i = 0;
-        CK_TRY(find_folder(folder, err));
-        CK_TRY(list_names(folder, arena, names, &count, err));
+        CK_TRY(find_folder(presets, err));
+        CK_TRY(list_names(presets, arena, names, &count, err));
         while (i < count && strcasecmp(names[i], name) != 0) i++;
         if (i == count) {
             const char *near = ck_cli_nearest(name, names, count);
             return ck_fail(err, CK_USAGE, "there is no preset '%s'%s%s%s; see `ckmerge presets`",
                            name, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
         }
-        status = load_named(folder, names[i], arena, &preset, err);
+        status = load_named(presets, names[i], arena, &preset, err);
     }
     if (status == CK_OK) *w = preset.weights;
     return status;

@@ -161,6 +161,7 @@ ck_node *ck_recipe_node(const ck_recipe *r, const char *id, size_t length) {
 
 static bool node_by_block(const ck_node *node) {
     if (node->kind != CK_NODE_METHOD) return false;
+    if (node->method->for_tensor) return true;
     for (size_t p = 0; node->method->parameters[p].name; p++)
         if (node->values[p].by_block) return true;
     for (size_t i = 0; i < node->input_count; i++)

@@ -162,8 +162,8 @@ ck_status ck_recipe_set_weights(ck_recipe *r, ck_node *node, const char *name, s
 /* The node with this id, of that length, below the root; NULL if there is none. */
 ck_node *ck_recipe_node(const ck_recipe *r, const char *id, size_t length);
 
-/* Whether the model's blocks need to be known: for block weights, or rules that name blocks or
- * elements. */
+/* Whether the model's blocks need to be known: for block weights, rules that name blocks or
+ * elements, and methods that look for tensors of the UNet. */
 bool ck_recipe_by_block(const ck_recipe *r);
 
 /* Appends a rule (its texts and arrays are copied). */

@@ -78,7 +78,8 @@ static ck_status read_item(const reading *in, const cJSON *node, double *number,
                                       text, inner.message);
     } else if (!text && cJSON_IsObject(node)) {
         CK_TRY(ck_json_only(in->doc, node, CK_WEIGHTS_FIELDS, err));
-        CK_TRY(ck_weights_read(in->doc, node, read_number, in, &in->recipe->arena, &w, err));
+        CK_TRY(ck_weights_read(in->doc, node, read_number, in, in->folder, &in->recipe->arena, &w,
+                               err));
     } else {
         return read_number(in, place, number, err);
     }

@@ -58,7 +58,7 @@ ck_status ck_weights_parse(const char *text, ck_arena *arena, ck_weights **out, 
     ck_curve curve = CK_CURVE_LIST;
     const char *rest = text;
     if (!is_curve(text, &curve, &rest) && !begins_number(text))
-        return ck_preset_load(text, arena, out, err);
+        return ck_preset_load(text, NULL, arena, out, err);
     double numbers[CK_MAX_WEIGHTS];
     size_t count;
     CK_TRY(parse_numbers(text, rest, numbers, &count, err));

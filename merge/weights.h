@@ -68,9 +68,11 @@ ck_status ck_weights_parse(const char *text, ck_arena *arena, ck_weights **w, ck
 typedef ck_status (*ck_weights_number)(const void *context, const cJSON *node, double *number,
                                        ck_error *err);
 
-/* From the JSON form; other fields are the caller's. CK_INPUT with the place. */
+/* From the JSON form; other fields are the caller's. A preset's path is relative to folder (NULL:
+ * the current one). CK_INPUT with the place. */
 ck_status ck_weights_read(const ck_json *doc, const cJSON *object, ck_weights_number number,
-                          const void *context, ck_arena *arena, ck_weights **w, ck_error *err);
+                          const void *context, const char *folder, ck_arena *arena, ck_weights **w,
+                          ck_error *err);
 
 /* The JSON form, in which a preset is its numbers; base is written where w has none. NULL: no
  * memory. */

@@ -64,7 +64,8 @@ static ck_status read_overrides(const reading *in, const cJSON *blocks, ck_weigh
 }
 
 ck_status ck_weights_read(const ck_json *doc, const cJSON *object, ck_weights_number number,
-                          const void *context, ck_arena *arena, ck_weights **out, ck_error *err) {
+                          const void *context, const char *folder, ck_arena *arena,
+                          ck_weights **out, ck_error *err) {
     const reading in = {doc, number, context, arena};
     const cJSON *weights = cJSON_GetObjectItemCaseSensitive(object, "weights");
     const cJSON *gradient = cJSON_GetObjectItemCaseSensitive(object, "gradient");
@@ -80,7 +81,7 @@ ck_status ck_weights_read(const ck_json *doc, const cJSON *object, ck_weights_nu
     ck_weights *w;
     ck_error inner;
     if (preset) {
-        if (ck_preset_load(preset, arena, &w, &inner) != CK_OK)
+        if (ck_preset_load(preset, folder, arena, &w, &inner) != CK_OK)
             return inner.status == CK_MEMORY ? (*err = inner, CK_MEMORY)
                                              : ck_json_fail(doc, object, err, "%s", inner.message);
     } else if (!(w = ck_arena_alloc(arena, sizeof *w))) {

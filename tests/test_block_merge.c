@@ -4,6 +4,7 @@
 #include "tests/fixture.h"
 #include "tests/program.h"
 
+#include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,6 +229,18 @@ static void test_recipe(void **state) {
                                "ckmerge --recipe r.json -f -q -o p --write-recipe w.json && "
                                "ckmerge --recipe w.json -f -q -o q && cmp p q"),
                    0, "", NULL);
+    /* A preset of one's own lies beside the recipe. */
+    static const char preset[] = "{\"ckmerge_preset\":1,\"gradient\":[0.5],\"base\":1}";
+    static const char with[] = "{\"ckmerge_recipe\":1,\"models\":{\"a\":\"a.safetensors\",\"b\":"
+                               "\"b.safetensors\"},\"merge\":{\"method\":\"weighted-sum\","
+                               "\"inputs\":[\"a\",\"b\"],\"alpha\":{\"preset\":\"mine.json\"}}}";
+    fixture_file(&f, "mine.json", preset, sizeof preset - 1);
+    fixture_file(&f, "p.json", with, sizeof with - 1);
+    program_expect(program_run(f.folder, "p=\"$PWD\" && cd / && ckmerge --recipe \"$p\"/p.json -f "
+                                         "-q -o \"$p\"/o"),
+                   0, "", NULL);
+    expect(IN(0), 0.5);
+    expect(VAE, 1);
 }
 
 static void test_dry_run(void **state) {
@@ -237,6 +250,173 @@ static void test_dry_run(void **state) {
                    0, ATTN(3) " alpha=0.75 (rule OUT03:attn2)", NULL);
     program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors -n -b " LIST), 0,
                    ATTN(3) " alpha=0.24\n", NULL);
+}
+
+static void test_explain(void **state) {
+    (void)state;
+    static const char line[] = "ckmerge explain a.safetensors b.safetensors --alpha 0.5 -b " LIST
+                               " --component vae=b --component clip=a --elemental "
+                               "'OUT03:attn2:0.75' --rule '*out*blocks.4.*=drop'";
+    program_expect(program_run(f.folder, "%s", line), 0, "result weighted-sum(a, b)\n", NULL);
+    program_expect(program_run(f.folder, "%s", line), 0,
+                   "\nIN00                  1    2.50%        0.01  ▏           mixed\n", NULL);
+    program_expect(program_run(f.folder, "%s", line), 0,
+                   "\nOUT03                 2    5.00%  0.24..0.75  █████       mixed\n", NULL);
+    program_expect(program_run(f.folder, "%s", line), 0,
+                   "\nOUT04                 2    5.00%           -              dropped\n", NULL);
+    program_expect(program_run(f.folder, "%s", line), 0,
+                   "\nvae                   1    2.50%           -              b's\n", NULL);
+    /* Without blocks in the recipe, too, and from a recipe. */
+    program_expect(program_run(f.folder, "ckmerge explain a.safetensors b.safetensors --alpha 0"),
+                   0, "\nM00                   1    2.50%      0              a's\n", NULL);
+    static const char recipe[] =
+        "{\"ckmerge_recipe\":1,\"models\":{\"a\":\"a.safetensors\",\"b\":"
+        "\"b.safetensors\"},\"merge\":{\"method\":\"linear\",\"inputs\":[\"a\",\"b\"],"
+        "\"weight\":[1,{\"gradient\":[0,1]}]}}";
+    fixture_file(&f, "e.json", recipe, sizeof recipe - 1);
+    outcome *o = program_run(f.folder, "ckmerge explain e.json --json");
+    program_expect(o, 0, NULL, NULL);
+    cJSON *json = cJSON_Parse(o->out), *blocks = cJSON_GetObjectItem(json, "blocks");
+    assert_int_equal(cJSON_GetArraySize(blocks), 25 + 3);
+    cJSON *middle = cJSON_GetArrayItem(blocks, 12);
+    assert_string_equal(cJSON_GetObjectItem(middle, "name")->valuestring, "M00");
+    cJSON *weight = cJSON_GetObjectItem(cJSON_GetObjectItem(middle, "parameters"), "weight b");
+    assert_true(cJSON_GetObjectItem(weight, "min")->valuedouble == 0.5);
+    assert_int_equal(
+        cJSON_GetObjectItem(cJSON_GetObjectItem(middle, "outcomes"), "mixed")->valueint, 1);
+    cJSON_Delete(json);
+}
+
+static size_t count_of(const char *text, const char *what) {
+    size_t n = 0;
+    for (; (text = strstr(text, what)); text++) n++;
+    return n;
+}
+
+static void test_svg(void **state) {
+    (void)state;
+    static const char line[] = "ckmerge explain a.safetensors b.safetensors c.safetensors -m "
+                               "triple-sum -b linear:0,1 -b beta=linear:-1 --component vae=b "
+                               "--svg e.svg";
+    program_expect(program_run(f.folder, "%s -q", line), 0, "", NULL);
+    program_expect(program_run(f.folder, "%s", line), 2, NULL, "e.svg exists; --force");
+    size_t n;
+    char *svg = (char *)fixture_read(fixture_path(&f, "e.svg"), &n);
+    char *text = strndup(svg, n);
+    free(svg);
+    assert_non_null(strstr(text, ">triple-sum(a, b, c)</text>"));
+    assert_int_equal(count_of(text, "class='b'"), 2 * 25); /* bars of two panels */
+    assert_int_equal(count_of(text, "class='o'"), 2 * 2);  /* clip_l, other */
+    assert_int_equal(count_of(text, "class='e'"), 2);      /* the VAE is not mixed */
+    assert_int_equal(count_of(text, "class='d'"), 1);      /* IN00's alpha is 0 */
+    assert_non_null(strstr(text, "<title>OUT11: 1; 2 mixed</title>"));
+    assert_int_equal(count_of(text, "<text"), count_of(text, "</text>"));
+    assert_string_equal(text + n - 7, "</svg>\n");
+    free(text);
+    program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors --svg x.svg -o x"), 2,
+                   NULL, "--svg is for `ckmerge explain`");
+}
+
+/* supermerger's numbers for SD1, worked out by hand. */
+static void test_adjust(void **state) {
+    (void)state;
+    static float ones[4] = {1, 1, 1, 1};
+    count = 0;
+    add_original(ones);
+    add("model.diffusion_model.input_blocks.0.0.weight", ones);
+    add("model.diffusion_model.input_blocks.0.0.bias", ones);
+    add("model.diffusion_model.out.0.weight", ones);
+    add("model.diffusion_model.out.0.bias", ones);
+    add("model.diffusion_model.out.2.weight", ones);
+    add("model.diffusion_model.out.2.bias", ones);
+    fixture_safetensors(&f, "x.safetensors", tensors, count, NULL);
+    merge("x.safetensors --adjust 1,2,-3,4,0.5,1,2,3");
+    expect("model.diffusion_model.input_blocks.0.0.weight", 0.99);
+    expect("model.diffusion_model.input_blocks.0.0.bias", 1.02);
+    expect("model.diffusion_model.out.0.weight", 0.98);
+    expect("model.diffusion_model.out.0.bias", 1.04);
+    expect("model.diffusion_model.out.2.weight", 1.03);
+    expect(IN(0), 1);
+    expect(VAE, 1);
+    /* 0.5 [-1,1/3,2/3] + 1 [1,1,0] + 2 [0,-1,-1] + 3 [1,0,1] = [3.5, -5/6, 4/3] */
+    static const double added[4] = {0.08, 0.07, -0.02 * 5 / 6, 0.02 * 4 / 3};
+    ck_reader *r;
+    ck_error err;
+    float bias[4];
+    assert_int_equal(ck_reader_open(fixture_path(&f, "o"), &r, &err), CK_OK);
+    const ck_tensor *t = ck_reader_find(r, "model.diffusion_model.out.2.bias");
+    assert_int_equal(ck_reader_read(r, t, 0, bias, sizeof bias, &err), CK_OK);
+    ck_reader_close(r);
+    for (int i = 0; i < 4; i++)
+        if (bias[i] - 1 > added[i] + 1e-7 || bias[i] - 1 < added[i] - 1e-7)
+            fail_msg("%d: %g", i, bias[i]);
+    /* On top of a merge, whose rules still reach it. */
+    program_expect(program_run(f.folder, "ckmerge x.safetensors a.safetensors --adjust "
+                                         "1,0,0,0,0,0,0,0 --alpha 1 --rule '*input_blocks.3.*=0' "
+                                         "-f -q -o o --write-recipe j.json && ckmerge --recipe "
+                                         "j.json -f -q -o p && cmp o p"),
+                   0, NULL, NULL);
+    expect(IN(3), 1);
+    expect(IN(4), 0);
+    expect("model.diffusion_model.input_blocks.0.0.weight", 0.99);
+    const fixture_tensor v = {.name = "decoder.up.0.block.0.conv1.weight",
+                              .dtype = CK_F32,
+                              .shape = {4},
+                              .rank = 1,
+                              .data = ones};
+    fixture_safetensors(&f, "v.safetensors", &v, 1, NULL);
+    static const char *const lines[][2] = {
+        {"x.safetensors --adjust 1,2", "must be eight numbers"},
+        {"x.safetensors --adjust 1,2,3,4,5,6,7,8,9", "must be eight numbers"},
+        {"x.safetensors --adjust 1,2,3,4,5,6,7,8 --set a=1", "nothing here that has parameters"},
+        {"x.safetensors --adjust 1,2,3,4,5,6,7,8 -b linear", "no parameter here for block weights"},
+        {"v.safetensors --adjust 1,2,3,4,5,6,7,8", "is for the UNet of SD1, SD2 and SDXL"},
+        {"--recipe r.json --adjust 1,2,3,4,5,6,7,8", "--adjust does not go with --recipe"},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        program_expect(program_run(f.folder, "ckmerge %s -o none", lines[i][0]), 2, NULL,
+                       lines[i][1]);
+}
+
+/* A LoRA that adds 1 to a few layers, by block. */
+static void test_lora(void **state) {
+    (void)state;
+    static const float ones[4] = {1, 1, 1, 1};
+    static const char *const layers[] = {
+        "lora_unet_input_blocks_0_0_in_layers_0.diff",
+        "lora_unet_input_blocks_1_0_in_layers_0.diff",
+        "lora_unet_output_blocks_3_0_in_layers_0.diff",
+        "lora_unet_output_blocks_11_0_in_layers_0.diff",
+        "lora_te_text_model_encoder_layers_0_layer_norm1.diff",
+    };
+    fixture_tensor t[5];
+    for (size_t i = 0; i < 5; i++)
+        t[i] = (fixture_tensor){
+            .name = layers[i], .dtype = CK_F32, .shape = {4}, .rank = 1, .data = ones};
+    fixture_safetensors(&f, "l.safetensors", t, 5, NULL);
+    /* BASE, IN01, IN02, IN04, IN05, IN07, IN08, MID, OUT03, ... OUT11; the others are 0 */
+    merge("b.safetensors --lora l.safetensors:0.5:lbw=0.1,0.2,0,0,0,0,0,0,0.3,0,0,0,0,0,0,0,-0.4");
+    expect(IN(0), 1);
+    expect(IN(1), 1 + 0.1);
+    expect(IN(2), 1);
+    expect(OUT(3), 1 + 0.15);
+    expect(OUT(11), 1 - 0.2);
+    expect(CLIP, 1 + 0.05);
+    /* A curve leaves BASE at the strength; beside a merge, with two LoRAs. */
+    merge("a.safetensors b.safetensors --alpha 0.25 --lora l.safetensors:2:lbw=linear:0,1 --lora "
+          "l.safetensors");
+    expect(IN(0), 0.25 + 1);
+    expect(OUT(11), 0.25 + 2 + 1);
+    expect(CLIP, 0.25 + 2 + 1);
+    program_expect(
+        program_run(f.folder, "ckmerge explain b.safetensors --lora l.safetensors:0.5:lbw=OUT12"),
+        0, "0.5  █████       1 mixed, 1 kept: not changed", NULL);
+    program_expect(program_run(f.folder, "ckmerge b.safetensors -o none --lora "
+                                         "l.safetensors:0.5:lbw=1,2"),
+                   2, NULL, "strength: 2 block weights given, but b.safetensors has 25 blocks");
+    program_expect(program_run(f.folder, "ckmerge b.safetensors -o none --lora "
+                                         "l.safetensors:0.5:lbw=none"),
+                   2, NULL, "there is no preset 'none'");
 }
 
 static void test_usage(void **state) {
@@ -269,6 +449,8 @@ int main(void) {
         cmocka_unit_test(test_parameters), cmocka_unit_test(test_precedence),
         cmocka_unit_test(test_elements),   cmocka_unit_test(test_recipe),
         cmocka_unit_test(test_dry_run),    cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_explain),    cmocka_unit_test(test_svg),
+        cmocka_unit_test(test_adjust),     cmocka_unit_test(test_lora),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

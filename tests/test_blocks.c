@@ -311,7 +311,7 @@ static ck_status number(const void *context, const cJSON *node, double *value, c
 static ck_status read_json(const char *text, ck_weights **w, ck_error *err) {
     ck_json doc;
     CK_TRY(ck_json_parse("text", text, strlen(text), &doc, err));
-    ck_status status = ck_weights_read(&doc, doc.root, number, &doc, &arena, w, err);
+    ck_status status = ck_weights_read(&doc, doc.root, number, &doc, NULL, &arena, w, err);
     ck_json_free(&doc);
     return status;
 }

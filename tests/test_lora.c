@@ -326,6 +326,9 @@ static void test_spellings(void **state) {
     } cases[] = {
         {"lora_unet_x.lora_up.weight", "lora_unet_x", CK_ROLE_UP},
         {"unet.x.lora_A.default.weight", "unet.x", CK_ROLE_DOWN},
+        {"unet.x.lora_B.style_0.weight", "unet.x", CK_ROLE_UP},
+        {"unet.x.lora_B.style_0.bias", "unet.x", CK_ROLE_UP_BIAS},
+        {"unet.x.lora_magnitude_vector.style_0.weight", "unet.x", CK_ROLE_MAGNITUDE},
         {"unet.a.attn1.processor.to_q_lora.up.weight", "unet.a.attn1.to_q", CK_ROLE_UP},
         {"a.attn1.processor.to_out_lora.down.weight", "a.attn1.to_out.0", CK_ROLE_DOWN},
         {"text_encoder.l.self_attn.to_out_lora.up.weight", "text_encoder.l.self_attn.out_proj",
@@ -348,6 +351,7 @@ static void test_spellings(void **state) {
     }
     assert_int_equal(ck_lora__parse("down_blocks.0.weight", layer), CK_ROLE_COUNT);
     assert_int_equal(ck_lora__parse(".alpha", layer), CK_ROLE_COUNT);
+    assert_int_equal(ck_lora__parse("x.lora_B.a.b.weight", layer), CK_ROLE_COUNT);
 }
 
 /* A LoRA of one fused matrix on a model that splits it, and of the parts on one that fuses them. */
@@ -633,7 +637,7 @@ static void test_programs(void **state) {
     program_expect(program_run(f.folder, "ckmerge a --lora l:1:0.5 -o o --write-recipe r.json && "
                                          "ckmerge --recipe r.json -o p && cmp o p && "
                                          "ckmerge a --lora ./l:1:0.5 -o q -t 1 && cmp o q"),
-                   0, "1 tensors kept: not changed by a LoRA", NULL);
+                   0, "1 tensors kept: not changed", NULL);
     ck_reader *o = opened(fixture_path(&f, "o"));
     float *w = data_of(o, "w.weight");
     assert_true(w[0] == 1.5f && w[7] == 1001 && w[11] == 1501);
