@@ -77,7 +77,7 @@ static const ck_option options[] = {
      .argument = "TOOL",
      .type = CK_OPT_CHOICE,
      .value = &flags.compat,
-     .choices = "a1111|supermerger|comfy|mergekit|mecha",
+     .choices = "comfy|mergekit|mecha",
      .help = "give the result of another tool where it differs; `ckmerge help METHOD` says how"},
     {.name = "base",
      .argument = "MODEL",
@@ -313,9 +313,9 @@ static ck_status choose_method(size_t models, const ck_method **method, ck_error
                        models);
     *method = ck_method_find(name);
     if (*method) return CK_OK;
-    const char *names[32];
+    const char *names[64];
     size_t count = 0;
-    for (; ck_methods[count] && count < 32; count++) names[count] = ck_methods[count]->name;
+    for (; ck_methods[count] && count < 64; count++) names[count] = ck_methods[count]->name;
     const char *near = ck_cli_nearest(name, names, count);
     return ck_fail(err, CK_USAGE, "there is no method '%s'%s%s%s; see `ckmerge methods`", name,
                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");

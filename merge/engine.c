@@ -567,9 +567,10 @@ static bool looks_at_all(const ck_plan *plan) {
 static void choose_round(run *r, size_t begin) {
     const ck_plan *plan = r->plan;
     uint64_t bytes = 0;
+    uint64_t budget = r->options->chunk_bytes ? r->options->chunk_bytes : ROUND_BUDGET;
     for (r->round_tasks = begin; r->round_tasks < plan->task_count; r->round_tasks++) {
         bytes += needed(&plan->tasks[r->round_tasks]);
-        if (r->round_tasks > begin && bytes > ROUND_BUDGET) break;
+        if (r->round_tasks > begin && bytes > budget) break;
     }
     bool last = r->round_tasks == plan->task_count;
     r->round_end = last ? plan->file_size : plan->tasks[r->round_tasks].offset;

@@ -20,7 +20,8 @@ typedef struct ck_run_options {
     bool replace;       /* an existing output */
     bool hash_models;   /* compute the models' SHA-256 while they are being read */
     bool hash_output;   /* and the output's */
-    size_t chunk_bytes; /* 0: chosen; else for tests, rounded up to CK_PAGE */
+    size_t chunk_bytes; /* 0: chosen; else for tests, rounded up to CK_PAGE, and as much of tensors
+                         * prepared at once */
     ck_progress *progress;      /* is told of every byte written; NULL: nobody */
     const volatile int *cancel; /* not 0: stop with CK_CANCELLED; NULL: never */
 } ck_run_options;

@@ -102,6 +102,8 @@ typedef struct ck_method {
     ck_status (*prepare)(const ck_arguments *args, const ck_pass *pass, void **found,
                          ck_error *err);
 
+    bool prepares_for_compat; /* only where the node asks for another tool's result */
+
     /* The most bytes that prepare allocates for a tensor, where that grows with its elements. NULL:
      * of no account. Such tensors are prepared few at a time. */
     uint64_t (*needs)(const ck_arguments *args);

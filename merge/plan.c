@@ -244,9 +244,10 @@ static void mark(const builder *b, operand o, bool *leaf_used, bool *step_used) 
         mark(b, b->inputs[o.reg][i], leaf_used, step_used);
 }
 
-/* Whether a method (NULL: a constant) needs a pass over the whole tensor first. */
-static bool looks_at_all(const ck_method *method) {
-    return method && (method->combine || method->prepare);
+/* Whether a step needs a pass over the whole tensor first. */
+static bool looks_at_all(const ck_step *step) {
+    const ck_method *m = step->method; /* NULL: a constant */
+    return m && (m->combine || (m->prepare && (step->compat || !m->prepares_for_compat)));
 }
 
 /* Makes it a task that mixes only the first input channels. */
@@ -288,7 +289,7 @@ static ck_status finish_task(const builder *b, operand result, ck_task *task, ck
             inputs[i] = o.step ? step_reg[o.reg] : leaf_reg[o.reg];
         }
         step.inputs = inputs;
-        if (looks_at_all(step.method)) {
+        if (looks_at_all(&step)) {
             step.found = ck_arena_alloc(arena, sizeof *step.found);
             if (!step.found) return ck_fail_memory(err, "plan");
         }

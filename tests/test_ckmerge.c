@@ -80,6 +80,16 @@ static void test_names(void **state) {
                                "task-arithmetic --weight 0.5,2 -o t -q"),
                    0, "", NULL);
     assert_true(first_value("t", "unet.w") == 7.5f);
+    program_expect(program_run(f.folder,
+                               "ckmerge b.safetensors c.safetensors --base a.safetensors -m "
+                               "task-arithmetic --weight 0.5,2 --lambda 2 -o u -q"),
+                   0, "", NULL);
+    assert_true(first_value("u", "unet.w") == 14.0f);
+    program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors --alpha 0.25 "
+                                         "--compat comfy -o v -q --write-recipe v.json && "
+                                         "ckmerge --recipe v.json -o w -q"),
+                   0, "", NULL);
+    assert_true(first_value("v", "unet.w") == 1.75f && first_value("w", "unet.w") == 1.75f);
 }
 
 static void test_usage(void **state) {
@@ -109,6 +119,9 @@ static void test_usage(void **state) {
         {"ckmerge a.safetensors b.safetensors --base c.safetensors", "3 models need --method"},
         {"ckmerge a.safetensors b.safetensors --base c.safetensors -m linear",
          "linear has no base"},
+        {"ckmerge a.safetensors b.safetensors --compat mergekit",
+         "weighted-sum has no form of its own for 'mergekit', only for comfy"},
+        {"ckmerge a.safetensors b.safetensors --lambda 1", "no parameter 'lambda'"},
         {"ckmerge help nothing", "there is no method"},
         {"CK_ISA=none ckmerge a.safetensors b.safetensors", "CK_ISA='none'"},
     };

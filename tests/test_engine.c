@@ -321,7 +321,8 @@ static int descending(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* TIES of one model keeps exactly the largest changes; DARE does not depend on the work either. */
+/* TIES of one model keeps exactly the largest changes; nor do DARE and what holds whole tensors, in
+ * rounds, depend on the work. */
 static void test_largest_changes(void **state) {
     (void)state;
     ck_reader *a = open_file(make_model("a", CK_F32, 1)),
@@ -342,8 +343,10 @@ static void test_largest_changes(void **state) {
     ck_reader_close(a), ck_reader_close(b), ck_reader_close(o);
     const char *const jsons[] = {
         TWO("{\"method\":\"ties\",\"inputs\":[\"a\",\"b\"],\"density\":[0.3]}"),
-        TWO("{\"method\":\"dare-ties\",\"inputs\":[\"a\",\"b\"],\"density\":[0.3]},\"seed\":7")};
-    for (int j = 0; j < 2; j++) {
+        TWO("{\"method\":\"dare-ties\",\"inputs\":[\"a\",\"b\"],\"density\":[0.3]},\"seed\":7"),
+        TWO("{\"method\":\"top-k-tensor-sum\",\"inputs\":[\"a\",{\"method\":"
+            "\"top-k-tensor-sum\",\"inputs\":[\"b\",\"a\"]}],\"alpha\":0.3}")};
+    for (int j = 0; j < 3; j++) {
         run(jsons[j], out);
         const unsigned threads[] = {1, 2, 7};
         for (int t = 0; t < 3; t++)

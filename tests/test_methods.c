@@ -1,5 +1,7 @@
 /* Every merge method against its formula in double, and what makes it exact. */
-#include "merge/method.h"
+#include "merge/methods/chance.h"
+#include "merge/methods/exact.h"
+#include "merge/whole.h"
 #include "tests/check.h"
 #include "tests/fixture.h"
 
@@ -67,7 +69,8 @@ static void run(const char *name, size_t count, const double *numbers) {
         const ck_pass pass = {show};
         void *found = NULL;
         ck_error err;
-        if (m->prepare && m->prepare(&args, &pass, &found, &err) != CK_OK)
+        bool prepares = m->prepare && (compat || !m->prepares_for_compat);
+        if (prepares && m->prepare(&args, &pass, &found, &err) != CK_OK)
             fail_msg("%s: %s", name, err.message);
         args.found = found;
         for (size_t at = 0; at < N; at += 100) {
@@ -163,6 +166,12 @@ static void test_slerp(void **state) {
     (void)state;
     double w = angle(data[0], data[1]);
     CHECK("slerp", 2, (sin(0.7 * w) * A + sin(0.3 * w) * B) / sin(w), 0.3);
+    double a = length(data[0]), b = length(data[1]), mean = a + 0.3 * (b - a);
+    compat = 1; /* unit vectors, and then the mean length */
+    CHECK("slerp", 2, mean * (sin(0.7 * w) * A / a + sin(0.3 * w) * B / b) / sin(w), 0.3);
+    assert_true(fabs(length(out) - mean) < 1e-5);
+    CHECK("weighted-sum", 2, 0.3 * A + 0.7 * B, 0.3); /* comfy's share is A's */
+    compat = 0;
     /* Nearly parallel: the line. */
     float kept[N];
     memcpy(kept, data[1], sizeof kept);
@@ -248,6 +257,17 @@ static void test_ties(void **state) {
     choose(2, N - N / 5, N, chosen[1]);
     CHECK("ties", 3, A + 0.7 * elected(i, (const bool(*)[N])chosen, 2, 1, true), 0.5, 0.2, 2, 1,
           0.7, 1);
+    /* mecha: what most say, half a share from the smallest on. */
+    compat = 1;
+    choose(1, N / 2 - 1, N, chosen[0]);
+    choose(2, 409, N, chosen[1]); /* int(0.8 * 513) = 410 */
+    run("ties", 3, (const double[]){0.5, 0.2, 1, 1, 0.7, 1});
+    for (int i = 0; i < N; i++) {
+        double x = chosen[0][i] ? B - A : 0, y = chosen[1][i] ? C - A : 0;
+        double want = x * y < 0 ? 0 : x == 0 || y == 0 ? x + y : (x + y) / 2;
+        assert_true(fabs((double)out[i] - (A + 0.7 * want)) < 2e-6);
+    }
+    compat = 0;
     /* Everything, and nothing. */
     CHECK("ties", 2, B, 1, 1, 1, 1);
     CHECK("ties", 2, A, 0, 1, 1, 1);
@@ -266,6 +286,293 @@ static void test_breadcrumbs(void **state) {
     /* More than the share below the outliers: fewer of those go. */
     choose(1, 0, 487, chosen[0]);
     CHECK("breadcrumbs", 2, A + chosen[0][i] * (B - A), 0.95, 1, 1, 0, 0.1);
+}
+
+static void set_shape(uint64_t a, uint64_t b, uint64_t c) {
+    shape[0] = a, shape[1] = b, shape[2] = c;
+    rank = c ? 3 : b ? 2 : 1;
+}
+
+static void test_tensor_sum(void **state) {
+    (void)state;
+    set_shape(27, 19, 0);                                                  /* 27 rows of 19 */
+    CHECK("tensor-sum", 2, i / 19 >= 5 && i / 19 < 13 ? B : A, 0.3, 0.2);  /* int(5.4), int(13.5) */
+    CHECK("tensor-sum", 2, i / 19 >= 13 && i / 19 < 18 ? A : B, 0.8, 0.7); /* int(13.5), (18.9) */
+    compat = 1;
+    CHECK("tensor-sum", 2, i / 19 >= 14 && i / 19 < 19 ? A : B, 0.8, 0.7); /* the nearest */
+    compat = 0;
+    CHECK("tensor-sum", 2, A, 0, 0.5);
+    CHECK("tensor-sum", 2, B, 1, 0);
+    set_shape(N, 0, 0);
+}
+
+/* How many are smaller, or equal and before: the place in a stable sort. */
+static size_t place(const float *x, int i) {
+    size_t smaller = 0;
+    for (int j = 0; j < N; j++) smaller += x[j] < x[i] || (x[j] == x[i] && j < i);
+    return smaller;
+}
+
+static void test_top_k_tensor_sum(void **state) {
+    (void)state;
+    static float sorted[N], sizes[N];
+    for (int i = 0; i < N; i++) sizes[i] = fabsf(data[0][i]);
+    memcpy(sorted, data[0], sizeof sorted);
+    qsort(sorted, N, sizeof *sorted, by_size);
+    qsort(sizes, N, sizeof *sizes, by_size);
+    /* 0.3 of 513 from 0.2 on: sizes of ranks 103 to 256. */
+    float low = sizes[102], high = sizes[255];
+    for (compat = 0; compat < 2; compat++) {
+        run("top-k-tensor-sum", 2, (const double[]){0.3, 0.2});
+        for (int i = 0; i < N; i++) {
+            float value = sorted[place(data[1], i)], size = fabsf(value);
+            bool moved = (compat ? size >= low : size > low) && size <= high;
+            assert_true(out[i] == (moved ? value : data[0][i]));
+        }
+    }
+    compat = 0;
+    /* All: A's values in the order of B's. */
+    run("top-k-tensor-sum", 2, (const double[]){1, 0});
+    for (int i = 0; i < N; i++) assert_true(out[i] == sorted[place(data[1], i)]);
+}
+
+static double column_cosine(int column, int columns) {
+    double aa = 0, bb = 0, ab = 0;
+    for (int i = column; i < N; i += columns) aa += A * A, bb += B * B, ab += A * B;
+    return ab / sqrt(aa) / sqrt(bb);
+}
+
+static void test_cosine(void **state) {
+    (void)state;
+    double all = dot(data[0], data[1]) / length(data[0]) / length(data[1]);
+    set_shape(27, 19, 0);
+    CHECK("cosine-a", 2, A + (1 - clamp01(column_cosine(i % 19, 19) + 0.4)) * (B - A), -0.4);
+    CHECK("cosine-b", 2, A + (1 - clamp01((column_cosine(i % 19, 19) + all) / 2 + 0.4)) * (B - A),
+          -0.4);
+    CHECK("cosine-a", 2, B, 1);
+    set_shape(N, 0, 0);
+    CHECK("cosine-a", 2, A + (1 - clamp01(all + 0.4)) * (B - A), -0.4);
+}
+
+static void test_multiply_difference(void **state) {
+    (void)state;
+    CHECK("multiply-difference", 3,
+          C + copysign(pow(fabs(A - C), 0.7) * pow(fabs(B - C), 0.3), 0.4 * A + 0.6 * B - C), 0.3,
+          0.6);
+}
+
+/* Shares are mean squares where the models vary most, and the outvoted do not count. */
+static void test_sce(void **state) {
+    (void)state;
+    static float variances[N], sorted[N];
+    int varying = 0;
+    for (int i = 0; i < N; i++) {
+        double x = (double)(data[1][i] - data[0][i]), y = (double)(data[2][i] - data[0][i]);
+        sorted[i] = variances[i] = (float)((x - y) * (x - y) / 4);
+        varying += variances[i] != 0;
+    }
+    qsort(sorted, N, sizeof *sorted, by_size);
+    float least = sorted[N - (int)(varying * 0.4)];
+    double first = 0, second = 0;
+    for (int i = 0; i < N; i++)
+        if (variances[i] >= least) first += (B - A) * (B - A), second += (C - A) * (C - A);
+    double w = first / (first + second);
+    run("sce", 3, (const double[]){0.4});
+    for (int i = 0; i < N; i++) {
+        double x = B - A, y = C - A, sign = x + y >= 0 ? 1 : -1, want = A;
+        bool b = x * sign > 0, c = y * sign > 0;
+        if (variances[i] >= least && (b || c))
+            want += (b * w * x + c * (1 - w) * y) / (b * w + c * (1 - w));
+        assert_true(fabs((double)out[i] - want) < 1e-5);
+    }
+}
+
+static void test_arcee_fusion(void **state) {
+    (void)state;
+    static float importance[N], sorted[N];
+    set_shape(27, 19, 0);
+    for (int row = 0; row < 27; row++) {
+        double sum_a = 0, sum_b = 0, divergence = 0;
+        for (int i = 19 * row; i < 19 * row + 19; i++) sum_a += exp(A), sum_b += exp(B);
+        for (int i = 19 * row; i < 19 * row + 19; i++) {
+            double p = exp(B) / sum_b + 1e-8, q = exp(A) / sum_a + 1e-8;
+            divergence += p * log(p / q);
+        }
+        for (int i = 19 * row; i < 19 * row + 19; i++)
+            sorted[i] = importance[i] = fabsf(data[1][i] - data[0][i]) * (float)divergence;
+    }
+    qsort(sorted, N, sizeof *sorted, by_size);
+    float least = sorted[256] + 1.5f * (sorted[384] - sorted[128]);
+    CHECK("arcee-fusion", 2, importance[i] >= least ? B : A, 0);
+    set_shape(N, 0, 0);
+}
+
+/* Against the definition: every frequency of a 27 x 19 tensor, there and back. */
+static void test_crossover(void **state) {
+    (void)state;
+    enum { ROWS = 27, COLUMNS = 19 };
+    static double real[N], imaginary[N];
+    const double turn = 2 * acos(-1);
+    set_shape(ROWS, COLUMNS, 0);
+    for (int tilted = 0; tilted < 2; tilted++) {
+        memset(real, 0, sizeof real), memset(imaginary, 0, sizeof imaginary);
+        for (int k = 0; k < N; k++) {
+            double u = fmin(k / COLUMNS, ROWS - k / COLUMNS) / (ROWS / 2),
+                   v = fmin(k % COLUMNS, COLUMNS - k % COLUMNS) / (COLUMNS / 2);
+            double away = sqrt((u * u + v * v) / 2), slope = 1 / tan(acos(-1) * 0.3 / 2);
+            double f = tilted ? clamp01((away - 0.6) * slope + 0.4) : away > 0.6;
+            for (int i = 0; i < N; i++) {
+                double w = turn * ((double)(k / COLUMNS * (i / COLUMNS)) / ROWS +
+                                   (double)(k % COLUMNS * (i % COLUMNS)) / COLUMNS);
+                real[k] += (A + f * (B - A)) * cos(w);
+                imaginary[k] -= (A + f * (B - A)) * sin(w);
+            }
+        }
+        run("crossover", 2, (const double[]){0.4, tilted ? 0.3 : 0});
+        for (int i = 0; i < N; i++) {
+            double want = 0;
+            for (int k = 0; k < N; k++) {
+                double w = turn * ((double)(k / COLUMNS * (i / COLUMNS)) / ROWS +
+                                   (double)(k % COLUMNS * (i % COLUMNS)) / COLUMNS);
+                want += (real[k] * cos(w) - imaginary[k] * sin(w)) / N;
+            }
+            assert_true(fabs((double)out[i] - want) < 2e-6);
+        }
+    }
+    CHECK("crossover", 2, 0.6 * A + 0.4 * B, 0.4, 1);
+    set_shape(N, 0, 0);
+}
+
+/* The element at i of an axis of n elements, mirrored beyond its ends. */
+static int mirrored(int i, int n) {
+    while (i < 0 || i >= n) i = i < 0 ? -1 - i : 2 * n - 1 - i;
+    return i;
+}
+
+/* A Gaussian along an axis of n elements, `stride` apart. */
+static void blur(double x[N], int n, int stride) {
+    double y[N], sum = 0;
+    for (int k = -4; k <= 4; k++) sum += exp(-0.5 * k * k);
+    for (int i = 0; i < N; i++) {
+        int at = i / stride % n;
+        y[i] = 0;
+        for (int k = -4; k <= 4; k++)
+            y[i] += exp(-0.5 * k * k) / sum * x[i + (mirrored(at + k, n) - at) * stride];
+    }
+    memcpy(x, y, sizeof y);
+}
+
+static void test_smooth_add(void **state) {
+    (void)state;
+    double smooth[N];
+    set_shape(3, 19, 9);
+    for (int i = 0; i < N; i++) {
+        float window[27];
+        int count = 0;
+        for (int p = 0; p < 27; p++) {
+            int x = mirrored(i / 171 + p / 9 - 1, 3), y = mirrored(i / 9 % 19 + p / 3 % 3 - 1, 19),
+                z = mirrored(i % 9 + p % 3 - 1, 9), at = x * 171 + y * 9 + z;
+            window[count++] = data[1][at] - data[2][at];
+        }
+        qsort(window, 27, sizeof *window, by_size);
+        smooth[i] = (double)window[13];
+    }
+    blur(smooth, 3, 171);
+    blur(smooth, 19, 9);
+    blur(smooth, 9, 1);
+    CHECK("smooth-add", 3, A + 0.7 * smooth[i], 0.7);
+    set_shape(N, 0, 0);
+}
+
+/* In rows of 19 the larger changes stay more often; what stays is divided by its probability. */
+static void test_della(void **state) {
+    (void)state;
+    set_shape(27, 19, 0);
+    int stayed[2] = {0};
+    run("della-linear", 2, (const double[]){0.5, 1, 1, 0, 0.4});
+    for (int i = 0; i < N; i++) {
+        int above = 0;
+        for (int j = i / 19 * 19; j < i / 19 * 19 + 19; j++)
+            above += fabsf(data[1][j] - data[0][j]) < fabsf(data[1][i] - data[0][i]) ||
+                     (fabsf(data[1][j] - data[0][j]) == fabsf(data[1][i] - data[0][i]) && j < i);
+        double p = 0.1 + 0.8 * above / 18;
+        if (out[i] == data[0][i]) continue;
+        stayed[above > 9]++;
+        assert_true(fabs((double)out[i] - (A + (B - A) / p)) < 1e-5 * (1 + fabs((B - A) / p)));
+    }
+    /* 27 rows of 10 of mean 0.3 and of 9 of 0.72 */
+    assert_true(stayed[0] > 50 && stayed[0] < 112 && stayed[1] > 145 && stayed[1] < 205);
+    /* mergekit's keep the sum of magnitudes. */
+    double before = 0, after = 0;
+    compat = 1;
+    run("della-linear", 2, (const double[]){0.5, 1, 1, 0, 0.4});
+    for (int i = 0; i < N; i++) before += fabs(B - A), after += fabs((double)out[i] - A);
+    assert_true(fabs(before - after) < 1e-4 * before);
+    run("dare-linear", 2, (const double[]){0.5, 1, 1, 0});
+    for (int i = 0; i < N; i++) before += fabs(B - A), after += fabs((double)out[i] - A);
+    assert_true(fabs(before - after) < 1e-4 * before);
+    compat = 0;
+    CHECK("della-linear", 3, A + 2 * (B - A + C - A), 1, 1, 1, 1, 2, 0, 0.1);
+    bool all[2][N];
+    memset(all, true, sizeof all);
+    CHECK("della", 3, A + 2 * elected(i, (const bool(*)[N])all, 1, 1, true), 1, 1, 1, 1, 2, 1, 0.1);
+    set_shape(N, 0, 0);
+}
+
+/* Chance does not depend on how a tensor is cut up, and densities finer than a byte are met. */
+static void test_chance(void **state) {
+    (void)state;
+    static float factors[2048], parts[2048];
+    const ck_arguments args = {.key = 5};
+    int stayed = 0;
+    for (int k = 0; k < 200; k++) {
+        ck_arguments at = args;
+        at.first = 2048u * (unsigned)k;
+        ck_chance(&at, 1, 0, 0.3 / 256, 2, factors, 2048);
+        for (int i = 0; i < 2048; i++) stayed += factors[i] == 2;
+        if (k) continue;
+        ck_chance(&args, 1, 0, 0.5, 1, factors, 2048);
+        ck_chance(&args, 1, 0, 0.5, 1, parts, 37);
+        ck_chance(&args, 1, 37, 0.5, 1, parts + 37, 2011);
+        assert_memory_equal(factors, parts, sizeof parts);
+        ck_chance(&args, 2, 0, 0.5, 1, parts, 2048);
+        assert_memory_not_equal(factors, parts, sizeof parts);
+    }
+    /* 409,600 times 0.3 / 256 is 480, give or take 22. */
+    assert_true(stayed > 370 && stayed < 590);
+}
+
+static void test_exact_functions(void **state) {
+    (void)state;
+    for (double x = -690; x < 690; x += 0.37) assert_true(fabs(ck_exp(x) / exp(x) - 1) < 1e-13);
+    for (double x = 1e-300; x < 1e300; x *= 1.7)
+        assert_true(fabs(ck_log(x) - log(x)) < 1e-14 * (1 + fabs(log(x))));
+    for (unsigned k = 0; k < 1000; k++) {
+        double c, s, w = 2 * acos(-1) * k / 1000;
+        ck_cos_sin(k, 1000, &c, &s);
+        assert_true(fabs(c - cos(w)) < 1e-14 && fabs(s - sin(w)) < 1e-14);
+    }
+    assert_true(ck_exp(-800) == 0 && ck_exp(0) == 1 && ck_log(1) == 0);
+}
+
+static void signed_numbers(const void *context, size_t quantity, const float *const *in,
+                           uint64_t first, size_t n, float *to) {
+    (void)context, (void)first;
+    memcpy(to, in[quantity], n * sizeof *to);
+}
+
+static void test_ranks(void **state) {
+    (void)state;
+    const ck_pass pass = {show};
+    ck_rank ranks[] = {{1, 0, 0}, {0, 77, 0}, {1, 200, 0}, {1, N - 1, 0}};
+    ck_error err;
+    assert_int_equal(ck_whole_ranks(&pass, signed_numbers, NULL, 2, ranks, 4, &err), CK_OK);
+    for (int r = 0; r < 4; r++) {
+        float sorted[N];
+        memcpy(sorted, data[ranks[r].quantity], sizeof sorted);
+        qsort(sorted, N, sizeof *sorted, by_size);
+        assert_true(ranks[r].value == sorted[ranks[r].rank]);
+    }
 }
 
 /* What stays is a share of density, the mean is as before, and other models drop others. */
@@ -390,6 +697,18 @@ int main(void) {
         cmocka_unit_test(test_changes_of_two),
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_breadcrumbs),
+        cmocka_unit_test(test_tensor_sum),
+        cmocka_unit_test(test_top_k_tensor_sum),
+        cmocka_unit_test(test_cosine),
+        cmocka_unit_test(test_multiply_difference),
+        cmocka_unit_test(test_sce),
+        cmocka_unit_test(test_arcee_fusion),
+        cmocka_unit_test(test_crossover),
+        cmocka_unit_test(test_smooth_add),
+        cmocka_unit_test(test_della),
+        cmocka_unit_test(test_chance),
+        cmocka_unit_test(test_exact_functions),
+        cmocka_unit_test(test_ranks),
         cmocka_unit_test(test_dare),
         cmocka_unit_test(test_agreement_is_exact),
         cmocka_unit_test(test_same_as),

@@ -56,6 +56,10 @@ static const struct {
      "\"weighted-sum\",\"inputs\":[{\"method\":\"lora\",\"inputs\":[\"a\",\"c\"]},{\"method\":"
      "\"lora\",\"inputs\":[\"b\",\"c\"]}]}}",
      "LoRA 'c' is applied to two models"},
+    {"{" MODELS "\"merge\":{\"method\":\"ties\",\"inputs\":[\"a\",\"b\"],\"compat\":\"comfy\"}}",
+     "$.merge.compat: method ties has no form of its own for 'comfy', only for mecha"},
+    {"{" MODELS "\"merge\":{\"method\":\"linear\",\"inputs\":[\"a\",\"b\"],\"compat\":\"mecha\"}}",
+     "method linear has no form of its own for 'mecha'; `ckmerge help linear`"},
     {"{" MODELS "\"merge\":\"c\"}", "r.json:3: $.merge: there is no model 'c'"},
     {"{" MODELS "\"merge\":1}", "must lead to a model"},
     {"{" MODELS "\"merge\":null}", "$.merge: must be a model's name"},

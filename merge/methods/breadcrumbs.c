@@ -68,13 +68,13 @@ static void take_middle(const ck_arguments *args, size_t input, size_t at, float
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n) {
     (void)k;
-    ck_changes_merge(args, in, out, n, false, take_middle);
+    ck_changes_merge(args, in, out, n, CK_ALL_COUNT, take_middle);
 }
 
 static void ties_block(const ck_kernels *k, const ck_arguments *args, const float *const *in,
                        float *out, size_t n) {
     (void)k;
-    ck_changes_merge(args, in, out, n, true, take_middle);
+    ck_changes_merge(args, in, out, n, CK_ELECT_SUM, take_middle);
 }
 
 #define GAMMA_ROW                                                                                  \

@@ -46,18 +46,35 @@ static void add_up(const elements *changes, const elements *elected, float weigh
     }
 }
 
-static void merge_run(const ck_arguments *args, const elements *base, const elements *changes,
-                      bool elect, elements *out) {
-    const ck_value *v = args->values;
-    elements all = {{0}}, sum = {{0}}, counted = {{0}};
-    for (size_t i = 1; i < args->inputs && elect; i++)
+/* Takes out the changes of elements for which as many are positive as negative; the others' votes
+ * are in `all`. */
+static void elect_most(elements *changes, size_t inputs, elements *all) {
+    for (size_t i = 1; i < inputs; i++)
 #pragma omp simd
-        for (size_t e = 0; e < RUN; e++) all.f[e] += changes[i].f[e];
+        for (size_t e = 0; e < RUN; e++)
+            all->f[e] += (float)(changes[i].f[e] > 0) - (float)(changes[i].f[e] < 0);
+    for (size_t i = 1; i < inputs; i++)
+#pragma omp simd
+        for (size_t e = 0; e < RUN; e++) changes[i].f[e] = all->f[e] != 0 ? changes[i].f[e] : 0.0f;
+}
+
+static void elect_sum(const elements *changes, size_t inputs, elements *all) {
+    for (size_t i = 1; i < inputs; i++)
+#pragma omp simd
+        for (size_t e = 0; e < RUN; e++) all->f[e] += changes[i].f[e];
             /* A sum of zero elects plus, also a negative zero. */
 #pragma omp simd
-    for (size_t e = 0; e < RUN; e++) all.f[e] += 0.0f;
+    for (size_t e = 0; e < RUN; e++) all->f[e] += 0.0f;
+}
+
+static void merge_run(const ck_arguments *args, const elements *base, elements *changes,
+                      ck_election election, elements *out) {
+    const ck_value *v = args->values;
+    elements all = {{0}}, sum = {{0}}, counted = {{0}};
+    if (election == CK_ELECT_SUM) elect_sum(changes, args->inputs, &all);
+    if (election == CK_ELECT_MOST) elect_most(changes, args->inputs, &all);
     for (size_t i = 1; i < args->inputs; i++)
-        add_up(&changes[i], elect ? &all : &changes[i], (float)v[CK_WEIGHT].items[i - 1], &sum,
+        add_up(&changes[i], election ? &all : &changes[i], (float)v[CK_WEIGHT].items[i - 1], &sum,
                &counted);
     if (v[CK_NORMALIZE].items[0] != 0)
 #pragma omp simd
@@ -68,7 +85,7 @@ static void merge_run(const ck_arguments *args, const elements *base, const elem
 }
 
 void ck_changes_merge(const ck_arguments *args, const float *const *in, float *out, size_t n,
-                      bool elect, ck_changes_take *take) {
+                      ck_election election, ck_changes_take *take) {
     elements changes[CK_MAX_INPUTS], base = {{0}}, input = {{0}}, result;
     for (size_t at = 0; at < n; at += RUN) {
         /* What lies behind the end of the last run is computed with what was there before, and
@@ -84,7 +101,7 @@ void ck_changes_merge(const ck_arguments *args, const float *const *in, float *o
 #pragma omp simd
             for (size_t e = 0; e < RUN; e++) changes[i].f[e] *= weight;
         }
-        merge_run(args, &base, changes, elect, &result);
+        merge_run(args, &base, changes, election, &result);
         memcpy(out + at, result.f, bytes);
     }
 }

@@ -30,9 +30,12 @@ ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err)
 typedef void ck_changes_take(const ck_arguments *args, size_t input, size_t at, float *changes,
                              size_t n);
 
-/* out = base + lambda * sum of the weighted changes that take() leaves; elect: of every element
- * only the changes count whose sign is that of their sum. */
+/* Whether of every element only the changes count whose sign is that of their sum (0 counts as
+ * plus), or that of most of them (none counts when there are as many of each). */
+typedef enum ck_election { CK_ALL_COUNT, CK_ELECT_SUM, CK_ELECT_MOST } ck_election;
+
+/* out = base + lambda * sum of the weighted changes that take() leaves and that are elected. */
 void ck_changes_merge(const ck_arguments *args, const float *const *in, float *out, size_t n,
-                      bool elect, ck_changes_take *take);
+                      ck_election election, ck_changes_take *take);
 
 #endif

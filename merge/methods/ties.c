@@ -5,6 +5,8 @@
 
 #include <math.h>
 
+enum { MECHA = 1 };
+
 /* Finds the least change of each input that counts. */
 static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **found,
                          ck_error *err) {
@@ -13,8 +15,10 @@ static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **f
     float *least = ck_alloc_array(args->inputs, sizeof *least);
     if (!(*found = least)) return ck_fail_memory(err, "ties");
     for (size_t i = 1; i < args->inputs; i++) {
-        double density = args->values[CK_DENSITY].items[i - 1];
-        uint64_t keep = (uint64_t)(density * (double)args->elements);
+        double density = args->values[CK_DENSITY].items[i - 1], n = (double)args->elements;
+        uint64_t keep = (uint64_t)(density * n);
+        /* It counts what is dropped, and always drops but one. */
+        if (args->compat == MECHA) keep = args->elements + 1 - (uint64_t)fmax((1 - density) * n, 1);
         least[i] = keep == args->elements ? 0 : INFINITY;
         if (keep > 0 && keep < args->elements)
             ranks[count++] = (ck_rank){.quantity = i - 1, .rank = args->elements - keep};
@@ -35,7 +39,8 @@ static void take_largest(const ck_arguments *args, size_t input, size_t at, floa
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n) {
     (void)k;
-    ck_changes_merge(args, in, out, n, true, take_largest);
+    ck_election election = args->compat == MECHA ? CK_ELECT_MOST : CK_ELECT_SUM;
+    ck_changes_merge(args, in, out, n, election, take_largest);
 }
 
 extern const ck_method ck_ties;
@@ -53,9 +58,13 @@ const ck_method ck_ties = {
         "every element the sign of the weighted sum is elected, and only changes of that sign "
         "count "
         "(a sum of zero elects plus). As mergekit's ties, per tensor; the paper takes the largest "
-        "over the whole model. A tensor that a model lacks adds nothing.",
+        "over the whole model. With "
+        "--compat mecha as sd-mecha's ties_sum: the sign that most changes have is elected, none "
+        "where it is a draw, and the share is counted from the smallest. A tensor that a model "
+        "lacks adds nothing.",
     .min_inputs = 2,
     .parameters = {CK_CHANGES_PARAMETERS(1)},
+    .compat = "mecha",
     .has_base = true,
     .first_stands_in = true,
     .check = ck_changes_check,

@@ -1,6 +1,8 @@
 /* Weighted sum of two models. */
 #include "merge/method.h"
 
+enum { COMFY = 1 };
+
 static int same_as(const ck_value *values, size_t inputs) {
     (void)inputs;
     double alpha = values[0].items[0];
@@ -9,8 +11,8 @@ static int same_as(const ck_value *values, size_t inputs) {
 
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n) {
-    const ck_value *values = args->values;
-    k->lerp(out, in[0], in[1], (float)values[0].items[0], n);
+    double alpha = args->values[0].items[0];
+    k->lerp(out, in[0], in[1], (float)(args->compat == COMFY ? 1 - alpha : alpha), n);
 }
 
 extern const ck_method ck_weighted_sum;
@@ -22,10 +24,11 @@ const ck_method ck_weighted_sum = {
         "alpha is the share of B. alpha 0 gives A's bytes, alpha 1 gives B's values in A's dtype, "
         "and where A and B agree the result is exactly that value. Computed as torch.lerp does, "
         "in f32. The same as 'Weighted sum' of the web UIs; node-graph tools count the other way "
-        "round (their ratio is the share of A: alpha = 1 - ratio).",
+        "round (their ratio is the share of A), and so does --compat comfy.",
     .min_inputs = 2,
     .max_inputs = 2,
     .parameters = {{.name = "alpha", .fallback = 0.5, .help = "share of B; 0 is A, 1 is B"}},
+    .compat = "comfy",
     .same_as = same_as,
     .block = block,
 };
