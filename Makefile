@@ -91,7 +91,8 @@ $(BUILD)/flags: FORCE
 
 # Nobody looks at floating-point flags, or at errno after a root: so that loops with comparisons and
 # roots become vectors.
-$(BUILD)/kernels/nn_%.o $(BUILD)/kernels/cuda/%.o $(BUILD)/distill/%.o: ALL_CFLAGS += -fno-math-errno -fno-trapping-math
+$(BUILD)/kernels/nn_%.o $(BUILD)/kernels/cuda/%.o $(BUILD)/distill/%.o $(BUILD)/merge/methods/%.o: \
+    ALL_CFLAGS += -fno-math-errno -fno-trapping-math
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)

@@ -1,4 +1,6 @@
 /* Every merge method against its formula in double, and what makes it exact. */
+#include "kernels/philox.h"
+#include "kernels/random.h"
 #include "merge/methods/chance.h"
 #include "merge/methods/exact.h"
 #include "merge/whole.h"
@@ -537,6 +539,13 @@ static void test_chance(void **state) {
         assert_memory_equal(factors, parts, sizeof parts);
         ck_chance(&args, 2, 0, 0.5, 1, parts, 2048);
         assert_memory_not_equal(factors, parts, sizeof parts);
+    }
+    /* It is a byte of Philox's that decides. */
+    ck_chance(&args, 1, 0, 0.25, 1, factors, 2048);
+    for (unsigned i = 0; i < 2048; i++) {
+        uint32_t words[4];
+        ck_philox(ck_random_key(5, 1), 0, 0, i / 16, words);
+        assert_int_equal(factors[i] == 1, (words[i / 4 % 4] >> i % 4 * 8 & 255) < 64);
     }
     /* 409,600 times 0.3 / 256 is 480, give or take 22. */
     assert_true(stayed > 370 && stayed < 590);

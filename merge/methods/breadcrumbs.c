@@ -1,6 +1,7 @@
 /* Breadcrumbs: neither the largest nor the smallest changes of several models. */
 #include "io/os.h"
 #include "merge/methods/changes.h"
+#include "merge/methods/vectors.h"
 #include "merge/whole.h"
 
 #include <math.h>
@@ -54,8 +55,8 @@ static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **f
     return CK_OK;
 }
 
-static void take_middle(const ck_arguments *args, size_t input, size_t at, float *changes,
-                        size_t n) {
+CK_VECTORS static void take_middle(const ck_arguments *args, size_t input, size_t at,
+                                   float *changes, size_t n) {
     (void)at;
     range r = ((const range *)args->found)[input];
 #pragma omp simd

@@ -1,6 +1,7 @@
 /* The arithmetic of changes.h, in plain loops over short runs of elements that compilers turn into
  * vectors. */
 #include "merge/methods/changes.h"
+#include "merge/methods/vectors.h"
 
 #include <string.h>
 
@@ -25,8 +26,8 @@ typedef union elements {
 
 /* Adds up the changes that count and their weights: those that are not zero and, if there is an
  * election, have the sign of `elected`. */
-static void add_up(const elements *changes, const elements *elected, float weight, elements *sum,
-                   elements *counted) {
+CK_VECTORS static void add_up(const elements *changes, const elements *elected, float weight,
+                              elements *sum, elements *counted) {
     elements counts, weights;
 #pragma omp simd
     for (size_t e = 0; e < RUN; e++) {
@@ -48,7 +49,7 @@ static void add_up(const elements *changes, const elements *elected, float weigh
 
 /* Takes out the changes of elements for which as many are positive as negative; the others' votes
  * are in `all`. */
-static void elect_most(elements *changes, size_t inputs, elements *all) {
+CK_VECTORS static void elect_most(elements *changes, size_t inputs, elements *all) {
     for (size_t i = 1; i < inputs; i++)
 #pragma omp simd
         for (size_t e = 0; e < RUN; e++)
@@ -58,13 +59,24 @@ static void elect_most(elements *changes, size_t inputs, elements *all) {
         for (size_t e = 0; e < RUN; e++) changes[i].f[e] = all->f[e] != 0 ? changes[i].f[e] : 0.0f;
 }
 
-static void elect_sum(const elements *changes, size_t inputs, elements *all) {
+CK_VECTORS static void elect_sum(const elements *changes, size_t inputs, elements *all) {
     for (size_t i = 1; i < inputs; i++)
 #pragma omp simd
         for (size_t e = 0; e < RUN; e++) all->f[e] += changes[i].f[e];
             /* A sum of zero elects plus, also a negative zero. */
 #pragma omp simd
     for (size_t e = 0; e < RUN; e++) all->f[e] += 0.0f;
+}
+
+CK_VECTORS static void divide(elements *sum, const elements *counted) {
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) sum->f[e] /= counted->f[e] != 0 ? counted->f[e] : 1.0f;
+}
+
+CK_VECTORS static void add_to(const elements *base, const elements *sum, float lambda,
+                              elements *out) {
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) out->f[e] = base->f[e] + lambda * sum->f[e];
 }
 
 static void merge_run(const ck_arguments *args, const elements *base, elements *changes,
@@ -76,12 +88,18 @@ static void merge_run(const ck_arguments *args, const elements *base, elements *
     for (size_t i = 1; i < args->inputs; i++)
         add_up(&changes[i], election ? &all : &changes[i], (float)v[CK_WEIGHT].items[i - 1], &sum,
                &counted);
-    if (v[CK_NORMALIZE].items[0] != 0)
+    if (v[CK_NORMALIZE].items[0] != 0) divide(&sum, &counted);
+    add_to(base, &sum, (float)v[CK_LAMBDA].items[0], out);
+}
+
+CK_VECTORS static void subtract(const elements *x, const elements *base, elements *change) {
 #pragma omp simd
-        for (size_t e = 0; e < RUN; e++) sum.f[e] /= counted.f[e] != 0 ? counted.f[e] : 1.0f;
-    float lambda = (float)v[CK_LAMBDA].items[0];
+    for (size_t e = 0; e < RUN; e++) change->f[e] = x->f[e] - base->f[e];
+}
+
+CK_VECTORS static void multiply(elements *x, float weight) {
 #pragma omp simd
-    for (size_t e = 0; e < RUN; e++) out->f[e] = base->f[e] + lambda * sum.f[e];
+    for (size_t e = 0; e < RUN; e++) x->f[e] *= weight;
 }
 
 void ck_changes_merge(const ck_arguments *args, const float *const *in, float *out, size_t n,
@@ -95,11 +113,9 @@ void ck_changes_merge(const ck_arguments *args, const float *const *in, float *o
         for (size_t i = 1; i < args->inputs; i++) {
             float weight = (float)args->values[CK_WEIGHT].items[i - 1];
             memcpy(input.f, in[i] + at, bytes);
-#pragma omp simd
-            for (size_t e = 0; e < RUN; e++) changes[i].f[e] = input.f[e] - base.f[e];
+            subtract(&input, &base, &changes[i]);
             take(args, i, at, changes[i].f, RUN);
-#pragma omp simd
-            for (size_t e = 0; e < RUN; e++) changes[i].f[e] *= weight;
+            multiply(&changes[i], weight);
         }
         merge_run(args, &base, changes, election, &result);
         memcpy(out + at, result.f, bytes);

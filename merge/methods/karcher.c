@@ -41,7 +41,7 @@ static double step(double *mean, const double *gram, const double *norms, size_t
 
 static void combine(const ck_arguments *args, const double *gram, double *c) {
     size_t n = args->inputs;
-    double norms[CK_MAX_INPUTS], length = 0;
+    double norms[CK_MAX_INPUTS] = {0}, length = 0;
     size_t counted = 0;
     for (size_t i = 0; i < n; i++) {
         norms[i] = sqrt(gram[i * n + i]);

@@ -1,6 +1,7 @@
 /* The geometric mean of two differences. */
 #include "merge/method.h"
 #include "merge/methods/exact.h"
+#include "merge/methods/vectors.h"
 
 enum { ALPHA, BETA };
 
@@ -12,12 +13,15 @@ static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
     return CK_OK;
 }
 
-/* x^(1 - alpha) y^alpha, where 0^0 is 1. */
-static double mean(double x, double y, double alpha) {
-    if (alpha == 0) return x;
-    if (alpha == 1) return y;
-    if (x == 0 || y == 0) return 0;
-    return ck_exp((1 - alpha) * ck_log(x) + alpha * ck_log(y));
+enum { RUN = 256 };
+
+/* size = x^(1 - alpha) y^alpha, for x and y >= 0 */
+CK_VECTORS static void mean(const double *x, const double *y, double alpha, double *size) {
+#pragma omp simd
+    for (size_t i = 0; i < RUN; i++) {
+        double between = ck_exp((1 - alpha) * ck_log(x[i]) + alpha * ck_log(y[i]));
+        size[i] = (x[i] == 0) | (y[i] == 0) ? 0 : between;
+    }
 }
 
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
@@ -25,10 +29,17 @@ static void block(const ck_kernels *k, const ck_arguments *args, const float *co
     (void)k;
     double alpha = args->values[ALPHA].items[0];
     float beta = (float)args->values[BETA].items[0];
-    for (size_t i = 0; i < n; i++) {
-        float a = in[0][i], b = in[1][i], c = in[2][i];
-        float size = (float)mean(fabs((double)(a - c)), fabs((double)(b - c)), alpha);
-        out[i] = c + copysignf(size, (1 - beta) * a + beta * b - c);
+    double x[RUN] = {0}, y[RUN] = {0}, between[RUN];
+    for (size_t at = 0; at < n; at += RUN) {
+        size_t count = n - at < RUN ? n - at : RUN;
+        const float *a = in[0] + at, *b = in[1] + at, *c = in[2] + at;
+        for (size_t i = 0; i < count; i++) x[i] = fabs((double)(a[i] - c[i]));
+        for (size_t i = 0; i < count; i++) y[i] = fabs((double)(b[i] - c[i]));
+        mean(x, y, alpha, between);
+        /* At the ends it is one of them, also where the other is 0. */
+        const double *size = alpha == 0 ? x : alpha == 1 ? y : between;
+        for (size_t i = 0; i < count; i++)
+            out[at + i] = c[i] + copysignf((float)size[i], (1 - beta) * a[i] + beta * b[i] - c[i]);
     }
 }
 

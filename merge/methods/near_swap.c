@@ -1,15 +1,18 @@
 /* B where it is near A. */
 #include "merge/method.h"
+#include "merge/methods/vectors.h"
 
 #include <math.h>
 
-static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
-                  size_t n) {
+CK_VECTORS static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in,
+                             float *out, size_t n) {
     const ck_value *v = args->values;
     (void)k;
     float t = (float)v[0].items[0];
+#pragma omp simd
     for (size_t i = 0; i < n; i++) {
-        float a = in[0][i], b = in[1][i], apart = fmaxf(fabsf(a - b), 1e-6f), w = t / apart;
+        float a = in[0][i], b = in[1][i], apart = fabsf(a - b);
+        float w = t / (apart > 1e-6f ? apart : 1e-6f);
         w = w > 1 ? 1 : w < 0 ? 0 : w;
         out[i] = a + w * (b - a);
     }

@@ -1,18 +1,20 @@
 /* Add difference where A and B disagree, average where they agree. */
 #include "merge/method.h"
+#include "merge/methods/vectors.h"
 
 #include <math.h>
 
 enum { ALPHA, BETA };
 
-static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
-                  size_t n) {
+CK_VECTORS static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in,
+                             float *out, size_t n) {
     const ck_value *v = args->values;
     (void)k;
     float alpha = (float)v[ALPHA].items[0], beta = (float)v[BETA].items[0];
+#pragma omp simd
     for (size_t i = 0; i < n; i++) {
         float a = in[0][i], b = in[1][i], c = in[2][i];
-        float larger = fmaxf(fabsf(a), fabsf(b));
+        float larger = fabsf(a) > fabsf(b) ? fabsf(a) : fabsf(b);
         /* Two zeros agree. */
         float agree = larger == 0 ? beta : beta * ((a / larger * (b / larger) + 1) / 2);
         float added = a + alpha * (b - c), mixed = (1 - alpha / 2) * a + alpha / 2 * b;

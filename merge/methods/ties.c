@@ -1,6 +1,7 @@
 /* TIES: the largest changes of several models, where they agree on the sign. */
 #include "io/os.h"
 #include "merge/methods/changes.h"
+#include "merge/methods/vectors.h"
 #include "merge/whole.h"
 
 #include <math.h>
@@ -28,8 +29,8 @@ static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **f
     return CK_OK;
 }
 
-static void take_largest(const ck_arguments *args, size_t input, size_t at, float *changes,
-                         size_t n) {
+CK_VECTORS static void take_largest(const ck_arguments *args, size_t input, size_t at,
+                                    float *changes, size_t n) {
     (void)at;
     float least = ((const float *)args->found)[input];
 #pragma omp simd

@@ -1,5 +1,6 @@
 /* Add difference, stronger where A and B differ from C in the same measure. */
 #include "merge/method.h"
+#include "merge/methods/vectors.h"
 
 #include <math.h>
 
@@ -8,11 +9,12 @@ static int same_as(const ck_value *v, size_t inputs) {
     return v[0].items[0] == 0 ? 0 : -1;
 }
 
-static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
-                  size_t n) {
+CK_VECTORS static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in,
+                             float *out, size_t n) {
     const ck_value *v = args->values;
     (void)k;
     float strength = (float)(1.8 * v[0].items[0]);
+#pragma omp simd
     for (size_t i = 0; i < n; i++) {
         float a = in[0][i], b = in[1][i], c = in[2][i];
         float learned = fabsf(b - c), apart = fabsf(b - a), both = learned + apart;
