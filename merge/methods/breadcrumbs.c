@@ -7,7 +7,6 @@
 #include <math.h>
 
 enum { GAMMA = CK_NORMALIZE + 1 };
-enum { MERGEKIT = 1 };
 
 /* The sizes between which the changes of an input count. */
 typedef struct range {
@@ -29,10 +28,6 @@ static void choose(const ck_arguments *args, size_t input, uint64_t *from, uint6
     if (keep + top > args->elements) top = args->elements - keep;
     *to = args->elements - top;
     *from = *to - keep;
-    if (args->compat == MERGEKIT && density >= 1)
-        *from = 0, *to = args->elements;
-    else if (args->compat == MERGEKIT && top == 0)
-        *to = *from;
 }
 
 static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **found,
@@ -87,15 +82,16 @@ const ck_method ck_breadcrumbs = {
     .name = "breadcrumbs",
     .title = "Model Breadcrumbs",
     .formula = "BASE + lambda sum of the w (X - BASE) that are neither outliers nor small",
-    .doc = "The base is the first model (or --base). Of each model's changes in a tensor the gamma "
-           "share with the largest magnitude is left out, and of the others the density share (of "
-           "all) with the largest is kept, with all that are as large as these. Davari and "
-           "Belilovsky 2023; as mergekit's breadcrumbs, but for a tensor so small that no change "
-           "counts as an outlier (under 100 elements at gamma 0.01): there mergekit leaves out all "
-           "of them, and so does --compat mergekit. A tensor that a model lacks adds nothing.",
+    .doc =
+        "The base is the first model (or --base). Of each model's changes in a tensor the gamma "
+        "share with the largest magnitude is left out, and of the others the density share (of "
+        "all) with the largest is kept, with all that are as large as these. Davari and "
+        "Belilovsky 2023; as mergekit's breadcrumbs. (Before 0.1.5, mergekit left out everything "
+        "in "
+        "tensors so small that no change counts as an outlier.) A tensor that a model lacks adds "
+        "nothing.",
     .min_inputs = 2,
     .parameters = {CK_CHANGES_PARAMETERS(0), GAMMA_ROW},
-    .compat = "mergekit",
     .has_base = true,
     .first_stands_in = true,
     .check = check,
@@ -112,7 +108,6 @@ const ck_method ck_breadcrumbs_ties = {
            "sum, as in ties.",
     .min_inputs = 2,
     .parameters = {CK_CHANGES_PARAMETERS(0), GAMMA_ROW},
-    .compat = "mergekit",
     .has_base = true,
     .first_stands_in = true,
     .check = check,

@@ -3,7 +3,7 @@
 # commands take turns; the median of each is printed, and its ratio to copying in the same round.
 #
 #   BUILD       where the programs are
-#   PYTHON      an interpreter that may have torch, safetensors and sd-mecha
+#   PYTHON      an interpreter that may have torch, safetensors, sd-mecha and mergekit
 #   BENCH_DIR   where the files go (default $BUILD/bench; about 12 GB for f16)
 #   ROUNDS      how often each command runs (default 5; the slow ones run once per three rounds)
 #   DTYPES      "f16", or "f16 bf16 f32" (f32 needs 21 GB)
@@ -27,6 +27,19 @@ one() {
     warm "$A" "$B" "$C" $([ -s "$DIR/b.ckpt" ] && echo "$DIR/b.ckpt")
     "$measure" "$@" >> "$DIR/result.$name" 2>"$DIR/log" || { echo "$name failed:"; tail -3 "$DIR/log"; return; }
     rm -f "$DIR/out"
+}
+
+# mergekit METHOD OURS MODELS PARAMETERS: the same merge by both; MODELS are mergekit's, A its base.
+mergekit() {
+    local method=$1 ours=$2 models=$3 parameters=$4
+    { printf 'merge_method: %s\nbase_model: %s\nmodels:\n' "$method" "$(realpath "$A")"
+      for m in $models; do printf '  - model: %s\n    parameters: {weight: 1, density: 0.5}\n' "$(realpath "$m")"; done
+      printf 'parameters: {%s}\ndtype: float16\n' "$parameters"; } > "$DIR/mergekit.yml"
+    # shellcheck disable=SC2086
+    one "ours-$method" "$BUILD/ckmerge" "$A" $ours -o "$DIR/out" -q
+    one "mergekit-$method" "$PYTHON" -c "from mergekit.scripts.merge_raw_pytorch import main; main()" \
+        "$DIR/mergekit.yml" "$DIR/mergekit" --no-write-model-card
+    rm -rf "$DIR/mergekit"
 }
 
 report() {
@@ -73,6 +86,12 @@ for dtype in $DTYPES; do
         one lock "$BUILD/ckmerge" "$A" "$B" --alpha 0.3 -o "$DIR/out" -q -f --write-recipe "$DIR/r.json" --lock
         if [ $((round % 3)) = 1 ]; then
             has torch && one torch "$PYTHON" tests/bench/torch_lazy.py "$A" "$B" 0.3 "$DIR/out"
+            if has mergekit; then
+                mergekit ties "$B $C -m ties" "$B $C" "normalize: true"
+                mergekit dare_ties "$B $C -m dare-ties" "$B $C" "normalize: false"
+                mergekit slerp "$B -m slerp --alpha 0.3" "$B" "t: 0.3"
+                mergekit model_stock "$B $C -m model-stock" "$B $C" "filter_wise: false"
+            fi
             has sd_mecha && one mecha "$PYTHON" tests/bench/mecha.py "$A" "$B" 0.3 "$DIR/out"
         fi
     done
@@ -89,6 +108,10 @@ for dtype in $DTYPES; do
     report lock "ckmerge A B --lock (three sha256)"
     report torch "torch + safetensors, lazy, one tensor a time"
     report mecha "sd-mecha"
+    for method in ties dare_ties slerp model_stock; do
+        report "ours-$method" "ckmerge, $method"
+        report "mergekit-$method" "mergekit-pytorch, $method"
+    done
     read -r reading writing < <("$BUILD/limits" "$A" "$B" "$DIR/out" "$threads")
     rm -f "$DIR/out" "$DIR/r.json" "$DIR/b.ckpt"
     echo "limits here: $reading s to read both models from the page cache with $threads threads,"
