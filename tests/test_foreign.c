@@ -202,7 +202,7 @@ static void test_mergekit_linear(void **state) {
     check_round_trip(&r);
     ck_recipe_free(&r);
     /* Where mergekit differs, its form is meant. */
-    read_with(ck_foreign_mergekit, "merge_method: breadcrumbs\nbase_model: a\nmodels: [{model: b}]",
+    read_with(ck_foreign_mergekit, "merge_method: dare_linear\nbase_model: a\nmodels: [{model: b}]",
               &r);
     assert_int_equal(r.root->compat, 1 + ck_word_index(r.root->method->compat, "mergekit"));
     ck_recipe_free(&r);
