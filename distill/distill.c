@@ -245,6 +245,7 @@ ck_node ck_distill_distance(ck_distill *d, ck_node prediction, ck_node target, c
     if (d->loss == CK_LOSS_L1) distance = rooted(g, square, 1e-4);
     if (d->loss == CK_LOSS_HUBER) distance = rooted(g, square, d->huber);
     if (d->loss == CK_LOSS_PSEUDO_HUBER) distance = rooted(g, ck_sum_to(g, square, each), d->huber);
+    if (d->loss == CK_LOSS_SMOOTH) distance = ck_unary_op(g, CK_HUBER, off, d->huber);
     return ck_mean(g, weight == CK_NONE ? distance : ck_mul(g, distance, weight));
 }
 

@@ -69,6 +69,7 @@ typedef enum ck_loss {
     CK_LOSS_L1,           /* |d|, rounded off below 1e-4 */
     CK_LOSS_HUBER,        /* sqrt(d^2 + c^2) - c of every element */
     CK_LOSS_PSEUDO_HUBER, /* the same of the whole sample's |d| */
+    CK_LOSS_SMOOTH,       /* Huber's own: d^2 / 2 up to c, c (|d| - c / 2) from there */
 } ck_loss;
 
 /* How a student that a method made is sampled. */

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOSSES "l2|l1|huber|pseudo_huber"
+#define LOSSES "l2|l1|huber|pseudo_huber|smooth"
 
 /* "finetune|pd|...", of the table. */
 static char *method_names(void) {

@@ -364,13 +364,49 @@ static void test_lora_checkpointing(void **state) {
     ck_params_free(teacher.params);
 }
 
+/* ---- Losses ---- */
+
+/* Two samples of two numbers, the first weighted by 1 and the second by 3; c = 0.5. */
+static void test_losses(void **state) {
+    (void)state;
+    const double off[2][2] = {{0.25, -2}, {1, 0}}, weight[2] = {1, 3}, c = 0.5;
+    for (int loss = CK_LOSS_L2; loss <= CK_LOSS_SMOOTH; loss++) {
+        ck_distill d = {.shape = CK_SHAPE(2, 2), .loss = (ck_loss)loss, .huber = c};
+        double want = 0;
+        for (int i = 0; i < 2; i++) {
+            double square = off[i][0] * off[i][0] + off[i][1] * off[i][1];
+            for (int k = 0; k < 2; k++) {
+                double x = fabs(off[i][k]), smooth = x <= c ? x * x / 2 : c * (x - c / 2);
+                const double values[] = {x * x, sqrt(x * x + 1e-8) - 1e-4, sqrt(x * x + c * c) - c,
+                                         sqrt(square + c * c) - c, smooth};
+                want += weight[i] * values[loss] / 4;
+            }
+        }
+        const ck_backend *b;
+        ck_exec *e;
+        float got;
+        d.graph = ck_graph_new();
+        ck_node x = ck_input(d.graph, "x", CK_F32, CK_SHAPE(2, 2));
+        ck_node w = ck_input(d.graph, "weight", CK_F32, CK_SHAPE(2, 1));
+        ck_node y = ck_distill_distance(&d, x, ck_const(d.graph, CK_SHAPE(2, 2), 1), w);
+        ok(ck_graph_check(d.graph, &err));
+        ok(ck_backend_open("cpu", &b, &err));
+        ok(ck_exec_new(b, d.graph, &y, 1, &e, &err));
+        ok(ck_exec_allocate(e, 0, &err));
+        ok(ck_exec_write(e, x, (float[]){1.25f, -1, 2, 1}, 4, &err));
+        ok(ck_exec_write(e, w, (float[]){1, 3}, 2, &err));
+        ok(ck_exec_run(e, &err));
+        ok(ck_exec_read(e, y, &got, 1, &err));
+        assert_true(fabs((double)got - want) < 1e-6);
+        ck_exec_free(e), ck_graph_free(d.graph);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_embedding),
-        cmocka_unit_test(test_guidance),
-        cmocka_unit_test(test_shrink),
-        cmocka_unit_test(test_lora),
-        cmocka_unit_test(test_lora_checkpointing),
+        cmocka_unit_test(test_embedding), cmocka_unit_test(test_guidance),
+        cmocka_unit_test(test_shrink),    cmocka_unit_test(test_losses),
+        cmocka_unit_test(test_lora),      cmocka_unit_test(test_lora_checkpointing),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
 }
