@@ -5,7 +5,7 @@
  * a full disk shows up front. Through the page cache fallocate made writing slower, so there only
  * the free space is checked.
  */
-#include "io/writer.h"
+#include "io/writer_int.h"
 #include "io/os.h"
 
 #include <errno.h>
@@ -27,6 +27,7 @@ struct ck_writer {
     char *temporary; /* name of the file before commit; NULL while it has none */
     uint64_t size;
     bool replace;
+    bool stays; /* the temporary, until it is the file */
     _Atomic bool direct;
     int fd;
 };
@@ -100,8 +101,11 @@ static ck_status open_temporary(ck_writer *w, ck_error *err) {
     return CK_OK;
 }
 
-static ck_status reserve(ck_writer *w, ck_error *err) {
+ck_status ck_writer__reserve(ck_writer *w, ck_error *err) {
     struct statvfs fs;
+    struct stat st;
+    /* A file that is gone on with has its space. */
+    if (w->stays && fstat(w->fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= w->size) return CK_OK;
     double needed = (double)w->size / 1e9;
     /* Some network file systems do not know their size and say 0. */
     if (statvfs(w->directory, &fs) == 0 && fs.f_blocks > 0 &&
@@ -113,22 +117,61 @@ static ck_status reserve(ck_writer *w, ck_error *err) {
     return ck_fail_errno(err, "%s: cannot reserve the %.2f GB that it needs", w->path, needed);
 }
 
-ck_status ck_writer_create(const char *path, uint64_t size, bool replace, ck_writer **out,
-                           ck_error *err) {
+static ck_status open_partial(ck_writer *w, ck_error *err) {
+    w->stays = true;
+    w->temporary = ck_sprintf("%s.partial", w->target);
+    if (!w->temporary) return ck_fail_memory(err, w->path);
+    w->fd = ck_os.open(w->temporary, O_CREAT | O_RDWR | O_NOFOLLOW, 0666);
+    if (w->fd < 0) return fail(w, err, "cannot create its .partial there");
+    if (w->size >= CK_PAGE) set_direct(w, true);
+    return CK_OK;
+}
+
+/* The steps of opening that come before anything is created. */
+static ck_status start(const char *path, uint64_t size, bool replace, ck_writer **out,
+                       ck_error *err) {
     if (size > INT64_MAX - CK_PAGE) return ck_fail(err, CK_USAGE, "%s: too large for a file", path);
     ck_writer *w = ck_alloc(sizeof *w);
     if (!w) return ck_fail_memory(err, path);
     *w = (ck_writer){.size = size, .replace = replace, .fd = -1, .path = ck_strdup(path)};
     ck_status status = w->path ? resolve(w, err) : ck_fail_memory(err, path);
     if (status == CK_OK) status = check_target(w, err);
-    if (status == CK_OK) status = open_temporary(w, err);
-    if (status == CK_OK) status = reserve(w, err);
-    if (status != CK_OK) {
+    if (status == CK_OK)
+        *out = w;
+    else
         ck_writer_abort(w);
-        return status;
+    return status;
+}
+
+ck_status ck_writer_create(const char *path, uint64_t size, bool replace, ck_writer **w,
+                           ck_error *err) {
+    CK_TRY(start(path, size, replace, w, err));
+    ck_status status = open_temporary(*w, err);
+    if (status == CK_OK) status = ck_writer__reserve(*w, err);
+    if (status != CK_OK) {
+        ck_writer_abort(*w);
+        *w = NULL;
     }
-    *out = w;
-    return CK_OK;
+    return status;
+}
+
+ck_status ck_writer__open_partial(const char *path, uint64_t size, bool replace, ck_writer **w,
+                                  ck_error *err) {
+    CK_TRY(start(path, size, replace, w, err));
+    ck_status status = open_partial(*w, err);
+    if (status != CK_OK) {
+        ck_writer_abort(*w);
+        *w = NULL;
+    }
+    return status;
+}
+
+const char *ck_writer__partial_path(const ck_writer *w) {
+    return w->temporary;
+}
+
+int ck_writer__fd(const ck_writer *w) {
+    return w->fd;
 }
 
 ck_status ck_writer_write(ck_writer *w, uint64_t offset, void *data, size_t n, ck_error *err) {
@@ -143,6 +186,11 @@ ck_status ck_writer_write(ck_writer *w, uint64_t offset, void *data, size_t n, c
     if (status != CK_OK && direct && errno == EINVAL && set_direct(w, false))
         status = ck_pwrite_all(w->fd, data, n, offset, w->path, err);
     return status;
+}
+
+ck_status ck_writer_read(ck_writer *w, uint64_t offset, void *data, size_t n, ck_error *err) {
+    if (w->direct) set_direct(w, false); /* the file may end within a page */
+    return ck_pread_all(w->fd, data, n, offset, w->path, err);
 }
 
 ck_status ck_writer_patch(ck_writer *w, uint64_t offset, const void *data, size_t n,
@@ -167,7 +215,7 @@ static bool rename_temporary(ck_writer *w, unsigned flags) {
 
 /* The finished file appears under its name in one step, where nothing may be. */
 static ck_status publish_new(ck_writer *w, ck_error *err) {
-    bool done = link_file(w, w->target);
+    bool done = (w->stays && rename_temporary(w, RENAME_NOREPLACE)) || link_file(w, w->target);
     /* File systems without links, such as exFAT. Others do not know RENAME_NOREPLACE. */
     if (!done && w->temporary && (errno == EPERM || errno == EOPNOTSUPP))
         done = rename_temporary(w, RENAME_NOREPLACE);
@@ -212,6 +260,7 @@ ck_status ck_writer_commit(ck_writer *w, ck_error *err) {
     if (ck_os.ftruncate(w->fd, (off_t)w->size) != 0) status = fail(w, err, "cannot set its size");
     if (status == CK_OK && ck_os.fsync(w->fd) != 0) status = fail(w, err, "sync to disk");
     if (status == CK_OK) status = w->replace ? publish_over(w, err) : publish_new(w, err);
+    if (status == CK_OK) w->stays = false;
     if (status == CK_OK) status = sync_directory(w, err);
     ck_writer_abort(w);
     return status;
@@ -220,7 +269,7 @@ ck_status ck_writer_commit(ck_writer *w, ck_error *err) {
 void ck_writer_abort(ck_writer *w) {
     if (!w) return;
     if (w->fd >= 0) close(w->fd);
-    if (w->temporary) unlink(w->temporary);
+    if (w->temporary && !w->stays) unlink(w->temporary);
     free(w->temporary);
     free(w->directory);
     free(w->target);

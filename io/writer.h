@@ -34,6 +34,9 @@ ck_status ck_writer_create(const char *path, uint64_t size, bool replace, ck_wri
  * overwritten with zeros). Thread-safe for blocks that do not overlap. */
 ck_status ck_writer_write(ck_writer *w, uint64_t offset, void *data, size_t n, ck_error *err);
 
+/* Reads back n bytes that were written. */
+ck_status ck_writer_read(ck_writer *w, uint64_t offset, void *data, size_t n, ck_error *err);
+
 /* Overwrites n bytes at any offset: for what is known only at the end, such as hashes in a header.
  * Only after all ck_writer_write calls have returned. */
 ck_status ck_writer_patch(ck_writer *w, uint64_t offset, const void *data, size_t n, ck_error *err);

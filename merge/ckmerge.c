@@ -14,6 +14,7 @@
 #include "merge/recipe.h"
 #include "merge/report.h"
 #include "merge/save.h"
+#include "merge/sweep.h"
 
 #include <math.h>
 #include <signal.h>
@@ -28,11 +29,11 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 static struct {
     const char *output, *recipe, *method, *weight, *normalize, *write_recipe, *dtype;
-    const char *missing, *extra, *shape, *unmatched, *base, *density, *compat;
+    const char *missing, *extra, *shape, *unmatched, *base, *density, *compat, *sweep;
     double alpha, lambda;
     uint64_t threads, seed;
     bool alpha_given, lambda_given, seed_given;
-    bool dry_run, json, force, quiet, lock, hash_models;
+    bool dry_run, json, force, quiet, lock, hash_models, resume;
     ck_text_list set, rules, loras, model_dirs;
     ck_block_flags blocks;
     bool explain; /* not merge, but say what would happen to which block */
@@ -112,6 +113,13 @@ static const ck_option options[] = {
      .help = "for tensors whose names match the glob: a number for the first parameter, exclude "
              "(keep A's), drop, or copy:b (take model b's). The first rule that matches wins; the "
              "models are called a, b, c, ..."},
+    {.name = "sweep",
+     .argument = "NAME=FROM:TO:STEP",
+     .type = CK_OPT_TEXT,
+     .value = &flags.sweep,
+     .help =
+         "one output for each value of a parameter (with --recipe: of a variable), of a range or "
+         "of a list VALUE,VALUE,...; the models are gone through once"},
     {.name = "output",
      .letter = 'o',
      .argument = "FILE",
@@ -123,6 +131,12 @@ static const ck_option options[] = {
      .type = CK_OPT_FLAG,
      .value = &flags.force,
      .help = "replace existing files"},
+    {.name = "resume",
+     .type = CK_OPT_FLAG,
+     .value = &flags.resume,
+     .help =
+         "keep what is done in OUTPUT.partial when the merge is interrupted or killed; the same "
+         "command then goes on with it"},
     {.name = "dtype",
      .argument = "D",
      .type = CK_OPT_CHOICE,
@@ -252,6 +266,8 @@ static const ck_command command = {
                 "  what would happen if the VAE stayed a's\n"
                 "$ ckmerge base.safetensors --lora style.safetensors:0.8 --lora hands.safetensors\n"
                 "  the model with two LoRAs in it\n"
+                "$ ckmerge a.safetensors b.safetensors --sweep alpha=0:1:0.1\n"
+                "  eleven mixes, a-b-alpha-0.safetensors to a-b-alpha-1.safetensors\n"
                 "$ ckmerge a.safetensors b.safetensors --write-recipe mix.json --lock\n"
                 "  and remember how it was made",
     .files = true,
@@ -264,8 +280,9 @@ static const ck_program program = {
     .version = CK_VERSION,
     .commands = commands,
     .command_count = 1,
-    .exit_status = "0 done; 1 a model, recipe or disk failed; 2 wrong usage; 130 interrupted. "
-                   "Whatever happens, no partial output is left.",
+    .exit_status =
+        "0 done; 1 a model, recipe or disk failed; 2 wrong usage; 130 interrupted. "
+        "Whatever happens, no partial output is left, but for OUTPUT.partial with --resume.",
 };
 
 /* ---- From flags to a recipe ---- */
@@ -494,6 +511,7 @@ static char *default_output(const ck_recipe *r) {
     for (size_t i = 0; i < r->model_count && used < sizeof name; i++)
         used += (size_t)snprintf(name + used, sizeof name - used, "%s%s", i ? "-" : "",
                                  stem(r->models[i].path, part, sizeof part));
+    if (flags.sweep) return ck_sprintf("%s.safetensors", name); /* the value comes to it */
     const ck_method *method = r->root->method;
     bool plain = strcmp(method->name, "weighted-sum") == 0;
     const ck_value *value = &r->root->values[0];
@@ -580,6 +598,7 @@ typedef struct merge {
     char *output;
     const char *warnings[8];
     size_t warning_count;
+    bool borrowed; /* the readers are another merge's */
 } merge;
 
 static void warn(merge *m, const char *text) {
@@ -721,13 +740,32 @@ static ck_status check_targets(const merge *m, ck_error *err) {
     return CK_OK;
 }
 
-static ck_status prepare(merge *m, const char *const *paths, size_t count, ck_error *err) {
+/* Of a sweep, all merges read through the readers of the first. */
+static void borrow_models(merge *m, const merge *first) {
+    m->borrowed = true;
+    memcpy(m->readers, first->readers, sizeof m->readers);
+    for (size_t i = 0; i < m->recipe.model_count; i++)
+        m->recipe.models[i].sha256 = first->recipe.models[i].sha256;
+}
+
+/* value: of a sweep, whose first merge is `first`; NULL: there is none. */
+static ck_status prepare(merge *m, const char *const *paths, size_t count, const ck_sweep *sweep,
+                         size_t value, const merge *first, ck_error *err) {
     CK_TRY(make_recipe(&m->recipe, paths, count, err));
     m->output = flags.output ? ck_strdup(flags.output) : default_output(&m->recipe);
+    if (m->output && sweep) {
+        char *named = ck_sweep_path(m->output, sweep, value);
+        free(m->output);
+        m->output = named;
+    }
     if (!m->output) return ck_fail_memory(err, "output");
     CK_TRY(check_targets(m, err));
-    CK_TRY(open_models(m, err));
-    if (flags.hash_models) CK_TRY(hash_models(&m->recipe, err));
+    if (first) {
+        borrow_models(m, first);
+    } else {
+        CK_TRY(open_models(m, err));
+        if (flags.hash_models) CK_TRY(hash_models(&m->recipe, err));
+    }
     CK_TRY(ck_plan_make(&m->recipe, m->readers, &m->plan, err));
     ck_meta *meta;
     size_t meta_count;
@@ -743,42 +781,79 @@ static double seconds(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static ck_status execute(merge *m, ck_error *err) {
+static ck_run_options run_options(const ck_recipe *r, ck_progress *progress) {
+    return (ck_run_options){.threads = (unsigned)(flags.threads > 1000 ? 1000 : flags.threads),
+                            .replace = flags.force,
+                            .resume = flags.resume,
+                            .hash_models = flags.lock,
+                            .hash_output = flags.lock || r->lock_output,
+                            .progress = progress,
+                            .cancel = &cancelled};
+}
+
+static void warn_resumed(merge *m) {
+    if (!m->result.resumed) return;
+    char bytes[32];
+    char *text = ck_sprintf("went on with %s.partial, of which %s were done", m->output,
+                            ck_format_bytes(bytes, sizeof bytes, m->result.resumed));
+    if (text) warn(m, ck_arena_strdup(&m->arena, text));
+    free(text);
+}
+
+/* Runs the merges, one or those of a sweep, and says what they did. */
+static ck_status execute(merge *all, size_t count, ck_error *err) {
     if (flags.explain)
-        return ck_explain_plan(m->plan, flags.svg, flags.force, flags.json, flags.quiet, err);
-    ck_report report = {.plan = m->plan, .output = m->output};
+        return ck_explain_plan(all->plan, flags.svg, flags.force, flags.json, flags.quiet, err);
+    ck_report reports[CK_MAX_SWEEP] = {0};
+    const ck_plan *plans[CK_MAX_SWEEP];
+    const char *outputs[CK_MAX_SWEEP];
+    ck_run_result results[CK_MAX_SWEEP];
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        plans[i] = all[i].plan;
+        outputs[i] = all[i].output;
+        bytes += all[i].plan->file_size;
+        reports[i] = (ck_report){.plan = all[i].plan, .output = all[i].output};
+    }
     if (!flags.dry_run) {
         ck_progress progress;
-        ck_run_options o = {.threads = (unsigned)(flags.threads > 1000 ? 1000 : flags.threads),
-                            .replace = flags.force,
-                            .hash_models = flags.lock,
-                            .hash_output = flags.lock || m->recipe.lock_output,
-                            .progress = &progress,
-                            .cancel = &cancelled};
+        ck_run_options o = run_options(&all->recipe, &progress);
         double start = seconds();
-        ck_progress_start(&progress, "merging", m->plan->file_size, flags.quiet || flags.json);
-        ck_status status = ck_run(m->plan, m->output, &o, &m->result, err);
+        ck_progress_start(&progress, "merging", bytes, flags.quiet || flags.json);
+        ck_status status = ck_run_several(plans, outputs, count, &o, results, err);
         ck_progress_end(&progress);
         CK_TRY(status);
-        report.seconds = seconds() - start;
-        report.result = &m->result;
-        warn_after(m);
-        if (flags.write_recipe) CK_TRY(write_recipe(&m->recipe, &m->result, err));
-        report.recipe_written = flags.write_recipe;
+        double taken = seconds() - start;
+        for (size_t i = 0; i < count; i++) {
+            all[i].result = results[i];
+            reports[i].seconds = taken;
+            reports[i].result = &all[i].result;
+            reports[i].recipe_written = flags.write_recipe;
+            warn_resumed(&all[i]);
+            warn_after(&all[i]);
+        }
+        if (flags.write_recipe) CK_TRY(write_recipe(&all->recipe, &all->result, err));
     }
-    report.warnings = m->warnings;
-    report.warning_count = m->warning_count;
-    if (flags.json) return ck_report_json(&report, stdout, err);
-    if (flags.dry_run)
-        ck_report_plan(&report, stdout);
-    else if (!flags.quiet)
-        ck_report_result(&report, stdout);
+    for (size_t i = 0; i < count; i++) {
+        reports[i].warnings = all[i].warnings;
+        reports[i].warning_count = all[i].warning_count;
+        if (flags.dry_run && !flags.json) ck_report_plan(&reports[i], stdout);
+    }
+    if (flags.json)
+        return flags.sweep ? ck_report_sweep_json(reports, count, stdout, err)
+                           : ck_report_json(reports, stdout, err);
+    if (!flags.dry_run && !flags.quiet) {
+        if (flags.sweep)
+            ck_report_sweep(reports, count, stdout);
+        else
+            ck_report_result(reports, stdout);
+    }
     return CK_OK;
 }
 
 static void release(merge *m) {
     ck_plan_free(m->plan);
-    for (size_t i = 0; i < m->recipe.model_count; i++) {
+    for (size_t i = 0; i < m->recipe.model_count && !m->borrowed; i++) {
         if (m->readers[i] != m->files[i] && m->readers[i] != m->plain[i])
             ck_reader_close(m->readers[i]);
         ck_reader_close(m->plain[i]);
@@ -834,6 +909,45 @@ static bool method_commands(int argc, char **argv, int *status) {
     return false;
 }
 
+/* One merge for each value: as if it was given with --set. */
+static ck_status prepare_sweep(merge *all, const ck_sweep *sweep, const char *const *paths,
+                               size_t count, ck_error *err) {
+    if (flags.resume || flags.lock || flags.write_recipe || flags.explain)
+        return ck_fail(err, CK_USAGE,
+                       "explain, --resume, --lock and --write-recipe are for one output, not for a "
+                       "sweep");
+    const char **items =
+        ck_grow(flags.set.items, flags.set.count, &flags.set.capacity, sizeof *items);
+    if (!items) return ck_fail_memory(err, "--sweep");
+    flags.set.items = items;
+    size_t last = flags.set.count++;
+    for (size_t i = 0; i < sweep->count; i++) {
+        flags.set.items[last] = sweep->settings[i];
+        CK_TRY(prepare(&all[i], paths, count, sweep, i, i ? all : NULL, err));
+    }
+    return CK_OK;
+}
+
+/* From the command line to the result. */
+static ck_status run(const char *const *paths, size_t count, ck_error *err) {
+    ck_sweep sweep = {0};
+    if (flags.sweep) CK_TRY(ck_sweep_parse(flags.sweep, &sweep, err));
+    size_t merges = flags.sweep ? sweep.count : 1;
+    merge *all = ck_alloc_array(merges, sizeof *all);
+    ck_status status = all ? CK_OK : ck_fail_memory(err, "merge");
+    for (size_t i = 0; all && i < merges; i++) ck_recipe_init(&all[i].recipe);
+    if (status == CK_OK)
+        status = flags.sweep ? prepare_sweep(all, &sweep, paths, count, err)
+                             : prepare(all, paths, count, NULL, 0, NULL, err);
+    if (status == CK_OK) status = execute(all, merges, err);
+    if (status == CK_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        status = ck_fail_errno(err, "standard output");
+    for (size_t i = merges; all && i-- > 0;) release(&all[i]);
+    free(all);
+    ck_sweep_free(&sweep);
+    return status;
+}
+
 int main(int argc, char **argv) {
     int done;
     if (ck_cli_standard(&program, &command, argc, argv, stdout)) return EXIT_DONE;
@@ -848,18 +962,12 @@ int main(int argc, char **argv) {
     ck_error err;
     const char **paths = NULL;
     size_t count = 0;
-    merge m = {0};
-    ck_recipe_init(&m.recipe);
     ck_status status = ck_cli_parse(&command, argc, argv, &paths, &count, &err);
     if (status == CK_OK) {
         catch_signals();
-        status = prepare(&m, paths, count, &err);
+        status = run(paths, count, &err);
     }
-    if (status == CK_OK) status = execute(&m, &err);
-    if (status == CK_OK && (fflush(stdout) != 0 || ferror(stdout)))
-        status = ck_fail_errno(&err, "standard output");
     if (status != CK_OK) fprintf(stderr, "ckmerge: %s\n", err.message);
-    release(&m);
     free(paths);
     free(flags.set.items);
     free(flags.rules.items);

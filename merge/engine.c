@@ -15,6 +15,12 @@
  * of as many tensors as may be prepared at once, and a round writes its tensors before the next
  * begins. Where a round ends within a chunk, the chunk waits in a buffer of its own.
  *
+ * Several outputs of the same models (ck_run_several) take turns round by round, and rounds are
+ * then short enough that what the first has read is still in the page cache for the last.
+ *
+ * Going on where a killed run was (resume): the chunks that are done are noted (io/partial.h) and
+ * skipped, and of a round only the tensors are prepared that have chunks to come.
+ *
  * Hashes. Models are hashed by threads of their own that read the file from start to end while the
  * workers read it too: the tensors of a model seldom lie in the order in which the output needs
  * them. Whoever is ahead brings the data from the disk, the other finds them in the page cache, so
@@ -23,7 +29,7 @@
  */
 #include "merge/engine.h"
 #include "io/os.h"
-#include "io/writer.h"
+#include "io/partial.h"
 #include "merge/model_hash.h"
 #include "merge/whole.h"
 
@@ -42,8 +48,11 @@ enum {
     LORA_BLOCK = 256 << 10, /* rows of a product are cheaper by the dozen */
     MIN_BLOCK = CK_STRIP,
     MAX_THREADS = 64,
-    WRITES_UNDER_WAY = 4,   /* keep the disk busy; more brought nothing */
-    ROUND_BUDGET = 8 << 20, /* bytes that prepared tensors take together, if not one takes more */
+    WRITES_UNDER_WAY = 4,     /* keep the disk busy; more brought nothing */
+    ROUND_BUDGET = 8 << 20,   /* bytes that prepared tensors take together, if not one takes more */
+    RESUME_ROUND = 256 << 20, /* bytes of output in a round, when it may be gone on with later */
+    SEVERAL_ROUND = 32 << 20, /* and when there are several outputs */
+    CARRY_BUDGET = 8 << 20,   /* bytes that all outputs' carries take */
 };
 
 /* What all workers share. */
@@ -51,15 +60,20 @@ typedef struct run {
     const ck_plan *plan;
     const ck_run_options *options;
     const ck_kernels *kernels;
-    ck_writer *writer;
+    ck_writer *writer;   /* of partial, where there is one */
+    ck_partial *partial; /* NULL: what is interrupted is dropped */
     size_t chunk_bytes, block_elements;
     uint64_t chunk_count;
     _Atomic uint64_t next_chunk;
-    _Atomic size_t next_task;  /* to be prepared */
-    size_t round_tasks;        /* the round prepares tasks before this one */
-    uint64_t round_end;        /* and writes the file up to here */
-    uint64_t carried;          /* so far an earlier round came: within the next chunk */
-    unsigned char *carry;      /* that chunk, as far as it is filled; NULL where none waits */
+    _Atomic size_t next_task; /* to be prepared */
+    size_t round_tasks;       /* the round prepares tasks before this one */
+    uint64_t round_end;       /* and writes the file up to here */
+    uint64_t carried;         /* so far an earlier round came: within the next chunk */
+    unsigned char *carry;     /* that chunk, as far as it is filled; NULL where none waits */
+    uint64_t carry_clipped;   /* values in it */
+    uint64_t round_bytes;     /* of output; 0: rounds are as long as may be */
+    bool hashes_models;
+    bool finished;             /* the last round is over */
     _Atomic size_t next_model; /* to be hashed */
     _Atomic uint64_t *clipped; /* one for each task */
     ck_run_result *result;
@@ -79,6 +93,8 @@ typedef struct worker {
     unsigned char *chunk;
     unsigned char *raw; /* the leaves' blocks as they were read, one after another */
     float *strips;      /* max_registers strips */
+    uint64_t clipped;   /* values, of the chunk, and a task that had some */
+    size_t clipped_task;
     ck_error error;
 } worker;
 
@@ -92,7 +108,7 @@ static void fail(run *r, const ck_error *error) {
 
 static ck_status check_cancel(const run *r, ck_error *err) {
     if (r->options->cancel && *r->options->cancel)
-        return ck_fail(err, CK_CANCELLED, "stopped; nothing was written");
+        return ck_fail(err, CK_CANCELLED, r->partial ? "stopped" : "stopped; nothing was written");
     return CK_OK;
 }
 
@@ -347,7 +363,11 @@ static ck_status fill(worker *w, size_t index, uint64_t begin, size_t n, unsigne
     CK_TRY(task->channels
                ? eval_channels(w, task, first, count, dst, &clipped, err)
                : eval(w, task, task->result, first, leaf_first, count, dst, &clipped, err));
-    if (clipped) atomic_fetch_add(&w->run->clipped[index], clipped);
+    if (clipped) {
+        atomic_fetch_add(&w->run->clipped[index], clipped);
+        w->clipped += clipped;
+        w->clipped_task = index;
+    }
     return CK_OK;
 }
 
@@ -402,17 +422,41 @@ static uint64_t chunk_end(const run *r, uint64_t index) {
     return end < r->plan->file_size ? end : r->plan->file_size;
 }
 
+static bool is_done(const run *r, uint64_t begin, uint64_t end) {
+    return r->partial && ck_partial_has(r->partial, begin, end);
+}
+
+/* A chunk of an earlier run. */
+static ck_status old_chunk(worker *w, uint64_t index, ck_error *err) {
+    run *r = w->run;
+    uint64_t begin = index * r->chunk_bytes;
+    size_t n = (size_t)(chunk_end(r, index) - begin);
+    if (r->output_hash) {
+        CK_TRY(ck_writer_read(r->writer, begin, w->chunk, n, err));
+        hash_chunk(r, index, w->chunk, n);
+    }
+    if (r->options->progress) ck_progress_add(r->options->progress, n);
+    return CK_OK;
+}
+
 static ck_status make_chunk(worker *w, uint64_t index, ck_error *err) {
     run *r = w->run;
     uint64_t begin = index * r->chunk_bytes, end = chunk_end(r, index), from = begin;
     CK_TRY(check_cancel(r, err));
+    if (is_done(r, begin, end)) return old_chunk(w, index, err);
+    w->clipped = 0;
     if (begin < r->carried) {
         from = r->carried;
         memcpy(w->chunk, r->carry, (size_t)(from - begin));
+        w->clipped = r->carry_clipped;
+        w->clipped_task = first_task_after(r->plan, begin);
     }
     CK_TRY(fill_range(w, from, end, w->chunk + (from - begin), err));
     if (r->output_hash) hash_chunk(r, index, w->chunk, (size_t)(end - begin));
     CK_TRY(ck_writer_write(r->writer, begin, w->chunk, (size_t)(end - begin), err));
+    if (r->partial)
+        CK_TRY(
+            ck_partial_add(r->partial, &(ck_piece){begin, end, w->clipped_task, w->clipped}, err));
     if (r->options->progress) ck_progress_add(r->options->progress, end - begin);
     return CK_OK;
 }
@@ -453,18 +497,32 @@ static bool carry_rest(worker *w, ck_status *status) {
     uint64_t begin = r->next_chunk * r->chunk_bytes;
     uint64_t from = begin < r->carried ? r->carried : begin;
     if (from >= r->round_end) return false;
-    if (!r->carry && !(r->carry = ck_alloc(r->chunk_bytes)))
+    if (from == begin) r->carry_clipped = 0;
+    w->clipped = 0;
+    if (is_done(r, begin, chunk_end(r, r->next_chunk)))
+        ; /* nobody will ask for it */
+    else if (!r->carry && !(r->carry = ck_alloc(r->chunk_bytes)))
         *status = ck_fail_memory(&w->error, "merge buffers");
     else
         *status = fill_range(w, from, r->round_end, r->carry + (from - begin), &w->error);
     r->carried = r->round_end;
+    r->carry_clipped += w->clipped;
     return true;
+}
+
+/* Whether all chunks with some of the task's bytes are those of an earlier run. */
+static bool task_is_done(const run *r, const ck_task *task) {
+    uint64_t first = task->offset / r->chunk_bytes;
+    uint64_t last = (task->offset + task->out.nbytes) / r->chunk_bytes;
+    if (last >= r->chunk_count) last = r->chunk_count - 1;
+    return is_done(r, first * r->chunk_bytes, chunk_end(r, last));
 }
 
 static bool next_prepare(worker *w, ck_status *status) {
     size_t index = atomic_fetch_add(&w->run->next_task, 1);
     if (index >= w->run->round_tasks) return false;
     const ck_task *task = &w->run->plan->tasks[index];
+    if (task_is_done(w->run, task)) return true;
     for (unsigned s = 0; s < task->step_count && *status == CK_OK; s++)
         *status = prepare_step(w, task, s, &w->error);
     return true;
@@ -483,7 +541,7 @@ static const char *expected_hash(const ck_recipe *recipe, size_t model) {
 }
 
 static bool wants_hash(const run *r, size_t model) {
-    return r->options->hash_models || expected_hash(r->plan->recipe, model);
+    return r->hashes_models && (r->options->hash_models || expected_hash(r->plan->recipe, model));
 }
 
 static void hash_model(run *r, size_t model) {
@@ -520,7 +578,7 @@ static bool has_lora(const ck_recipe *recipe) {
 }
 
 /* Chunk and block sizes such that all workers together stay within the budget. */
-static void choose_sizes(run *r, unsigned threads) {
+static void choose_sizes(run *r, unsigned threads, size_t outputs) {
     const ck_plan *plan = r->plan;
     size_t per_worker = MEMORY_BUDGET / threads;
     size_t strips = (size_t)plan->max_registers * CK_STRIP * sizeof(float);
@@ -530,10 +588,11 @@ static void choose_sizes(run *r, unsigned threads) {
         r->block_elements /= 2;
     size_t rest = plan->max_leaf_bytes * r->block_elements + strips;
     r->chunk_bytes = MAX_CHUNK;
-    while (r->chunk_bytes > MIN_CHUNK && r->chunk_bytes + rest > per_worker) r->chunk_bytes /= 2;
+    while (r->chunk_bytes > MIN_CHUNK &&
+           (r->chunk_bytes + rest > per_worker || r->chunk_bytes * outputs > CARRY_BUDGET))
+        r->chunk_bytes /= 2;
     if (r->options->chunk_bytes)
         r->chunk_bytes = (r->options->chunk_bytes + CK_PAGE - 1) / CK_PAGE * CK_PAGE;
-    r->chunk_count = (plan->file_size + r->chunk_bytes - 1) / r->chunk_bytes;
 }
 
 static unsigned choose_threads(unsigned wanted) {
@@ -556,8 +615,9 @@ static void run_threads(run *r, unsigned threads) {
     }
 }
 
-static bool looks_at_all(const ck_plan *plan) {
-    for (size_t i = 0; i < plan->task_count; i++)
+/* Whether one of these tasks is to be prepared. */
+static bool looks_at_all(const ck_plan *plan, size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++)
         for (unsigned s = 0; s < plan->tasks[i].step_count; s++)
             if (plan->tasks[i].steps[s].found) return true;
     return false;
@@ -569,29 +629,32 @@ static void choose_round(run *r, size_t begin) {
     uint64_t bytes = 0;
     uint64_t budget = r->options->chunk_bytes ? r->options->chunk_bytes : ROUND_BUDGET;
     for (r->round_tasks = begin; r->round_tasks < plan->task_count; r->round_tasks++) {
-        bytes += needed(&plan->tasks[r->round_tasks]);
-        if (r->round_tasks > begin && bytes > budget) break;
+        const ck_task *task = &plan->tasks[r->round_tasks];
+        bytes += needed(task);
+        if (r->round_tasks > begin &&
+            (bytes > budget ||
+             (r->round_bytes && task->offset - plan->tasks[begin].offset > r->round_bytes)))
+            break;
     }
     bool last = r->round_tasks == plan->task_count;
     r->round_end = last ? plan->file_size : plan->tasks[r->round_tasks].offset;
 }
 
-static void run_rounds(run *r, unsigned threads) {
+/* One round from the task behind the last one. True: there are more. */
+static bool run_round(run *r, unsigned threads) {
     const ck_plan *plan = r->plan;
-    bool prepares = looks_at_all(plan);
-    for (size_t begin = 0; !r->failed;) {
-        choose_round(r, begin);
-        r->next_task = begin;
-        if (prepares) {
+    size_t begin = r->round_tasks;
+    choose_round(r, begin);
+    r->next_task = begin;
+    if (looks_at_all(plan, begin, r->round_tasks)) {
 #pragma omp parallel num_threads(threads)
-            with_buffers(r, next_prepare);
-        }
-        if (!r->failed) run_threads(r, threads);
-        bool last = r->round_tasks == plan->task_count;
-        if (!r->failed && !last) with_buffers(r, carry_rest);
-        for (; begin < r->round_tasks; begin++) forget(&plan->tasks[begin]);
-        if (last) return;
+        with_buffers(r, next_prepare);
     }
+    if (!r->failed) run_threads(r, threads);
+    bool last = r->round_tasks == plan->task_count;
+    if (!r->failed && !last) with_buffers(r, carry_rest);
+    for (; begin < r->round_tasks; begin++) forget(&plan->tasks[begin]);
+    return !last;
 }
 
 static void sum_clipped(run *r) {
@@ -602,7 +665,52 @@ static void sum_clipped(run *r) {
     }
 }
 
-static ck_status run_all(run *r, const char *path, ck_error *err) {
+/* ---- From opening to naming ---- */
+
+/* What an interrupted run and the one that goes on with it must have in common. */
+static ck_status fingerprint(const ck_plan *plan, char hex[CK_SHA256_HEX], ck_error *err) {
+    ck_sha256 *hash = ck_sha256_new();
+    if (!hash) return ck_fail_memory(err, "merge");
+    char *recipe = NULL;
+    ck_status status = ck_recipe_text(plan->recipe, CK_PATH_NAME, NULL, &recipe, err);
+    ck_sha256_update(hash, CK_VERSION, sizeof CK_VERSION);
+    if (recipe) ck_sha256_update(hash, recipe, strlen(recipe));
+    free(recipe);
+    ck_sha256_update(hash, plan->head, plan->head_size); /* with the layout */
+    for (size_t m = 0; m < plan->recipe->model_count && status == CK_OK; m++)
+        status = ck_model_stamp(ck_reader_path(plan->readers[m]), hash, err);
+    ck_sha256_hex(hash, hex);
+    ck_sha256_free(hash);
+    return status;
+}
+
+static void take_piece(void *context, const ck_piece *piece) {
+    run *r = context;
+    r->result->resumed += piece->end - piece->begin;
+    if (piece->item < r->plan->task_count) r->clipped[piece->item] += piece->count;
+}
+
+/* Opens the output. The chunks of one that is gone on with stay as they were, and if they are large
+ * for so many threads, there are fewer. */
+static ck_status open_output(run *r, const char *path, unsigned *threads, ck_error *err) {
+    uint64_t size = r->plan->file_size, unit = r->chunk_bytes;
+    if (!r->options->resume)
+        return ck_writer_create(path, size, r->options->replace, &r->writer, err);
+    char hex[CK_SHA256_HEX];
+    CK_TRY(fingerprint(r->plan, hex, err));
+    CK_TRY(ck_partial_open(path, size, r->options->replace, hex, &unit, take_piece, r, &r->partial,
+                           err));
+    r->writer = ck_partial_writer(r->partial);
+    if (unit > MAX_CHUNK || unit % CK_PAGE)
+        return ck_fail(err, CK_INPUT, "%s: its journal is damaged; remove it",
+                       ck_partial_path(r->partial));
+    r->chunk_bytes = (size_t)unit;
+    unsigned room = (unsigned)(MEMORY_BUDGET / r->chunk_bytes);
+    if (*threads > room) *threads = room;
+    return CK_OK;
+}
+
+static ck_status start(run *r, const char *path, unsigned *threads, size_t outputs, ck_error *err) {
     size_t models = r->plan->recipe->model_count;
     r->kernels = ck_kernels_best();
     if (!r->kernels)
@@ -616,17 +724,35 @@ static ck_status run_all(run *r, const char *path, ck_error *err) {
     if (!r->clipped || !r->result->model_sha256) return ck_fail_memory(err, path);
     if (r->options->hash_output && !(r->output_hash = ck_sha256_new()))
         return ck_fail_memory(err, path);
-    unsigned threads = choose_threads(r->options->threads);
-    choose_sizes(r, threads);
-    if (r->chunk_count < threads) threads = r->chunk_count ? (unsigned)r->chunk_count : 1;
-    r->result->threads = threads;
-    CK_TRY(ck_writer_create(path, r->plan->file_size, r->options->replace, &r->writer, err));
-    run_rounds(r, threads);
-    if (r->failed) {
-        *err = r->error;
-        return r->error.status;
+    r->round_bytes = outputs > 1 ? SEVERAL_ROUND : r->options->resume ? RESUME_ROUND : 0;
+    *threads = choose_threads(r->options->threads);
+    choose_sizes(r, *threads, outputs);
+    CK_TRY(open_output(r, path, threads, err));
+    r->chunk_count = (r->plan->file_size + r->chunk_bytes - 1) / r->chunk_bytes;
+    if (r->chunk_count < *threads) *threads = r->chunk_count ? (unsigned)r->chunk_count : 1;
+    r->result->threads = *threads;
+    return CK_OK;
+}
+
+/* All rounds of all outputs, in turn. */
+static ck_status run_rounds(run *runs, size_t count, unsigned threads, ck_error *err) {
+    for (bool more = true; more;) {
+        more = false;
+        for (size_t i = 0; i < count; i++) {
+            run *r = &runs[i];
+            if (r->finished) continue;
+            r->finished = !run_round(r, threads);
+            more |= !r->finished;
+            if (r->failed) {
+                *err = r->error;
+                return r->error.status;
+            }
+        }
     }
-    CK_TRY(check_cancel(r, err));
+    return check_cancel(runs, err);
+}
+
+static ck_status finish(run *r, const char *path, ck_error *err) {
     sum_clipped(r);
     if (r->output_hash) {
         ck_sha256_hex(r->output_hash, r->result->output_sha256);
@@ -639,26 +765,67 @@ static ck_status run_all(run *r, const char *path, ck_error *err) {
                            r->plan->recipe->lock_tool ? r->plan->recipe->lock_tool : "?");
     }
     ck_writer *writer = r->writer;
+    ck_partial *partial = r->partial;
     r->writer = NULL;
-    return ck_writer_commit(writer, err);
+    r->partial = NULL;
+    return partial ? ck_partial_commit(partial, err) : ck_writer_commit(writer, err);
+}
+
+static ck_status run_all(run *runs, const char *const *paths, size_t count, ck_error *err) {
+    unsigned threads = 1;
+    for (size_t i = 0; i < count; i++) CK_TRY(start(&runs[i], paths[i], &threads, count, err));
+    CK_TRY(run_rounds(runs, count, threads, err));
+    for (size_t i = 0; i < count; i++) CK_TRY(finish(&runs[i], paths[i], err));
+    return CK_OK;
+}
+
+/* Says where the work is that was interrupted, and leaves it there. */
+static void keep_partial(run *r, ck_error *err) {
+    if (!r->partial) return;
+    ck_error told = *err;
+    ck_fail(err, told.status,
+            "%s; what is done is kept in %s, and the same command goes on with it", told.message,
+            ck_partial_path(r->partial));
+    ck_partial_keep(r->partial);
+    r->writer = NULL;
+}
+
+static void release(run *r, ck_status status) {
+    ck_writer_abort(r->writer);
+    ck_sha256_free(r->output_hash);
+    free(r->clipped);
+    free(r->carry);
+    pthread_cond_destroy(&r->turn_changed);
+    pthread_mutex_destroy(&r->lock);
+    if (status != CK_OK) {
+        free(r->result->model_sha256);
+        r->result->model_sha256 = NULL;
+    }
+}
+
+ck_status ck_run_several(const ck_plan *const *plans, const char *const *paths, size_t count,
+                         const ck_run_options *options, ck_run_result *results, ck_error *err) {
+    memset(results, 0, count * sizeof *results);
+    run *runs = ck_alloc_array(count, sizeof *runs);
+    if (!runs) return ck_fail_memory(err, paths[0]);
+    for (size_t i = 0; i < count; i++) {
+        runs[i].plan = plans[i];
+        runs[i].options = options;
+        runs[i].result = &results[i];
+        runs[i].hashes_models = i == 0;
+        pthread_mutex_init(&runs[i].lock, NULL);
+        pthread_cond_init(&runs[i].turn_changed, NULL);
+    }
+    ck_status status = run_all(runs, paths, count, err);
+    for (size_t i = 0; i < count; i++) {
+        if (status != CK_OK) keep_partial(&runs[i], err);
+        release(&runs[i], status);
+    }
+    free(runs);
+    return status;
 }
 
 ck_status ck_run(const ck_plan *plan, const char *path, const ck_run_options *options,
                  ck_run_result *result, ck_error *err) {
-    *result = (ck_run_result){0};
-    run r = {.plan = plan, .options = options, .result = result};
-    pthread_mutex_init(&r.lock, NULL);
-    pthread_cond_init(&r.turn_changed, NULL);
-    ck_status status = run_all(&r, path, err);
-    ck_writer_abort(r.writer);
-    ck_sha256_free(r.output_hash);
-    free(r.clipped);
-    free(r.carry);
-    pthread_cond_destroy(&r.turn_changed);
-    pthread_mutex_destroy(&r.lock);
-    if (status != CK_OK) {
-        free(result->model_sha256);
-        result->model_sha256 = NULL;
-    }
-    return status;
+    return ck_run_several(&plan, &path, 1, options, result, err);
 }

@@ -17,4 +17,8 @@ ck_status ck_model_hash(const char *path, char hex[CK_SHA256_HEX],
                         bool (*progress)(void *context, uint64_t bytes), void *context,
                         ck_error *err);
 
+/* What changes when a model does, without reading it: sizes and times of its files, fed to a hash.
+ */
+ck_status ck_model_stamp(const char *path, ck_sha256 *hash, ck_error *err);
+
 #endif

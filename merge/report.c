@@ -138,12 +138,37 @@ static bool fill_json(cJSON *root, const ck_report *report) {
     return ok;
 }
 
-ck_status ck_report_json(const ck_report *report, FILE *out, ck_error *err) {
-    cJSON *root = cJSON_CreateObject();
-    char *printed = root && fill_json(root, report) ? cJSON_Print(root) : NULL;
+static ck_status print_json(cJSON *root, bool ok, FILE *out, ck_error *err) {
+    char *printed = ok ? cJSON_Print(root) : NULL;
     cJSON_Delete(root);
     if (!printed) return ck_fail_memory(err, "report");
     fprintf(out, "%s\n", printed);
     free(printed);
     return CK_OK;
+}
+
+ck_status ck_report_json(const ck_report *report, FILE *out, ck_error *err) {
+    cJSON *root = cJSON_CreateObject();
+    return print_json(root, root && fill_json(root, report), out, err);
+}
+
+ck_status ck_report_sweep_json(const ck_report *reports, size_t count, FILE *out, ck_error *err) {
+    cJSON *root = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(root, "outputs");
+    bool ok = list != NULL;
+    for (size_t i = 0; i < count && ok; i++) {
+        cJSON *item = cJSON_CreateObject();
+        ok = item && cJSON_AddItemToArray(list, item) && fill_json(item, &reports[i]);
+    }
+    return print_json(root, ok, out, err);
+}
+
+void ck_report_sweep(const ck_report *reports, size_t count, FILE *out) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        bytes += reports[i].plan->file_size;
+        fprintf(out, "%s\n", reports[i].output);
+    }
+    char text[32];
+    fprintf(out, "%zu outputs, %s, %.2f s, %u threads\n", count,
+            ck_format_bytes(text, sizeof text, bytes), reports->seconds, reports->result->threads);
 }

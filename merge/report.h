@@ -26,4 +26,9 @@ void ck_report_result(const ck_report *report, FILE *out);
 /* Either as JSON; a dry run lists all tensors. CK_MEMORY only. */
 ck_status ck_report_json(const ck_report *report, FILE *out, ck_error *err);
 
+/* The outputs of a sweep: a line each, and all together; or {"outputs": [...]}, each as
+ * ck_report_json has it. */
+void ck_report_sweep(const ck_report *reports, size_t count, FILE *out);
+ck_status ck_report_sweep_json(const ck_report *reports, size_t count, FILE *out, ck_error *err);
+
 #endif

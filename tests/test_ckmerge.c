@@ -318,6 +318,71 @@ static void test_interrupt(void **state) {
     assert_int_equal(fixture_entries(&f), entries);
 }
 
+/* With --resume what is done stays, and the message says how to go on. */
+static void test_resume(void **state) {
+    (void)state;
+    outcome *o =
+        program_run(f.folder, "for m in x y; do printf '%%b' "
+                              "'\\0110\\0\\0\\0\\0\\0\\0\\0' > $m; "
+                              "printf '%%-72s' '{\"w\":{\"dtype\":\"F16\",\"shape\":["
+                              "100000000],\"data_offsets\":[0,200000000]}}' >> $m; "
+                              "truncate -s 200000080 $m; done; "
+                              "CK_ISA=portable timeout --preserve-status -s INT 0.02 "
+                              "ckmerge x y -o o -t 1 --resume; ls o* || ckmerge x y -o o --resume");
+    /* (It may have been stopped before it began, and cannot be so fast as to be done.) */
+    if (strstr(o->err, "stopped"))
+        program_expect(o, 0, "o.partial\no.partial.journal\n", "stopped; what is done is kept in ");
+    program_expect(program_run(f.folder, "ckmerge x y -o o --resume -q; ckmerge x y -o p -q; "
+                                         "cmp o p && ls o*; rm o p"),
+                   0, "o\n", "");
+}
+
+/* One file for each value, with the bytes of a merge of its own. */
+static void test_sweep(void **state) {
+    (void)state;
+    program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors --sweep "
+                                         "alpha=-0.1:1:0.1"),
+                   0, "a-b-alpha-0.safetensors\na-b-alpha-0.1.safetensors\n",
+                   "alpha is outside 0..1");
+    program_expect(program_run(f.folder,
+                               "ls a-b-alpha-*.safetensors | wc -l; for v in -0.1 0 0.3 "
+                               "0.7 1; do ckmerge a.safetensors b.safetensors --alpha=$v "
+                               "-q -f -o one; cmp one a-b-alpha-$v.safetensors || exit 9; "
+                               "done"),
+                   0, "12\n", NULL);
+    outcome *o = program_run(f.folder, "ckmerge b.safetensors c.safetensors --base a.safetensors "
+                                       "-m ties --sweep 'weight=1,2;2,1' -o d/t.st -q; mkdir d; "
+                                       "ckmerge b.safetensors c.safetensors --base a.safetensors "
+                                       "-m ties --sweep 'weight=1,2;2,1' -o d/t.st --json");
+    program_expect(o, 0, NULL, "d/t-weight-1-2.st");
+    cJSON *json = cJSON_Parse(o->out);
+    const cJSON *outputs = cJSON_GetObjectItem(json, "outputs");
+    assert_int_equal(cJSON_GetArraySize(outputs), 2);
+    const cJSON *second = cJSON_GetArrayItem(outputs, 1);
+    assert_string_equal(cJSON_GetObjectItem(second, "output")->valuestring, "d/t-weight-2-1.st");
+    cJSON_Delete(json);
+    static const char *const lines[][2] = {
+        {"--sweep alpha", "must be NAME=FROM:TO:STEP"},
+        {"--sweep alpha=0:1", "a range is FROM:TO:STEP"},
+        {"--sweep alpha=0:1:x", "a range is FROM:TO:STEP"},
+        {"--sweep alpha=1:0:0.1", "leads nowhere"},
+        {"--sweep alpha=0:1:0", "more than 100 values"},
+        {"--sweep alpha=0:1:0.001", "more than 100 values"},
+        {"--sweep alpha=0.5,,1", "an empty value"},
+        {"--sweep alpha=0.5,0.5", "'0.5' is there twice"},
+        {"--sweep alpha=x,y", "must be numbers"},
+        {"--sweep beta=1,2", "no parameter 'beta'"},
+        {"--sweep alpha=0.3,0.5", "a-b-alpha-0.3.safetensors exists; --force"},
+        {"--sweep alpha=0.35,0.5 --resume", "are for one output"},
+        {"--sweep alpha=0.35,0.5 --write-recipe r", "are for one output"},
+    };
+    int entries = fixture_entries(&f);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors %s", lines[i][0]),
+                       2, NULL, lines[i][1]);
+    assert_int_equal(fixture_entries(&f), entries);
+}
+
 static void test_help(void **state) {
     (void)state;
     program_expect(program_run(f.folder, "ckmerge --help"), 0, "usage: ckmerge A B", NULL);
@@ -345,6 +410,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_replay, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shipped_recipes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_interrupt, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
         cmocka_unit_test_setup_teardown(test_help, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
