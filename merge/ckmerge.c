@@ -12,6 +12,7 @@
 #include "merge/model_hash.h"
 #include "merge/provenance.h"
 #include "merge/recipe.h"
+#include "merge/replay.h"
 #include "merge/report.h"
 #include "merge/save.h"
 #include "merge/sweep.h"
@@ -28,7 +29,7 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 /* ---- The command line ---- */
 
 static struct {
-    const char *output, *recipe, *method, *weight, *normalize, *write_recipe, *dtype;
+    const char *output, *recipe, *replay, *method, *weight, *normalize, *write_recipe, *dtype;
     const char *missing, *extra, *shape, *unmatched, *base, *density, *compat, *sweep;
     double alpha, lambda;
     uint64_t threads, seed;
@@ -175,6 +176,12 @@ static const ck_option options[] = {
      .type = CK_OPT_TEXT,
      .value = &flags.recipe,
      .help = "merge what this recipe says: ours (JSON), mergekit's (YAML) or sd-mecha's (.mecha)"},
+    {.name = "replay",
+     .argument = "MERGED",
+     .type = CK_OPT_TEXT,
+     .value = &flags.replay,
+     .help = "make this merged file again from what its metadata says: ours, the web UI's, "
+             "supermerger's or sd-mecha's. The models are found in --model-dir by their hashes"},
     {.name = "model-dir",
      .argument = "DIR",
      .type = CK_OPT_LIST,
@@ -237,8 +244,9 @@ static const ck_command command = {
                 "A B C [-o OUT] --method add-difference --alpha 0.7\n"
                 "MODEL... [-o OUT] --weight W1,W2,...\n"
                 "MODEL [-o OUT] --lora FILE:0.8 [--lora FILE...]\n"
-                "--recipe FILE.json [-o OUT]\n"
-                "explain RECIPE.json | MODEL... [--svg FILE]\n"
+                "--recipe FILE [-o OUT] [--model-dir DIR]\n"
+                "--replay MERGED --model-dir DIR [-o OUT]\n"
+                "explain RECIPE | MODEL... [--svg FILE]\n"
                 "methods\n"
                 "presets\n"
                 "help METHOD",
@@ -268,6 +276,8 @@ static const ck_command command = {
                 "  the model with two LoRAs in it\n"
                 "$ ckmerge a.safetensors b.safetensors --sweep alpha=0:1:0.1\n"
                 "  eleven mixes, a-b-alpha-0.safetensors to a-b-alpha-1.safetensors\n"
+                "$ ckmerge --replay merged.safetensors --model-dir ~/models\n"
+                "  the same merge again, from the models that its metadata names\n"
                 "$ ckmerge a.safetensors b.safetensors --write-recipe mix.json --lock\n"
                 "  and remember how it was made",
     .files = true,
@@ -447,20 +457,38 @@ static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_
     return add_loras(r, err);
 }
 
+static volatile int cancelled;
+
+static bool keep_hashing(void *context, uint64_t bytes) {
+    (void)context, (void)bytes;
+    return !cancelled;
+}
+
+static ck_status replay(ck_recipe *r, ck_error *err) {
+    if (flags.recipe || flags.set.count)
+        return ck_fail(err, CK_USAGE,
+                       "--recipe, --set and --sweep do not go with --replay; --write-recipe makes "
+                       "a recipe of it that can be changed");
+    const char *const here[] = {"."};
+    bool given = flags.model_dirs.count > 0;
+    return ck_replay_load(flags.replay, given ? flags.model_dirs.items : here,
+                          given ? flags.model_dirs.count : 1, keep_hashing, NULL, r, err);
+}
+
 static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t count, ck_error *err) {
     if (flags.svg && !flags.explain)
         return ck_fail(err, CK_USAGE, "--svg is for `ckmerge explain`");
     if (flags.explain && count == 1 && !flags.recipe && !flags.loras.count &&
-        !flags.blocks.adjust && !flags.base) {
+        !flags.blocks.adjust && !flags.base && !flags.replay) {
         flags.recipe = paths[0];
         count = 0;
     }
-    if (!flags.recipe) {
+    if (!flags.recipe && !flags.replay) {
         CK_TRY(recipe_from_flags(r, paths, count, err));
         CK_TRY(ck_block_flags_adjust(&flags.blocks, r, err));
     } else {
         if (count)
-            return ck_fail(err, CK_USAGE, "--recipe names its models itself: '%s' is too much",
+            return ck_fail(err, CK_USAGE, "a recipe names its models itself: '%s' is too much",
                            paths[0]);
         if (flags.method || flags.weight || flags.normalize || flags.alpha_given ||
             flags.rules.count || flags.base || flags.density || flags.loras.count ||
@@ -474,7 +502,11 @@ static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t coun
                            ck_block_flags_given(&flags.blocks));
         ck_foreign where = {.model_dirs = flags.model_dirs.items,
                             .model_dir_count = flags.model_dirs.count};
-        CK_TRY(ck_recipe_load_any(flags.recipe, &where, flags.set.items, flags.set.count, r, err));
+        if (flags.replay)
+            CK_TRY(replay(r, err));
+        else
+            CK_TRY(
+                ck_recipe_load_any(flags.recipe, &where, flags.set.items, flags.set.count, r, err));
     }
     if (flags.dtype) r->dtype = ck_recipe_dtype(flags.dtype);
     if (flags.missing) r->missing = (ck_missing)ck_word_index(CK_MISSING_WORDS, flags.missing);
@@ -504,10 +536,9 @@ static const char *stem(const char *path, char *buf, size_t size) {
 static char *default_output(const ck_recipe *r) {
     char name[200] = "", part[200];
     size_t used = 0;
-    if (flags.recipe) {
-        snprintf(name, sizeof name, "%s", stem(flags.recipe, part, sizeof part));
-        return ck_sprintf("%s.safetensors", name);
-    }
+    if (flags.replay)
+        return ck_sprintf("%s-replay.safetensors", stem(flags.replay, part, sizeof part));
+    if (flags.recipe) return ck_sprintf("%s.safetensors", stem(flags.recipe, part, sizeof part));
     for (size_t i = 0; i < r->model_count && used < sizeof name; i++)
         used += (size_t)snprintf(name + used, sizeof name - used, "%s%s", i ? "-" : "",
                                  stem(r->models[i].path, part, sizeof part));
@@ -523,8 +554,6 @@ static char *default_output(const ck_recipe *r) {
                       numbers);
 }
 
-static volatile int cancelled;
-
 static void cancel(int signal) {
     (void)signal;
     cancelled = 1;
@@ -537,11 +566,6 @@ static void catch_signals(void) {
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
-}
-
-static bool keep_hashing(void *context, uint64_t bytes) {
-    (void)context, (void)bytes;
-    return !cancelled;
 }
 
 /* --hash-models: the recipe states the models' hashes, as if the user had. */

@@ -24,6 +24,10 @@ static const char *file_name(const char *path) {
     return slash && slash[1] ? slash + 1 : path;
 }
 
+static const char *label_of(const ck_model *model) {
+    return model->label ? model->label : file_name(model->path);
+}
+
 /* How a model is called in the web UIs' fields. */
 typedef struct identity {
     char legacy[9]; /* "" where there is none, as for folders */
@@ -33,7 +37,7 @@ typedef struct identity {
 static void identify(const ck_model *model, const ck_reader *reader, identity *id) {
     ck_error ignored; /* a model without a legacy hash is named by its file */
     if (ck_hash_legacy(ck_reader_path(reader), id->legacy, &ignored) != CK_OK) id->legacy[0] = 0;
-    id->key = model->sha256 ? model->sha256 : *id->legacy ? id->legacy : file_name(model->path);
+    id->key = model->sha256 ? model->sha256 : *id->legacy ? id->legacy : label_of(model);
 }
 
 /* A metadata text as a JSON object, or NULL. */
@@ -63,7 +67,7 @@ static bool add_model(cJSON *models, const ck_model *model, const ck_reader *rea
     cJSON *entry = cJSON_CreateObject();
     if (!entry) return false;
     cJSON *parent = object_of(reader, "sd_merge_recipe");
-    bool ok = put(entry, "name", cJSON_CreateString(file_name(model->path))) &&
+    bool ok = put(entry, "name", cJSON_CreateString(label_of(model))) &&
               put(entry, "legacy_hash",
                   *id->legacy ? cJSON_CreateString(id->legacy) : cJSON_CreateNull()) &&
               put(entry, "sd_merge_recipe", parent ? parent : cJSON_CreateNull());
@@ -141,8 +145,8 @@ static const char *titles(const ck_recipe *r, ck_reader *const *readers, const c
     char *all = ck_strdup("");
     for (size_t i = 0; i < r->model_count && all; i++) {
         const char *title = ck_reader_meta(readers[i], "modelspec.title");
-        char *longer = ck_sprintf("%s%s%s", all, i ? between : "",
-                                  title ? title : file_name(r->models[i].path));
+        char *longer =
+            ck_sprintf("%s%s%s", all, i ? between : "", title ? title : label_of(&r->models[i]));
         free(all);
         all = longer;
     }

@@ -68,6 +68,7 @@ typedef struct ck_model {
     const char *name; /* in the recipe: "a" */
     const char *path;
     const char *sha256; /* that the file must have, or NULL; goes into the output's metadata */
+    const char *label;  /* what the file is called in metadata; NULL: as its path ends */
 } ck_model;
 
 typedef enum ck_rule_action {

@@ -578,7 +578,9 @@ static char *written_path(const char *path, ck_path_style style, const char *fol
 static void models_json(const ck_recipe *r, ck_path_style style, const char *folder, cJSON *models,
                         bool *ok) {
     for (size_t i = 0; i < r->model_count && *ok; i++) {
-        char *path = written_path(r->models[i].path, style, folder);
+        const ck_model *m = &r->models[i];
+        char *path =
+            written_path(style == CK_PATH_NAME && m->label ? m->label : m->path, style, folder);
         if (!path) {
             *ok = false;
             return;
