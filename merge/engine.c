@@ -51,8 +51,8 @@ enum {
     WRITES_UNDER_WAY = 4,     /* keep the disk busy; more brought nothing */
     ROUND_BUDGET = 8 << 20,   /* bytes that prepared tensors take together, if not one takes more */
     RESUME_ROUND = 256 << 20, /* bytes of output in a round, when it may be gone on with later */
-    SEVERAL_ROUND = 32 << 20, /* and when there are several outputs */
-    CARRY_BUDGET = 8 << 20,   /* bytes that all outputs' carries take */
+    SEVERAL_ROUND = 128 << 20, /* and when there are several outputs */
+    CARRY_BUDGET = 8 << 20,    /* bytes that all outputs' carries take */
 };
 
 /* What all workers share. */
@@ -72,6 +72,7 @@ typedef struct run {
     unsigned char *carry;     /* that chunk, as far as it is filled; NULL where none waits */
     uint64_t carry_clipped;   /* values in it */
     uint64_t round_bytes;     /* of output; 0: rounds are as long as may be */
+    bool prepares;            /* some task looks at its whole tensor */
     bool hashes_models;
     bool finished;             /* the last round is over */
     _Atomic size_t next_model; /* to be hashed */
@@ -588,8 +589,8 @@ static void choose_sizes(run *r, unsigned threads, size_t outputs) {
         r->block_elements /= 2;
     size_t rest = plan->max_leaf_bytes * r->block_elements + strips;
     r->chunk_bytes = MAX_CHUNK;
-    while (r->chunk_bytes > MIN_CHUNK &&
-           (r->chunk_bytes + rest > per_worker || r->chunk_bytes * outputs > CARRY_BUDGET))
+    while (r->chunk_bytes > MIN_CHUNK && (r->chunk_bytes + rest > per_worker ||
+                                          (r->prepares && r->chunk_bytes * outputs > CARRY_BUDGET)))
         r->chunk_bytes /= 2;
     if (r->options->chunk_bytes)
         r->chunk_bytes = (r->options->chunk_bytes + CK_PAGE - 1) / CK_PAGE * CK_PAGE;
@@ -640,9 +641,19 @@ static void choose_round(run *r, size_t begin) {
     r->round_end = last ? plan->file_size : plan->tasks[r->round_tasks].offset;
 }
 
-/* One round from the task behind the last one. True: there are more. */
+/* A round of a plan that prepares nothing: whole chunks. True: there are more. */
+static bool run_chunks(run *r, unsigned threads) {
+    uint64_t bytes = r->round_bytes / r->chunk_bytes * r->chunk_bytes;
+    uint64_t left = r->plan->file_size - r->round_end;
+    r->round_end += bytes && bytes < left ? bytes : left;
+    run_threads(r, threads);
+    return r->round_end < r->plan->file_size;
+}
+
+/* One round from where the last one ended. True: there are more. */
 static bool run_round(run *r, unsigned threads) {
     const ck_plan *plan = r->plan;
+    if (!r->prepares) return run_chunks(r, threads);
     size_t begin = r->round_tasks;
     choose_round(r, begin);
     r->next_task = begin;
@@ -724,6 +735,7 @@ static ck_status start(run *r, const char *path, unsigned *threads, size_t outpu
     if (!r->clipped || !r->result->model_sha256) return ck_fail_memory(err, path);
     if (r->options->hash_output && !(r->output_hash = ck_sha256_new()))
         return ck_fail_memory(err, path);
+    r->prepares = looks_at_all(r->plan, 0, r->plan->task_count);
     r->round_bytes = outputs > 1 ? SEVERAL_ROUND : r->options->resume ? RESUME_ROUND : 0;
     *threads = choose_threads(r->options->threads);
     choose_sizes(r, *threads, outputs);

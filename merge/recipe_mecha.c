@@ -11,6 +11,7 @@
  * blocks, and the last block has the output layers.
  */
 #include "io/os.h"
+#include "io/utf8.h"
 #include "merge/foreign.h"
 
 #include <math.h>
@@ -599,6 +600,8 @@ static ck_status read_lines(reading *in, char *text, ck_error *err) {
 ck_status ck_foreign_mecha(const char *name, const char *text, size_t n, const ck_foreign *where,
                            ck_recipe *r, ck_error *err) {
     ck_recipe_init(r);
+    size_t good = ck_utf8_check((const unsigned char *)text, n);
+    if (good < n) return ck_fail(err, CK_INPUT, "%s: byte %zu: not UTF-8", name, good);
     if (memchr(text, 0, n)) return ck_fail(err, CK_INPUT, "%s: a zero byte", name);
     if (n > 1 << 20) return ck_fail(err, CK_INPUT, "%s: larger than 1 MiB", name);
     char *copy = ck_strndup(text, n);

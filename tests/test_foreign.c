@@ -329,6 +329,7 @@ static const struct {
     const char *text, *message;
 } mecha_mistakes[] = {
     {"", "r: has no instruction"},
+    {VERSION "model \"\xff\"", "r: byte 21: not UTF-8"},
     {"version 0.2.0\n", "r:1:9: version 0.2.0 of the format is not known"},
     {TWO VERSION, "r:4:1: the version must come first"},
     {VERSION "sing \"a\"", "r:2:1: 'sing' is no instruction"},
