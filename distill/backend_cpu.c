@@ -38,7 +38,8 @@ static ck_status prepare_cpu(const ck_backend *b, const ck_graph *g, ck_node n, 
     return done ? CK_OK : prepare_f32(b, g, n, kernel, err);
 }
 
-/* The same, with convolutions, products and attention of numbers rounded to bfloat16 on the way in. */
+/* The same, with convolutions, products and attention of numbers rounded to bfloat16 on the way in.
+ */
 static ck_status prepare_bf16(const ck_backend *b, const ck_graph *g, ck_node n, ck_kernel *kernel,
                               ck_error *err) {
     bool done;

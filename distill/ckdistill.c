@@ -4,7 +4,7 @@
 #include "merge/recipe.h"
 
 static const ck_tool *const tools[] = {
-    &ck_tool_sample, &ck_tool_info, &ck_tool_run,    &ck_tool_finetune,
+    &ck_tool_sample, &ck_tool_info, &ck_tool_run,    &ck_tool_finetune, &ck_tool_cache,
     &ck_tool_resume, &ck_tool_eval, &ck_tool_report, &ck_tool_methods,
 };
 enum { TOOLS = sizeof tools / sizeof *tools };

@@ -75,19 +75,20 @@ enum { BATCHES = 1000, NUMBERS = 2000 };
 
 double ck_distill_uniform(const ck_distill *d, uint32_t stream, size_t sample) {
     uint32_t words[4];
-    ck_philox(d->seed, (uint32_t)d->round, NUMBERS + stream, sample, words);
+    ck_philox(d->seed, (uint32_t)d->round, NUMBERS + stream, d->first + sample, words);
     return (double)(((uint64_t)words[0] << 21) ^ (words[1] >> 11)) * 0x1p-53;
 }
 
 double ck_distill_normal(const ck_distill *d, uint32_t stream, size_t sample) {
     float z[4];
-    ck_philox_normals(d->seed, (uint32_t)d->round, NUMBERS + 500 + stream, sample, z);
+    ck_philox_normals(d->seed, (uint32_t)d->round, NUMBERS + 500 + stream, d->first + sample, z);
     return z[0];
 }
 
 void ck_distill_noise(const ck_distill *d, uint32_t stream, float *noise) {
-    ck_philox_fill_normal(d->seed, (uint32_t)d->round, BATCHES + stream, 0,
-                          d->feeds[CK_FEED_NOISE].n, noise);
+    size_t n = d->feeds[CK_FEED_NOISE].n;
+    ck_philox_fill_normal(d->seed, (uint32_t)d->round, BATCHES + stream, d->first * (n / d->batch),
+                          n, noise);
 }
 
 ck_status ck_distill_own(ck_distill *d, size_t size, ck_error *err) {

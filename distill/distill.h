@@ -121,8 +121,9 @@ struct ck_distill {
     uint64_t round;       /* the batch that is being made: a step may be of several */
 
     const ck_process *process;
-    size_t batch;
-    ck_shape shape; /* of a batch of samples, N first */
+    size_t batch;        /* samples of the graph: all of a round, or this process's part of it */
+    size_t total, first; /* samples of a round, and which of them the graph's first is */
+    ck_shape shape;      /* of a batch of samples, N first */
     ck_network teacher, student, average, rival;
     ck_unet_config rival_config; /* if it is not the teacher's */
     ck_params *heads;            /* of a discriminator; or NULL */
@@ -165,7 +166,7 @@ void ck_point_set(ck_distill *d, ck_point *p, size_t sample, ck_moment m);
 /* After it is set: x0 of x is x there, whatever the network says. */
 void ck_point_keep(ck_distill *d, ck_point *p, size_t sample);
 
-/* Uniform in [0, 1) by seed, round, stream and sample. */
+/* Uniform in [0, 1) by seed, round, stream and sample (0 to batch - 1). */
 double ck_distill_uniform(const ck_distill *d, uint32_t stream, size_t sample);
 /* Normal with mean 0 and variance 1, the same way. */
 double ck_distill_normal(const ck_distill *d, uint32_t stream, size_t sample);

@@ -1,6 +1,7 @@
 /* Encoded data, see latents.h. */
 #include "distill/latents.h"
 
+#include "distill/cache.h"
 #include "io/os.h"
 
 #include <stdlib.h>
@@ -8,8 +9,9 @@
 
 struct ck_latents {
     const ck_encoding *e;
-    float *values; /* of all items */
-    size_t *at;    /* where an item's begin */
+    ck_cache *cache; /* or, without one: */
+    float *values;   /* of all items */
+    size_t *at;      /* where an item's begin */
 };
 
 static ck_status put(void *self, size_t item, const float *values, ck_error *err) {
@@ -33,11 +35,11 @@ static ck_status encode(ck_latents *l, ck_error *err) {
     return ck_encode(l->e, 0, put, l, err);
 }
 
-ck_status ck_latents_encode(const ck_encoding *e, ck_latents **out, ck_error *err) {
+static ck_status make(const ck_encoding *e, const char *cache, ck_latents **out, ck_error *err) {
     ck_latents *l = ck_alloc(sizeof *l);
     if (!l) return ck_fail_memory(err, "data");
     l->e = e;
-    ck_status s = encode(l, err);
+    ck_status s = cache ? ck_cache_open(e, cache, &l->cache, err) : encode(l, err);
     if (s != CK_OK)
         ck_latents_close(l);
     else
@@ -45,15 +47,24 @@ ck_status ck_latents_encode(const ck_encoding *e, ck_latents **out, ck_error *er
     return s;
 }
 
+ck_status ck_latents_encode(const ck_encoding *e, ck_latents **l, ck_error *err) {
+    return make(e, NULL, l, err);
+}
+
+ck_status ck_latents_open(const ck_encoding *e, const char *cache, ck_latents **l, ck_error *err) {
+    return make(e, cache, l, err);
+}
+
 void ck_latents_close(ck_latents *l) {
     if (!l) return;
+    ck_cache_close(l->cache);
     free(l->values);
     free(l->at);
     free(l);
 }
 
 ck_status ck_latents_read(const ck_latents *l, size_t item, float *values, ck_error *err) {
-    (void)err;
+    if (l->cache) return ck_cache_read(l->cache, item, values, err);
     memcpy(values, l->values + l->at[item], ck_encoding_size(l->e, item) * sizeof *values);
     return CK_OK;
 }

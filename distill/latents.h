@@ -15,9 +15,11 @@ typedef struct ck_latents ck_latents;
 
 /* Encodes everything now. e is borrowed. */
 ck_status ck_latents_encode(const ck_encoding *e, ck_latents **l, ck_error *err);
+/* Of a cache that was made of the same, see cache.h. */
+ck_status ck_latents_open(const ck_encoding *e, const char *cache, ck_latents **l, ck_error *err);
 void ck_latents_close(ck_latents *l); /* NULL is allowed */
 
-/* An item's numbers, ck_encoding_size of them. */
+/* An item's numbers, ck_encoding_size of them. From any thread. */
 ck_status ck_latents_read(const ck_latents *l, size_t item, float *values, ck_error *err);
 
 #endif

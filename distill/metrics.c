@@ -344,10 +344,10 @@ ck_status ck_checkerboard_off(ck_points points, double *share, ck_error *err) {
     return CK_OK;
 }
 
-void ck_checkerboard_fill(uint64_t seed, size_t count, float *values) {
+void ck_checkerboard_fill(uint64_t seed, size_t first, size_t count, float *values) {
     for (size_t i = 0; i < count; i++) {
         uint32_t words[4];
-        ck_philox(seed, 0, 0, i, words);
+        ck_philox(seed, 0, 0, first + i, words);
         unsigned column = words[2] % SQUARES, half = words[3] % (SQUARES / 2);
         unsigned row = 2 * half + column % 2;
         float side = 2.f / SQUARES;

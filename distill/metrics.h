@@ -100,7 +100,7 @@ ck_status ck_sharpness(ck_images images, double *sharpness, ck_error *err);
  * sum. The share of points that are anywhere else. */
 ck_status ck_checkerboard_off(ck_points points, double *share, ck_error *err);
 
-/* count points of it, at dim 2, the same for the same seed. */
-void ck_checkerboard_fill(uint64_t seed, size_t count, float *values);
+/* Points first to first + count - 1 of it, at dim 2, the same for the same seed. */
+void ck_checkerboard_fill(uint64_t seed, size_t first, size_t count, float *values);
 
 #endif

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RANK = 5 };
+enum { MAX_RANK = 5, HASH_BLOCK = 1 << 20 };
 
 typedef struct weight {
     char *name; /* without prefix */
@@ -415,6 +415,36 @@ ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err) {
         c->index_of[i] = p->index_of[i];
     *copy = c;
     return CK_OK;
+}
+
+static ck_status hash_tensor(const ck_params *p, const ck_tensor *t, void *block, ck_sha256 *sha,
+                             ck_error *err) {
+    char shape[128];
+    ck_sha256_update(sha, t->name, strlen(t->name) + 1);
+    ck_sha256_update(sha, ck_dtype_name(t->dtype), strlen(ck_dtype_name(t->dtype)) + 1);
+    ck_tensor_shape_text(t, shape, sizeof shape);
+    ck_sha256_update(sha, shape, strlen(shape) + 1);
+    for (uint64_t at = 0; at < t->nbytes; at += HASH_BLOCK) {
+        size_t n = t->nbytes - at < HASH_BLOCK ? (size_t)(t->nbytes - at) : HASH_BLOCK;
+        CK_TRY(ck_reader_read(p->source, t, at, block, n, err));
+        ck_sha256_update(sha, block, n);
+    }
+    return CK_OK;
+}
+
+ck_status ck_params_hash(const ck_params *p, char hex[CK_SHA256_HEX], ck_error *err) {
+    ck_sha256 *sha = ck_sha256_new();
+    void *block = ck_alloc(HASH_BLOCK);
+    ck_status s = sha && block ? CK_OK : ck_fail_memory(err, "weights");
+    for (size_t i = 0; p->source && i < ck_reader_count(p->source) && s == CK_OK; i++) {
+        const ck_tensor *t = ck_reader_tensor(p->source, i);
+        if (strncmp(t->name, p->prefix, strlen(p->prefix)) == 0)
+            s = hash_tensor(p, t, block, sha, err);
+    }
+    if (sha) ck_sha256_hex(sha, hex);
+    ck_sha256_free(sha);
+    free(block);
+    return s;
 }
 
 void ck_params_assign(ck_params *p, const ck_params *from) {

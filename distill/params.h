@@ -16,6 +16,7 @@
 #define CK_PARAMS_H
 
 #include "io/error.h"
+#include "io/hash.h"
 #include "io/reader.h"
 
 #include <stdbool.h>
@@ -68,6 +69,9 @@ ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err);
 /* Reads all weights that were asked for so far anew, from another checkpoint with the same names
  * and shapes. After a failure some may have been read. */
 ck_status ck_params_load(ck_params *p, const ck_reader *from, ck_error *err);
+
+/* The SHA-256 of the file's tensors that belong to p: names, types, shapes, bytes. */
+ck_status ck_params_hash(const ck_params *p, char hex[CK_SHA256_HEX], ck_error *err);
 
 /* Overwrites the weights of p with those of the same name and size in from. */
 void ck_params_assign(ck_params *p, const ck_params *from);

@@ -189,7 +189,7 @@ static ck_status step(ck_session *r, ck_error *err) {
     if ((m->promote && m->promote(&r->d)) || (m->anew && m->anew(&r->d)))
         ck_guard_forget(&r->guard);
     double rate = ck_rate_at(&r->rate, r->done) * pow(0.5, r->guard.rollbacks);
-    CK_TRY(ck_trainer_run(r->trainer, &r->task->data, &report, err));
+    CK_TRY(ck_trainer_run(r->trainer, &r->data, &report, err));
     switch (judge(r, &report)) {
     case CK_GUARD_OK:
         ck_trainer_update(r->trainer, rate);

@@ -208,6 +208,16 @@ static ck_status copy_networks(ck_session *r, ck_error *err) {
     return CK_OK;
 }
 
+static ck_status open_data(ck_session *r, ck_error *err) {
+    const ck_feed *f = r->d.feeds;
+    r->data = r->task->data;
+    if (!r->task->from_file) return CK_OK;
+    size_t context = r->d.context == CK_NONE ? 0 : f[CK_FEED_CONTEXT].n;
+    CK_TRY(ck_prefetch_new(&r->task->data, f[CK_FEED_X0].n, context, &r->prefetch, err));
+    r->data = ck_prefetch_data(r->prefetch);
+    return CK_OK;
+}
+
 ck_status ck_run_open(ck_session *r, ck_error *err) {
     const ck_backend *backend;
     size_t batch;
@@ -225,15 +235,18 @@ ck_status ck_run_open(ck_session *r, ck_error *err) {
     r->d.shape = r->task->shape;
     r->d.batch = batch;
     r->d.seed = r->seed;
+    r->d.total = batch;
     CK_TRY(choose_networks(r, err));
     CK_TRY(copy_networks(r, err));
     CK_TRY(ck_distill_build(&r->d, r->task->tokens, r->task->width, err));
     if (r->adapter.rank && !ck_params_count(r->factors))
         return ck_config_fail(r->config, "lora.targets", err, "no layer has such a name");
+    CK_TRY(open_data(r, err));
     return ck_trainer_new(&r->d, backend, &r->settings, &r->trainer, err);
 }
 
 void ck_run_close(ck_session *r) {
+    ck_prefetch_free(r->prefetch);
     ck_runlog_close(r->log);
     ck_trainer_free(r->trainer);
     ck_distill_clear(&r->d);

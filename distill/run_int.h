@@ -4,6 +4,7 @@
 
 #include "distill/checkpoint.h"
 #include "distill/guard.h"
+#include "distill/prefetch.h"
 #include "distill/rate.h"
 #include "distill/run.h"
 #include "distill/runlog.h"
@@ -25,6 +26,8 @@ typedef struct ck_session {
     ck_adapter adapter, rival_adapter; /* rank 0: whole networks are trained */
     ck_params *factors;                /* the student's, with an adapter */
     ck_distill d;
+    ck_data data;
+    ck_prefetch *prefetch; /* makes data ahead, or NULL */
     ck_trainer *trainer;
     ck_trainer_settings settings;
     size_t memory; /* bytes that training may take; 0: no limit */

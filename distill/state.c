@@ -147,14 +147,20 @@ static ck_status finish(ck_hdf5_file *f, ck_status status, ck_error *err) {
 
 ck_status ck_state_write(const char *path, const ck_state *s, ck_error *err) {
     ck_hdf5_file f;
-    CK_TRY(ck_hdf5_create(path, &f, err));
-    return finish(&f, write_all(&f, s, err), err);
+    ck_hdf5_lock();
+    ck_status status = ck_hdf5_create(path, &f, err);
+    if (status == CK_OK) status = finish(&f, write_all(&f, s, err), err);
+    ck_hdf5_unlock();
+    return status;
 }
 
 ck_status ck_state_read(const char *path, const ck_state *s, ck_error *err) {
     ck_hdf5_file f;
-    CK_TRY(ck_hdf5_open(path, &f, err));
-    return finish(&f, read_all(&f, s, err), err);
+    ck_hdf5_lock();
+    ck_status status = ck_hdf5_open(path, &f, err);
+    if (status == CK_OK) status = finish(&f, read_all(&f, s, err), err);
+    ck_hdf5_unlock();
+    return status;
 }
 
 #else

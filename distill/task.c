@@ -27,14 +27,20 @@ ck_walk ck_walk_named(const char *name) {
     return walk;
 }
 
-ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, size_t batch,
-                       ck_task **out, ck_error *err) {
+static ck_status new_task(ck_config *c, const ck_backend *backend, ck_task **t, ck_error *err) {
     size_t kind;
     CK_TRY(ck_config_choice(c, "task", TASKS, 0, &kind, err));
-    ck_task *t = ck_alloc(sizeof *t);
-    if (!t) return ck_fail_memory(err, "a task");
-    t->kind = kinds[kind];
-    t->backend = backend;
+    *t = ck_alloc(sizeof **t);
+    if (!*t) return ck_fail_memory(err, "a task");
+    (*t)->kind = kinds[kind];
+    (*t)->backend = backend;
+    return CK_OK;
+}
+
+ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, size_t batch,
+                       ck_task **out, ck_error *err) {
+    ck_task *t;
+    CK_TRY(new_task(c, backend, &t, err));
     t->seed = seed;
     t->shape.d[0] = (int64_t)batch;
     ck_status s = t->kind->open(t, c, err);
@@ -42,6 +48,16 @@ ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, s
         ck_task_close(t);
     else
         *out = t;
+    return s;
+}
+
+ck_status ck_task_cache(ck_config *c, const ck_backend *backend, ck_error *err) {
+    ck_task *t;
+    CK_TRY(new_task(c, backend, &t, err));
+    ck_status s = t->kind->cache
+                      ? t->kind->cache(t, c, err)
+                      : ck_fail(err, CK_USAGE, "task '%s' has nothing to cache", t->kind->name);
+    ck_task_close(t);
     return s;
 }
 

@@ -45,6 +45,9 @@ typedef struct ck_task_kind {
     ck_status (*judge)(ck_task *t, const ck_network *n, ck_row *row, ck_image *pictures,
                        ck_error *err);
     bool pictures; /* makes them */
+    /* Puts what training reads into the file that the config names, of a task that is only made for
+     * this. NULL: there is nothing to put. */
+    ck_status (*cache)(ck_task *t, ck_config *c, ck_error *err);
     /* The weights as a checkpoint of the teacher's layout, with these metadata added. */
     ck_status (*export)(ck_task *t, const ck_params *weights, const char *path, ck_dtype dtype,
                         const ck_meta *facts, size_t count, ck_error *err);
@@ -61,6 +64,7 @@ struct ck_task {
     ck_network student; /* begins as the teacher unless the config says otherwise */
     ck_data data;
     bool has_data;        /* not only captions */
+    bool from_file;       /* data takes time to read: better ahead */
     size_t teacher_steps; /* "many": those of the teacher's best row */
     ck_walk teacher_walk;
     void *own;
@@ -68,6 +72,8 @@ struct ck_task {
 
 ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, size_t batch,
                        ck_task **t, ck_error *err);
+/* `ckdistill cache`: CK_USAGE where the task has no such thing. */
+ck_status ck_task_cache(ck_config *c, const ck_backend *backend, ck_error *err);
 void ck_task_close(ck_task *t); /* NULL is allowed */
 
 /* Table of tasks; NULL past the last. */

@@ -21,12 +21,11 @@ static const double DATA = 0.5;
 /* Streams of the seed of data apart from those of training. */
 enum { DATA_STREAM = 1 };
 
-static ck_status batch(void *self, const ck_distill *d, float *x0, float *context,
-                       float *no_context, ck_error *err) {
-    (void)self, (void)context, (void)no_context, (void)err;
+static ck_status batch(void *self, const ck_batch *b, ck_error *err) {
+    (void)self, (void)err;
     uint32_t words[4];
-    ck_philox(d->seed, (uint32_t)d->round, DATA_STREAM, 0, words);
-    ck_checkerboard_fill((uint64_t)words[0] << 32 | words[1], d->batch, x0);
+    ck_philox(b->seed, (uint32_t)b->round, DATA_STREAM, 0, words);
+    ck_checkerboard_fill((uint64_t)words[0] << 32 | words[1], b->first, b->count, b->x0);
     return CK_OK;
 }
 
@@ -76,7 +75,7 @@ static ck_status sample(ck_task *t, const ck_network *n, const ck_row *row, floa
 static ck_status measure(const ck_task *t, const float *points, float *real, ck_row *row,
                          ck_error *err) {
     ck_points made = {points, POINTS, 2}, data = {real, POINTS, 2};
-    ck_checkerboard_fill(t->seed ^ 0x5eed, POINTS, real);
+    ck_checkerboard_fill(t->seed ^ 0x5eed, 0, POINTS, real);
     row->names[0] = "swd", row->names[1] = "off";
     row->count = 2;
     row->samples = POINTS;

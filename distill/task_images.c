@@ -23,6 +23,7 @@
  * for what they were asked to be; diversity, the distance of samples of one caption; sharpness;
  * psnr, how near samples are to the teacher's of the same noise; ms, milliseconds a sample.
  */
+#include "distill/cache.h"
 #include "distill/export.h"
 #include "distill/images_int.h"
 #include "distill/shrink.h"
@@ -143,20 +144,20 @@ static ck_status find_sizes(ck_task *t, ck_config *c, ck_error *err) {
     return CK_OK;
 }
 
-static ck_status batch(void *self, const ck_distill *d, float *x0, float *context,
-                       float *no_context, ck_error *err) {
+static ck_status batch(void *self, const ck_batch *b, ck_error *err) {
     const own *o = self;
-    for (size_t i = 0; i < d->batch; i++) {
-        size_t at = (size_t)ck_shuffle(d->seed, o->captions, d->round * d->batch + i);
+    for (size_t i = 0; i < b->count; i++) {
+        uint64_t position = b->round * b->total + b->first + i;
+        size_t at = (size_t)ck_shuffle(b->seed, o->captions, position);
         uint32_t words[4];
-        ck_philox(d->seed, (uint32_t)d->round, DROP_STREAM, i, words);
+        ck_philox(b->seed, (uint32_t)b->round, DROP_STREAM, b->first + i, words);
         /* (With one bucket a sample's number is its place in it.) */
         if (o->data)
             CK_TRY(ck_latents_read(o->latents, ck_encoding_image(&o->encoding, 0, at),
-                                   x0 + i * o->latent, err));
+                                   b->x0 + i * o->latent, err));
         size_t caption = ck_philox_uniform(words[0]) < o->drop ? 0 : o->buckets.caption_of[at];
-        CK_TRY(ck_latents_read(o->latents, caption, context + i * o->text, err));
-        CK_TRY(ck_latents_read(o->latents, 0, no_context + i * o->text, err));
+        CK_TRY(ck_latents_read(o->latents, caption, b->context + i * o->text, err));
+        CK_TRY(ck_latents_read(o->latents, 0, b->no_context + i * o->text, err));
     }
     return CK_OK;
 }
@@ -251,21 +252,55 @@ static ck_status open_student(ck_task *t, ck_config *c, const char *path, int64_
                : CK_OK;
 }
 
-static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
+/* What an encoding needs: the model and the lists of images and captions. */
+static ck_status open_source(ck_task *t, ck_config *c, const char *const *names, size_t name_count,
+                             ck_error *err) {
     own *o = t->own = ck_alloc(sizeof *o);
     if (!o) return ck_fail_memory(err, "a task");
-    const char *teacher, *student, *const *names;
+    const char *teacher;
+    CK_TRY(ck_config_path(c, "teacher", &teacher, err));
+    if (!teacher) return ck_config_fail(c, "teacher", err, "the folder of a model is needed");
+    CK_TRY(ck_model_open(teacher, NULL, &o->model, err));
+    o->folder = teacher;
+    CK_TRY(find_sizes(t, c, err));
+    CK_TRY(open_data(o, c, names, name_count, err));
+    o->encoding.data = o->data;
+    t->has_data = o->data;
+    return CK_OK;
+}
+
+static ck_status read_cache(ck_config *c, const char **path, ck_dtype *dtype, ck_error *err) {
+    size_t half;
+    CK_TRY(ck_config_path(c, "data.cache", path, err));
+    CK_TRY(ck_config_choice(c, "data.cache_dtype", "f32|f16", 0, &half, err));
+    *dtype = half ? CK_F16 : CK_F32;
+    return CK_OK;
+}
+
+static ck_status make_cache(ck_task *t, ck_config *c, ck_error *err) {
+    const char *path, *const *names;
+    size_t name_count;
+    ck_dtype dtype;
+    CK_TRY(ck_config_texts(c, "data.names", NULL, 0, &names, &name_count, err));
+    CK_TRY(read_cache(c, &path, &dtype, err));
+    if (!path) return ck_config_fail(c, "data.cache", err, "the file to make is needed");
+    CK_TRY(open_source(t, c, names, name_count, err));
+    return ck_cache_make(&of(t)->encoding, path, dtype, err);
+}
+
+static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
+    const char *student, *cache, *const *names;
     size_t name_count;
     uint64_t guidance;
     bool checkpoint;
-    CK_TRY(ck_config_path(c, "teacher", &teacher, err));
+    ck_dtype dtype;
     CK_TRY(ck_config_path(c, "student", &student, err));
     CK_TRY(ck_config_bool(c, "checkpointing", false, &checkpoint, err));
     CK_TRY(ck_config_count(c, "guidance_width", 0, 2, 4096, &guidance, err));
     CK_TRY(ck_config_texts(c, "data.names", NULL, 0, &names, &name_count, err));
-    if (!teacher) return ck_config_fail(c, "teacher", err, "the folder of a model is needed");
-    CK_TRY(ck_model_open(teacher, NULL, &o->model, err));
-    o->folder = teacher;
+    CK_TRY(read_cache(c, &cache, &dtype, err));
+    CK_TRY(open_source(t, c, names, name_count, err));
+    own *o = of(t);
     o->model.unet_config.checkpoint = checkpoint;
     if (o->model.kind != CK_MODEL_UNET || o->model.unet_config.added_time)
         return ck_config_fail(c, "teacher", err,
@@ -274,11 +309,9 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     t->teacher_steps = 25;
     t->teacher_walk = CK_WALK_DDIM;
     CK_TRY(ck_process_new(&o->model.schedule, &t->process, err));
-    CK_TRY(find_sizes(t, c, err));
-    CK_TRY(open_data(o, c, names, name_count, err));
-    o->encoding.data = o->data;
-    t->has_data = o->data;
-    CK_TRY(ck_latents_encode(&o->encoding, &o->latents, err));
+    t->from_file = cache;
+    CK_TRY(cache ? ck_latents_open(&o->encoding, cache, &o->latents, err)
+                 : ck_latents_encode(&o->encoding, &o->latents, err));
     CK_TRY(open_evaluation(t, c, names, name_count, err));
     t->teacher = (ck_network){.params = o->model.unet, .unet = &o->model.unet_config};
     o->model.unet = NULL; /* the task's from here on */
@@ -329,5 +362,6 @@ const ck_task_kind ck_task_images = {
     .close = close_task,
     .judge = ck_images__judge,
     .pictures = true,
+    .cache = make_cache,
     .export = export,
 };

@@ -4,7 +4,7 @@
 
 #include "merge/tool.h"
 
-extern const ck_tool ck_tool_info, ck_tool_finetune, ck_tool_report;
+extern const ck_tool ck_tool_cache, ck_tool_info, ck_tool_finetune, ck_tool_report;
 extern const ck_tool ck_tool_sample, ck_tool_run, ck_tool_resume, ck_tool_eval, ck_tool_methods;
 
 #endif

@@ -214,10 +214,17 @@ static ck_status run_part(ck_trainer *t, work *w, double *loss, ck_error *err) {
 
 static ck_status fill(ck_trainer *t, const ck_data *data, ck_error *err) {
     ck_distill *d = t->d;
-    float *context = d->context == CK_NONE ? NULL : d->feeds[CK_FEED_CONTEXT].value;
-    float *none = d->context == CK_NONE ? NULL : d->feeds[CK_FEED_NO_CONTEXT].value;
+    bool text = d->context != CK_NONE;
+    ck_batch b = {.seed = d->seed,
+                  .round = d->round,
+                  .total = d->total,
+                  .first = d->first,
+                  .count = d->batch,
+                  .x0 = d->feeds[CK_FEED_X0].value,
+                  .context = text ? d->feeds[CK_FEED_CONTEXT].value : NULL,
+                  .no_context = text ? d->feeds[CK_FEED_NO_CONTEXT].value : NULL};
     ck_distill_noise(d, 0, d->feeds[CK_FEED_NOISE].value);
-    CK_TRY(data->batch(data->self, d, d->feeds[CK_FEED_X0].value, context, none, err));
+    CK_TRY(data->batch(data->self, &b, err));
     d->method->draw(d);
     return CK_OK;
 }

@@ -31,13 +31,21 @@ typedef struct ck_trainer_settings {
     double rival;      /* the rival's rate is so many times the student's */
 } ck_trainer_settings;
 
+/* A part of the samples of a round, and where they go: all of them, unless several processes share
+ * the work. */
+typedef struct ck_batch {
+    uint64_t seed, round;
+    size_t total;                /* samples of the round */
+    size_t first, count;         /* those that are wanted */
+    float *x0;                   /* data of d->shape */
+    float *context, *no_context; /* of their captions, of the empty one; NULL: none are taken */
+} ck_batch;
+
 /* Where batches come from. */
 typedef struct ck_data {
     void *self;
-    /* Data and captions of d->round to x0 (of d->shape), context and no_context (both NULL where
-     * the network takes none). The same round gives the same batch. NULL: the method needs none. */
-    ck_status (*batch)(void *self, const ck_distill *d, float *x0, float *context,
-                       float *no_context, ck_error *err);
+    /* The same seed, round and place give the same sample. */
+    ck_status (*batch)(void *self, const ck_batch *b, ck_error *err);
 } ck_data;
 
 typedef struct ck_trainer_report {

@@ -9,6 +9,7 @@
 #endif
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,6 +121,18 @@ static const H5FD_class_t driver = {
     .truncate = driver_truncate,
     .fl_map = H5FD_FLMAP_DICHOTOMY,
 };
+
+/* ---- Threads ---- */
+
+static pthread_mutex_t library = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+
+void ck_hdf5_lock(void) {
+    pthread_mutex_lock(&library);
+}
+
+void ck_hdf5_unlock(void) {
+    pthread_mutex_unlock(&library);
+}
 
 /* ---- Failures ---- */
 

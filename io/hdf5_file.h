@@ -39,6 +39,11 @@ typedef struct ck_hdf5_file {
     void *print_context;
 } ck_hdf5_file;
 
+/* The library is not made for threads: whoever uses it, from create or open on to close, and every
+ * time in between when the file stays open longer, does so between these two. May be nested. */
+void ck_hdf5_lock(void);
+void ck_hdf5_unlock(void);
+
 /* A new file, in the place of one that may be there. path is borrowed and f stays where it is until
  * it is closed. */
 ck_status ck_hdf5_create(const char *path, ck_hdf5_file *f, ck_error *err);

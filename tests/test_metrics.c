@@ -274,8 +274,8 @@ static void test_checkerboard(void **state) {
     enum { N = 20480 };
     float *x = malloc(2 * N * sizeof *x), *y = malloc(2 * N * sizeof *y);
     assert_true(x && y);
-    ck_checkerboard_fill(1, N, x);
-    ck_checkerboard_fill(2, N, y);
+    ck_checkerboard_fill(1, 0, N, x);
+    ck_checkerboard_fill(2, 0, N, y);
     ck_points a = {x, N, 2}, b = {y, N, 2};
     MUST(ck_checkerboard_off(a, &share, err));
     assert_true(share == 0);

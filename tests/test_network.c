@@ -69,12 +69,11 @@ static bool same(float *a, float *b) {
 }
 
 /* Fixed data and captions. */
-static ck_status batch(void *self, const ck_distill *d, float *x0, float *context,
-                       float *no_context, ck_error *e) {
+static ck_status batch(void *self, const ck_batch *b, ck_error *e) {
     (void)self, (void)e;
-    ck_philox_fill_normal(1, (uint32_t)d->round, 1, 0, SIZE, x0);
-    ck_philox_fill_normal(1, (uint32_t)d->round, 2, 0, N * TOKENS * WIDTH, context);
-    memset(no_context, 0, N * TOKENS * WIDTH * sizeof *no_context);
+    ck_philox_fill_normal(1, (uint32_t)b->round, 1, 0, SIZE, b->x0);
+    ck_philox_fill_normal(1, (uint32_t)b->round, 2, 0, N * TOKENS * WIDTH, b->context);
+    memset(b->no_context, 0, N * TOKENS * WIDTH * sizeof *b->no_context);
     return CK_OK;
 }
 
@@ -95,6 +94,7 @@ static void begin(training *t, const char *method, ck_network teacher, ck_networ
                         .steps = 10,
                         .process = t->process,
                         .batch = N,
+                        .total = N,
                         .shape = CK_SHAPE(N, SIDE, SIDE, CHANNELS),
                         .teacher = teacher,
                         .student = student};
