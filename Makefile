@@ -128,10 +128,13 @@ found:
 
 # ---- Packages ----
 
-.PHONY: deps deps-clang deps-valgrind
+.PHONY: deps deps-mpi deps-clang deps-valgrind
 deps:
 	@tests/deps.sh
 	@tests/onednn.sh
+# (Only tests need it: programs load it when mpirun starts them.)
+deps-mpi:
+	@tests/deps.sh openmpi-bin
 deps-clang:
 	@tests/deps.sh clang libclang-rt-dev libomp-dev
 deps-valgrind:
@@ -142,7 +145,7 @@ deps-valgrind:
 .PHONY: programs-and-tests test check
 programs-and-tests: $(PROGRAMS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/tests/%)
 
-test: deps
+test: deps deps-mpi
 	@$(MAKE) --no-print-directory check
 
 # `test` without the installation of packages.

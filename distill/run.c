@@ -27,7 +27,7 @@ static double now(void) {
 
 static void say(const ck_session *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void say(const ck_session *r, const char *format, ...) {
-    if (r->options->quiet) return;
+    if (r->options->quiet || r->world.rank) return;
     va_list args;
     va_start(args, format);
     vfprintf(stderr, format, args);
@@ -42,27 +42,54 @@ static void describe(const ck_session *r) {
         "%s on %s, batch %zu x %zu, %llu steps; %.2f million parameters trained%s; memory: %s for "
         "a "
         "step, %s for weights\n",
-        r->d.method->name, r->task->kind->name, r->d.batch, r->settings.accumulate,
+        r->d.method->name, r->task->kind->name, r->d.total, r->settings.accumulate,
         (unsigned long long)r->d.steps, (double)ck_trainer_trained(r->trainer) / 1e6,
         r->adapter.rank ? ", of a LoRA" : "", arena, held);
 }
 
+/* The number after a word in a file of the system's, such as "VmRSS:", in KiB there, in bytes here;
+ * 0 where the system does not say. */
+static double memory_of(const char *path, const char *word) {
+    char line[256];
+    double kib = 0;
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, word, strlen(word)) == 0) kib = strtod(line + strlen(word), NULL);
+    if (f) fclose(f);
+    return kib * 1024;
+}
+
+/* A step's seconds, of those since the start that were steps and nothing else. */
+static double seconds_each(const ck_session *r) {
+    return r->stepped ? r->stepping / (double)r->stepped : 0;
+}
+
+static double samples_each_second(const ck_session *r) {
+    return (double)(r->d.total * r->settings.accumulate) / fmax(seconds_each(r), 1e-9);
+}
+
+static const char *clock_text(char text[32], double seconds) {
+    snprintf(text, 32, "%02d:%02d:%02d", (int)(seconds / 3600), (int)(seconds / 60) % 60,
+             (int)seconds % 60);
+    return text;
+}
+
 /* On a terminal a line that is redrawn, elsewhere one line a log entry. */
-static void show(const ck_session *r, const ck_trainer_report *report, double rate) {
-    if (r->options->quiet) return;
-    double seconds = now() - r->began, steps = (double)(r->done - r->began_done);
-    double left = steps > 0 ? seconds / steps * (double)(r->d.steps - r->done) : 0;
-    double each = steps * (double)(r->d.batch * r->settings.accumulate) / fmax(seconds, 1e-9);
+static void show(const ck_session *r, const ck_trainer_report *report, double rate, double memory) {
+    if (r->options->quiet || r->world.rank) return;
+    char left[32], bytes[32];
     bool terminal = isatty(STDERR_FILENO);
-    fprintf(
-        stderr,
-        "%sstep %llu/%llu  loss %.5g  grad %.3g  rate %.3g  %.0f samples/s  %02d:%02d:%02d left%s",
-        terminal ? "\r" : "", (unsigned long long)r->done, (unsigned long long)r->d.steps,
-        report->loss, report->norm, rate, each, (int)(left / 3600), (int)(left / 60) % 60,
-        (int)left % 60, terminal ? "\x1b[K" : "\n");
+    fprintf(stderr,
+            "%sstep %llu/%llu  loss %.5g  grad %.3g  rate %.3g  %.0f samples/s  %s  %s left%s",
+            terminal ? "\r" : "", (unsigned long long)r->done, (unsigned long long)r->d.steps,
+            report->loss, report->norm, rate, samples_each_second(r),
+            ck_format_bytes(bytes, sizeof bytes, (uint64_t)memory),
+            clock_text(left, seconds_each(r) * (double)(r->d.steps - r->done)),
+            terminal ? "\x1b[K" : "\n");
 }
 
 static ck_status event(ck_session *r, const char *name, const char *text, ck_error *err) {
+    if (r->world.rank) return CK_OK;
     return ck_runlog_append(r->log, &(ck_log_record){.step = r->done, .event = name, .text = text},
                             err);
 }
@@ -110,13 +137,18 @@ static ck_status gather(ck_session *r, saved *s, ck_error *err) {
     return CK_OK;
 }
 
+static ck_status write_checkpoint(ck_session *r, const saved *s, ck_error *err) {
+    CK_TRY(ck_checkpoint_save(r->folder, r->done, &s->what, err));
+    CK_TRY(ck_checkpoint_rotate(r->folder, &r->keep, err));
+    return event(r, "saved", NULL, err);
+}
+
 static ck_status save(ck_session *r, ck_error *err) {
     saved s;
     CK_TRY(gather(r, &s, err));
+    CK_TRY(ck_trainer_collect(r->trainer, err));
     r->rollbacks = r->guard.rollbacks;
-    CK_TRY(ck_checkpoint_save(r->folder, r->done, &s.what, err));
-    CK_TRY(ck_checkpoint_rotate(r->folder, &r->keep, err));
-    return event(r, "saved", NULL, err);
+    return ck_world_agree(&r->world, r->world.rank ? CK_OK : write_checkpoint(r, &s, err), err);
 }
 
 /* After a rollback everything random is drawn anew, and slower. */
@@ -125,14 +157,42 @@ static void set_rollbacks(ck_session *r, double rollbacks) {
     r->d.seed = r->seed + (uint64_t)rollbacks * 0x9e3779b97f4a7c15u;
 }
 
+static ck_status read_checkpoint(ck_session *r, const saved *s, ck_error *err) {
+    ck_checkpoint_found found;
+    CK_TRY(ck_checkpoint_load(r->folder, &s->what, &found, err));
+    if (found.warning[0]) say(r, "%s\n", found.warning);
+    return CK_OK;
+}
+
+/* What process 0 has loaded, to all. */
+static ck_status send_loaded(ck_session *r, const saved *s, ck_error *err) {
+    for (size_t i = 0; i < s->count; i++)
+        for (size_t k = 0; k < ck_params_count(s->weights[i].params); k++)
+            CK_TRY(ck_world_send(&r->world, ck_params_data(s->weights[i].params, k),
+                                 ck_params_elements(s->weights[i].params, k) * sizeof(float), err));
+    for (size_t i = 0; i < s->what.state.count_count; i++)
+        CK_TRY(ck_world_send(&r->world, s->counts[i].value, sizeof *s->counts[i].value, err));
+    for (size_t i = 0; i < s->what.state.number_count; i++)
+        CK_TRY(ck_world_send(&r->world, s->numbers[i].value, sizeof *s->numbers[i].value, err));
+    return ck_trainer_deal(r->trainer, err);
+}
+
 static ck_status load(ck_session *r, ck_error *err) {
     saved s;
-    ck_checkpoint_found found;
     CK_TRY(gather(r, &s, err));
-    CK_TRY(ck_checkpoint_load(r->folder, &s.what, &found, err));
-    if (found.warning[0]) say(r, "%s\n", found.warning);
+    CK_TRY(ck_world_agree(&r->world, r->world.rank ? CK_OK : read_checkpoint(r, &s, err), err));
+    CK_TRY(send_loaded(r, &s, err));
     set_rollbacks(r, r->rollbacks);
     return CK_OK;
+}
+
+static ck_status open_log(ck_session *r, ck_error *err) {
+    if (r->world.rank) return CK_OK;
+    char *path = ck_run_path(r, "log.jsonl");
+    if (!path) return ck_fail_memory(err, r->folder);
+    ck_status s = ck_runlog_open(path, r->done, &r->log, err);
+    free(path);
+    return s;
 }
 
 static ck_status roll_back(ck_session *r, const char *why, ck_error *err) {
@@ -145,30 +205,26 @@ static ck_status roll_back(ck_session *r, const char *why, ck_error *err) {
         (unsigned long long)from, why, (unsigned long long)r->done);
     ck_runlog_close(r->log);
     r->log = NULL;
-    char *path = ck_run_path(r, "log.jsonl");
-    if (!path) return ck_fail_memory(err, r->folder);
-    ck_status s = ck_runlog_open(path, r->done, &r->log, err);
-    free(path);
-    return s;
+    return open_log(r, err);
 }
 
 /* ---- A step ---- */
 
 static ck_status log_step(ck_session *r, const ck_trainer_report *report, double rate,
                           ck_error *err) {
-    double seconds = now() - r->began, steps = (double)(r->done - r->began_done);
-    ck_log_value values[6] = {
-        {"loss", report->loss},
-        {"grad_norm", report->norm},
-        {"lr", rate},
-        {"samples_per_s", steps * (double)(r->d.batch * r->settings.accumulate) / seconds},
+    double memory = memory_of("/proc/self/status", "VmRSS:");
+    ck_log_value values[7] = {
+        {"loss", report->loss}, {"grad_norm", report->norm},
+        {"lr", rate},           {"samples_per_s", samples_each_second(r)},
+        {"memory", memory},
     };
-    size_t count = 4;
+    size_t count = 5;
     if (r->d.part_count > 1) {
         values[count++] = (ck_log_value){"rival_loss", report->rival_loss};
         values[count++] = (ck_log_value){"rival_grad_norm", report->rival_norm};
     }
-    show(r, report, rate);
+    show(r, report, rate, memory);
+    if (r->world.rank) return CK_OK;
     return ck_runlog_append(
         r->log, &(ck_log_record){.step = r->done, .values = values, .count = count}, err);
 }
@@ -189,10 +245,11 @@ static ck_status step(ck_session *r, ck_error *err) {
     if ((m->promote && m->promote(&r->d)) || (m->anew && m->anew(&r->d)))
         ck_guard_forget(&r->guard);
     double rate = ck_rate_at(&r->rate, r->done) * pow(0.5, r->guard.rollbacks);
+    double start = now();
     CK_TRY(ck_trainer_run(r->trainer, &r->data, &report, err));
     switch (judge(r, &report)) {
     case CK_GUARD_OK:
-        ck_trainer_update(r->trainer, rate);
+        CK_TRY(ck_trainer_update(r->trainer, rate, err));
         break;
     case CK_GUARD_SKIP:
         CK_TRY(event(r, "nan", "the loss or its gradient is no number; step left out", err));
@@ -206,6 +263,8 @@ static ck_status step(ck_session *r, ck_error *err) {
                        r->folder);
     }
     r->done++;
+    r->stepped++;
+    r->stepping += now() - start;
     /* Where the student has no turn, its last loss is shown. */
     if (isfinite(report.loss)) r->loss = report.loss, r->norm = report.norm;
     report.loss = r->loss, report.norm = r->norm;
@@ -221,24 +280,29 @@ static ck_status stop(ck_session *r, ck_error *err) {
                    (unsigned long long)r->done, r->folder);
 }
 
+/* Process 0 alone judges; the others wait. */
+static ck_status judge_run(ck_session *r, ck_error *err) {
+    return ck_world_agree(&r->world, r->world.rank ? CK_OK : ck_run_judge(r, err), err);
+}
+
 static ck_status loop(ck_session *r, ck_error *err) {
     r->loss = r->norm = NAN;
     r->began = now();
-    r->began_done = r->done;
     while (r->done < r->d.steps) {
         uint64_t before = r->done;
         CK_TRY(step(r, err));
-        if (ck_interrupt_asked()) return stop(r, err);
+        bool asked;
+        CK_TRY(ck_world_any(&r->world, ck_interrupt_asked(), &asked, err));
+        if (asked) return stop(r, err);
         if (r->done <= before || r->done == r->d.steps) continue;
         bool judged = r->evaluate_every && r->done % r->evaluate_every == 0;
         if (judged || r->done % r->save_every == 0) CK_TRY(save(r, err));
-        if (judged) CK_TRY(ck_run_judge(r, err));
+        if (judged) CK_TRY(judge_run(r, err));
     }
     return CK_OK;
 }
 
-static ck_status finish(ck_session *r, ck_error *err) {
-    CK_TRY(save(r, err));
+static ck_status write_results(ck_session *r, ck_error *err) {
     CK_TRY(ck_run_export(r, err));
     CK_TRY(ck_run_describe(r, now() - r->began, err));
     CK_TRY(ck_run_judge(r, err));
@@ -248,6 +312,11 @@ static ck_status finish(ck_session *r, ck_error *err) {
     return CK_OK;
 }
 
+static ck_status finish(ck_session *r, ck_error *err) {
+    CK_TRY(save(r, err));
+    return ck_world_agree(&r->world, r->world.rank ? CK_OK : write_results(r, err), err);
+}
+
 static ck_status go(ck_session *r, ck_error *err) {
     ck_interrupt_begin("\nfinishing this step, then saving; once more stops at once\n");
     ck_status s = loop(r, err);
@@ -255,7 +324,42 @@ static ck_status go(ck_session *r, ck_error *err) {
     return s == CK_OK ? finish(r, err) : s;
 }
 
+/* ---- Dry runs ---- */
+
+/* The second and third step, on the clock: the first one makes everything ready. */
+static ck_status estimate(ck_session *r, ck_error *err) {
+    enum { TIMED = 2 };
+    char text[32];
+    double need = (double)(ck_trainer_peak(r->trainer) + ck_trainer_held(r->trainer));
+    double there = memory_of("/proc/meminfo", "MemAvailable:"), start = 0;
+    if (there > 0 && need > there) {
+        ck_format_bytes(text, sizeof text, (uint64_t)there);
+        say(r, "this machine has %s to give: too little for it, so that no step was timed\n", text);
+        return CK_OK;
+    }
+    CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
+    for (int i = 0; i <= TIMED; i++) {
+        ck_trainer_report report;
+        if (i == 1) start = now();
+        r->d.step = (uint64_t)i;
+        CK_TRY(ck_trainer_run(r->trainer, &r->data, &report, err));
+        CK_TRY(ck_trainer_update(r->trainer, 0, err));
+    }
+    double each = (now() - start) / TIMED;
+    say(r, "%.3g s a step, %.3g samples/s: %s for all steps, without evaluations\n", each,
+        (double)(r->d.total * r->settings.accumulate) / each,
+        clock_text(text, each * (double)r->d.steps));
+    return CK_OK;
+}
+
 /* ---- Starting ---- */
+
+/* After an error the other processes are not waited for: mpirun ends them. */
+static ck_status close_session(ck_session *r, ck_status status) {
+    ck_run_close(r);
+    if (status == CK_OK || status == CK_CANCELLED) ck_world_close(&r->world);
+    return status;
+}
 
 static ck_status make_folder(const char *path, bool force, ck_error *err) {
     if (mkdir(path, 0777) == 0) return CK_OK;
@@ -281,22 +385,19 @@ static ck_status write_config(const ck_session *r, ck_error *err) {
     return s;
 }
 
-static ck_status open_log(ck_session *r, ck_error *err) {
-    char *path = ck_run_path(r, "log.jsonl");
-    if (!path) return ck_fail_memory(err, r->folder);
-    ck_status s = ck_runlog_open(path, r->done, &r->log, err);
-    free(path);
-    return s;
+static ck_status make_run(ck_session *r, ck_error *err) {
+    CK_TRY(make_folder(r->folder, r->options->force, err));
+    CK_TRY(write_config(r, err));
+    return open_log(r, err);
 }
 
 static ck_status start(ck_session *r, ck_error *err) {
+    CK_TRY(ck_world_open(&r->world, err));
     CK_TRY(ck_run_open(r, err));
     describe(r);
-    if (r->options->dry_run) return CK_OK;
-    CK_TRY(make_folder(r->folder, r->options->force, err));
+    if (r->options->dry_run) return estimate(r, err);
     CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
-    CK_TRY(write_config(r, err));
-    CK_TRY(open_log(r, err));
+    CK_TRY(ck_world_agree(&r->world, r->world.rank ? CK_OK : make_run(r, err), err));
     CK_TRY(event(r, "started", NULL, err));
     /* So that there is something to go back to from the first step on. */
     CK_TRY(save(r, err));
@@ -307,14 +408,13 @@ ck_status ck_run_start(const char *config, const char *const *sets, size_t set_c
                        const char *folder, const ck_run_options *options, ck_error *err) {
     ck_session r = {.folder = folder, .options = options};
     CK_TRY(ck_config_load(config, sets, set_count, &r.config, err));
-    ck_status s = start(&r, err);
-    ck_run_close(&r);
-    return s;
+    return close_session(&r, start(&r, err));
 }
 
 /* ---- Going on ---- */
 
 static ck_status reopen(ck_session *r, ck_error *err) {
+    CK_TRY(ck_world_open(&r->world, err));
     char *path = ck_run_path(r, "config.json");
     if (!path) return ck_fail_memory(err, r->folder);
     ck_status s = ck_config_load(path, NULL, 0, &r->config, err);
@@ -322,7 +422,7 @@ static ck_status reopen(ck_session *r, ck_error *err) {
     CK_TRY(s);
     CK_TRY(ck_run_open(r, err));
     describe(r);
-    if (r->options->dry_run) return CK_OK;
+    if (r->options->dry_run) return estimate(r, err);
     CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
     return load(r, err);
 }
@@ -338,21 +438,17 @@ static ck_status resume(ck_session *r, ck_error *err) {
 
 ck_status ck_run_resume(const char *folder, const ck_run_options *options, ck_error *err) {
     ck_session r = {.folder = folder, .options = options};
-    ck_status s = resume(&r, err);
-    ck_run_close(&r);
-    return s;
+    return close_session(&r, resume(&r, err));
 }
 
 static ck_status evaluate(ck_session *r, ck_error *err) {
     CK_TRY(reopen(r, err));
     if (r->options->dry_run) return CK_OK;
     CK_TRY(open_log(r, err));
-    return ck_run_judge(r, err);
+    return judge_run(r, err);
 }
 
 ck_status ck_run_evaluate(const char *folder, const ck_run_options *options, ck_error *err) {
     ck_session r = {.folder = folder, .options = options};
-    ck_status s = evaluate(&r, err);
-    ck_run_close(&r);
-    return s;
+    return close_session(&r, evaluate(&r, err));
 }

@@ -221,9 +221,14 @@ static ck_status open_data(ck_session *r, ck_error *err) {
 ck_status ck_run_open(ck_session *r, ck_error *err) {
     const ck_backend *backend;
     size_t batch;
+    r->settings.world = &r->world;
     CK_TRY(read_basics(r, &backend, &batch, err));
     CK_TRY(read_method(r, err));
-    CK_TRY(ck_task_open(r->config, backend, r->seed, batch, &r->task, err));
+    if (batch % r->world.size)
+        return ck_config_fail(r->config, "batch", err, "cannot be shared by %zu processes evenly",
+                              r->world.size);
+    size_t part = batch / r->world.size;
+    CK_TRY(ck_task_open(r->config, backend, r->seed, part, r->options->dry_run, &r->task, err));
     CK_TRY(read_adapter(r, err));
     CK_TRY(read_loss(r, err));
     CK_TRY(read_optimiser(r, err));
@@ -233,7 +238,8 @@ ck_status ck_run_open(ck_session *r, ck_error *err) {
     CK_TRY(ck_config_check(r->config, err));
     r->d.process = r->task->process;
     r->d.shape = r->task->shape;
-    r->d.batch = batch;
+    r->d.batch = part;
+    r->d.first = r->world.rank * part;
     r->d.seed = r->seed;
     r->d.total = batch;
     CK_TRY(choose_networks(r, err));

@@ -21,6 +21,7 @@ typedef struct ck_judged {
 typedef struct ck_session {
     const char *folder;
     const ck_run_options *options;
+    ck_world world; /* only process 0 writes, says and judges anything */
     ck_config *config;
     ck_task *task;
     ck_adapter adapter, rival_adapter; /* rank 0: whole networks are trained */
@@ -48,8 +49,9 @@ typedef struct ck_session {
     double rollbacks;  /* as a number of the state */
     double loss, norm; /* of the student's last turn */
     ck_runlog *log;
-    double began; /* monotonic seconds, and the steps done then */
-    uint64_t began_done;
+    double began;     /* monotonic seconds */
+    double stepping;  /* seconds in the steps since then */
+    uint64_t stepped; /* and how many they were */
 } ck_session;
 
 /* run_config.c: everything up to the trainer's memory. */

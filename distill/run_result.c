@@ -192,6 +192,20 @@ static void name_machine(char *name, size_t size) {
     if (f) fclose(f);
 }
 
+/* Of the steps that this process made: how many, how long they took, and how many times as long
+ * as the operations in them (1: nothing is lost between them). */
+static bool add_costs(cJSON *root, const ck_session *r) {
+    double seconds[CK_OP_COUNT], all = 0;
+    ck_trainer_seconds(r->trainer, seconds);
+    for (int i = 0; i < CK_OP_COUNT; i++) all += seconds[i];
+    return cJSON_AddNumberToObject(root, "steps", (double)r->stepped) &&
+           cJSON_AddNumberToObject(root, "seconds_a_step", r->stepping / (double)r->stepped) &&
+           cJSON_AddNumberToObject(root, "samples_per_s",
+                                   (double)(r->d.total * r->settings.accumulate * r->stepped) /
+                                       r->stepping) &&
+           (all <= 0 || cJSON_AddNumberToObject(root, "overhead", r->stepping / all));
+}
+
 ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err) {
     char machine[256];
     struct rusage usage;
@@ -200,8 +214,10 @@ ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err) {
     cJSON *root = cJSON_CreateObject();
     bool ok = root && cJSON_AddStringToObject(root, "machine", machine) &&
               cJSON_AddStringToObject(root, "backend", r->task->backend->name) &&
+              cJSON_AddNumberToObject(root, "processes", (double)r->world.size) &&
               cJSON_AddNumberToObject(root, "threads", omp_get_max_threads()) &&
               cJSON_AddNumberToObject(root, "elapsed", seconds) &&
+              (!r->stepped || add_costs(root, r)) &&
               cJSON_AddNumberToObject(root, "peak_memory", (double)usage.ru_maxrss * 1024);
     char *text = ok ? cJSON_Print(root) : NULL, *path = ck_run_path(r, "run.json");
     cJSON_Delete(root);

@@ -57,6 +57,7 @@ struct ck_task {
     const ck_task_kind *kind;
     const ck_backend *backend;
     uint64_t seed;
+    bool dry;
     ck_process *process;
     ck_shape shape; /* of a batch */
     size_t tokens, width;
@@ -70,8 +71,10 @@ struct ck_task {
     void *own;
 };
 
+/* dry: only to see what training takes; data that take time to make are zeros, and nothing can be
+ * judged. */
 ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, size_t batch,
-                       ck_task **t, ck_error *err);
+                       bool dry, ck_task **t, ck_error *err);
 /* `ckdistill cache`: CK_USAGE where the task has no such thing. */
 ck_status ck_task_cache(ck_config *c, const ck_backend *backend, ck_error *err);
 void ck_task_close(ck_task *t); /* NULL is allowed */

@@ -146,6 +146,7 @@ static ck_status find_sizes(ck_task *t, ck_config *c, ck_error *err) {
 
 static ck_status batch(void *self, const ck_batch *b, ck_error *err) {
     const own *o = self;
+    if (!o->latents) return CK_OK; /* a dry run: everything is zero */
     for (size_t i = 0; i < b->count; i++) {
         uint64_t position = b->round * b->total + b->first + i;
         size_t at = (size_t)ck_shuffle(b->seed, o->captions, position);
@@ -212,6 +213,7 @@ static ck_status open_evaluation(ck_task *t, ck_config *c, const char *const *na
     if (path) CK_TRY(ck_classifier_open(path, &o->classifier, err));
     CK_TRY(try_classifier(o, err));
     o->classes = path && !count && name_count == ck_classifier_classes(o->classifier);
+    if (t->dry) return CK_OK;
     if (count) return ask_texts(t, prompts, count, err);
     return name_count ? ask_texts(t, names, name_count, err) : ask_captions(o, err);
 }
@@ -310,8 +312,9 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     t->teacher_walk = CK_WALK_DDIM;
     CK_TRY(ck_process_new(&o->model.schedule, &t->process, err));
     t->from_file = cache;
-    CK_TRY(cache ? ck_latents_open(&o->encoding, cache, &o->latents, err)
-                 : ck_latents_encode(&o->encoding, &o->latents, err));
+    if (!t->dry)
+        CK_TRY(cache ? ck_latents_open(&o->encoding, cache, &o->latents, err)
+                     : ck_latents_encode(&o->encoding, &o->latents, err));
     CK_TRY(open_evaluation(t, c, names, name_count, err));
     t->teacher = (ck_network){.params = o->model.unet, .unet = &o->model.unet_config};
     o->model.unet = NULL; /* the task's from here on */

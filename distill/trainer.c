@@ -1,6 +1,8 @@
 /* A step of training, see trainer.h. */
 #include "distill/trainer.h"
 
+#include "distill/shard.h"
+
 #include "io/os.h"
 
 #include <math.h>
@@ -16,8 +18,11 @@ typedef struct work {
     size_t weights;
     ck_exec *exec;
     ck_optimizer *optimizer;
-    float *sum; /* gradients of several rounds; NULL where there is one */
+    float
+        *sum; /* gradients of several rounds, or on their way to others; NULL where there is one */
     size_t elements;
+    ck_shard *shard; /* what is this process's of them; NULL: it is alone */
+    float *whole;    /* everybody's moments, in process 0 */
     double norm;
     bool turn; /* in this step */
 } work;
@@ -26,7 +31,10 @@ struct ck_trainer {
     ck_distill *d;
     ck_trainer_settings settings;
     work works[CK_DISTILL_PARTS];
+    ck_world world;
     ck_params *ema;
+    float **carried; /* everybody's feeds that are carried, in process 0 */
+    size_t *batches; /* floats of such a feed, of each process */
     ck_state_array *arrays;
     ck_state_count counts[CK_DISTILL_PARTS];
 };
@@ -84,6 +92,7 @@ ck_status ck_trainer_new(ck_distill *d, const ck_backend *backend,
     if (!t) return ck_fail_memory(err, d->method->name);
     t->d = d;
     t->settings = *settings;
+    t->world = settings->world ? *settings->world : (ck_world){0, 1};
     ck_status s = copy_for_ema(t, err);
     for (size_t i = 0; i < d->part_count && s == CK_OK; i++) {
         t->works[i].part = d->parts[i];
@@ -102,8 +111,11 @@ void ck_trainer_free(ck_trainer *t) {
         work *w = &t->works[i];
         ck_exec_free(w->exec);
         ck_optimizer_free(w->optimizer);
-        free(w->outputs), free(w->trained), free(w->sum);
+        ck_shard_free(w->shard);
+        free(w->outputs), free(w->trained), free(w->sum), free(w->whole);
     }
+    for (size_t i = 0; t->carried && i < t->d->feed_count; i++) free(t->carried[i]);
+    free(t->carried), free(t->batches);
     ck_params_free(t->ema);
     free(t->arrays);
     free(t);
@@ -131,13 +143,23 @@ static size_t base_bytes(const ck_distill *d) {
     return rival != base && rival != d->teacher.params ? bytes + weight_bytes(rival) : bytes;
 }
 
+/* Whether gradients go through an array of their own. */
+static bool sums_up(const ck_trainer *t) {
+    return t->settings.accumulate > 1 || t->world.size > 1;
+}
+
 size_t ck_trainer_held(const ck_trainer *t) {
     size_t bytes = weight_bytes(t->d->teacher.params) + weight_bytes(t->d->student.params) +
                    weight_bytes(t->d->average.params) + weight_bytes(t->d->rival.params) +
                    weight_bytes(t->d->heads) + weight_bytes(t->ema) + base_bytes(t->d);
-    size_t copies = t->settings.accumulate > 1 ? 3 : 2;
-    for (size_t i = 0; i < t->d->part_count; i++)
-        bytes += copies * t->works[i].elements * sizeof(float);
+    size_t moments = 2, sums = sums_up(t), size = t->world.size;
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        size_t elements = t->works[i].elements;
+        bytes += (moments * elements / size + sums * elements) * sizeof(float);
+        /* What others send for a share, their sum; process 0 keeps everybody's moments. */
+        if (size > 1) bytes += (elements + elements / size) * sizeof(float);
+        if (size > 1 && t->world.rank == 0) bytes += moments * elements * sizeof(float);
+    }
     return bytes;
 }
 
@@ -147,14 +169,8 @@ size_t ck_trainer_trained(const ck_trainer *t) {
     return n;
 }
 
-/* The optimiser of a part, on the gradients where the run leaves them, or on their sum. */
-static ck_status make_optimizer(ck_trainer *t, work *w, ck_error *err) {
-    ck_trained *slices = ck_alloc_array(w->weights, sizeof *slices);
-    if (t->settings.accumulate > 1) w->sum = ck_alloc_array(w->elements, sizeof *w->sum);
-    if (!slices || (t->settings.accumulate > 1 && !w->sum)) {
-        free(slices);
-        return ck_fail_memory(err, "the optimiser");
-    }
+/* The weights of a part, with their gradients where the run leaves them, or in the sum. */
+static void list_slices(const ck_trainer *t, work *w, ck_trained *slices) {
     float *next = w->sum;
     for (size_t i = 0; i < w->weights; i++) {
         slices[i].value = weight_data(t, w, i);
@@ -162,9 +178,39 @@ static ck_status make_optimizer(ck_trainer *t, work *w, ck_error *err) {
         slices[i].gradient = next ? next : ck_exec_pointer(w->exec, w->outputs[1 + i]);
         if (next) next += slices[i].n;
     }
-    w->optimizer = ck_optimizer_new(slices, w->weights, t->settings.adamw);
+}
+
+/* This process's share of the weights, whose gradients come to it. */
+static ck_status take_share(ck_trainer *t, work *w, ck_trained *slices, ck_error *err) {
+    size_t *sizes = ck_alloc_array(w->weights, sizeof *sizes);
+    if (!sizes) return ck_fail_memory(err, "the optimiser");
+    for (size_t i = 0; i < w->weights; i++) sizes[i] = slices[i].n;
+    ck_status s = ck_shard_new(&t->world, sizes, w->weights, &w->shard, err);
+    free(sizes);
+    CK_TRY(s);
+    float *next = w->shard->gradient;
+    for (size_t i = w->shard->first; i < w->shard->first + w->shard->own; next += slices[i++].n)
+        slices[i].gradient = next;
+    if (t->world.rank == 0) w->whole = ck_alloc_array(w->elements, 2 * sizeof *w->whole);
+    return w->whole || t->world.rank ? CK_OK : ck_fail_memory(err, "the optimiser");
+}
+
+static ck_status make_optimizer(ck_trainer *t, work *w, ck_error *err) {
+    ck_trained *slices = ck_alloc_array(w->weights, sizeof *slices);
+    if (sums_up(t)) w->sum = ck_alloc_array(w->elements, sizeof *w->sum);
+    if (!slices || (sums_up(t) && !w->sum)) {
+        free(slices);
+        return ck_fail_memory(err, "the optimiser");
+    }
+    list_slices(t, w, slices);
+    ck_status s = t->world.size > 1 ? take_share(t, w, slices, err) : CK_OK;
+    size_t first = w->shard ? w->shard->first : 0, own = w->shard ? w->shard->own : w->weights;
+    if (s == CK_OK) {
+        w->optimizer = ck_optimizer_new(slices + first, own, t->settings.adamw);
+        if (!w->optimizer) s = ck_fail_memory(err, "the optimiser");
+    }
     free(slices);
-    return w->optimizer ? CK_OK : ck_fail_memory(err, "the optimiser");
+    return s;
 }
 
 ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
@@ -191,9 +237,9 @@ static ck_status feed(ck_trainer *t, work *w, ck_error *err) {
     return CK_OK;
 }
 
-/* Gradients of a round into the sum, as the mean over all rounds. */
+/* Gradients of a round into the sum, as the mean over all rounds and processes. */
 static void add_gradients(ck_trainer *t, work *w) {
-    float share = 1 / (float)t->settings.accumulate, *sum = w->sum;
+    float share = 1 / (float)(t->settings.accumulate * t->world.size), *sum = w->sum;
     for (size_t i = 0; i < w->weights; i++) {
         const float *g = ck_exec_pointer(w->exec, w->outputs[1 + i]);
         size_t n = weight_size(t, w, i);
@@ -253,10 +299,27 @@ static void promote(ck_trainer *t) {
     ck_optimizer_reset(t->works[0].optimizer);
 }
 
+/* Loss and norm of a part over all processes; each gets the gradients of its share. */
+static ck_status join(ck_trainer *t, work *w, double *loss, ck_error *err) {
+    if (w->shard) CK_TRY(ck_shard_reduce(w->shard, w->sum, err));
+    w->norm = ck_optimizer_norm(w->optimizer);
+    if (!w->shard) return CK_OK;
+    size_t size = t->world.size;
+    double mine[2] = {*loss, w->norm * w->norm}, squares = 0;
+    double *all = ck_alloc_array(2 * size, sizeof *all);
+    if (!all) return ck_fail_memory(err, "the loss");
+    ck_status s = ck_world_gather(&t->world, mine, 2, all, err);
+    *loss = 0;
+    for (size_t r = 0; r < size; r++) *loss += all[2 * r] / (double)size, squares += all[2 * r + 1];
+    w->norm = sqrt(squares);
+    free(all);
+    return s;
+}
+
 ck_status ck_trainer_run(ck_trainer *t, const ck_data *data, ck_trainer_report *report,
                          ck_error *err) {
     ck_distill *d = t->d;
-    double losses[CK_DISTILL_PARTS] = {0}, norms[CK_DISTILL_PARTS] = {0};
+    double losses[CK_DISTILL_PARTS] = {0}, norms[CK_DISTILL_PARTS];
     unsigned turns = d->method->turn ? d->method->turn(d) : ~0u;
     if (d->method->promote && d->method->promote(d)) promote(t);
     for (size_t i = 0; i < d->part_count; i++) {
@@ -271,9 +334,10 @@ ck_status ck_trainer_run(ck_trainer *t, const ck_data *data, ck_trainer_report *
     for (size_t i = 0; i < CK_DISTILL_PARTS; i++) {
         work *w = &t->works[i];
         if (w->turn)
-            norms[i] = w->norm = ck_optimizer_norm(w->optimizer);
+            CK_TRY(join(t, w, &losses[i], err));
         else
-            losses[i] = norms[i] = NAN;
+            losses[i] = w->norm = NAN;
+        norms[i] = w->norm;
     }
     *report = (ck_trainer_report){losses[0], norms[0], losses[1], norms[1]};
     return CK_OK;
@@ -285,42 +349,109 @@ static void average(ck_params *average, const ck_params *student, double keep) {
                    ck_params_elements(student, i), keep);
 }
 
-void ck_trainer_update(ck_trainer *t, double rate) {
+/* The weights that each process made a step of, to all. (The sum is of no use any more.) */
+static ck_status spread(ck_trainer *t, work *w, ck_error *err) {
+    if (!w->shard) return CK_OK;
+    float *next = w->sum;
+    for (size_t i = 0; i < w->weights; i++) {
+        size_t n = weight_size(t, w, i);
+        memcpy(next, weight_data(t, w, i), n * sizeof *next);
+        next += n;
+    }
+    CK_TRY(ck_world_share(&t->world, w->sum, w->shard->counts, err));
+    next = w->sum;
+    for (size_t i = 0; i < w->weights; i++) {
+        size_t n = weight_size(t, w, i);
+        memcpy(weight_data(t, w, i), next, n * sizeof *next);
+        next += n;
+    }
+    return CK_OK;
+}
+
+ck_status ck_trainer_update(ck_trainer *t, double rate, ck_error *err) {
     for (size_t i = 0; i < t->d->part_count; i++) {
         work *w = &t->works[i];
-        double clip = t->settings.clip, own = i ? rate * t->settings.rival : rate;
-        if (w->turn)
-            ck_optimizer_step(w->optimizer, own, clip > 0 && w->norm > clip ? clip / w->norm : 1);
+        double clip = t->settings.clip;
+        if (!w->turn) continue;
+        ck_optimizer_step(w->optimizer, rate, clip > 0 && w->norm > clip ? clip / w->norm : 1);
+        CK_TRY(spread(t, w, err));
     }
-    if (!t->works[0].turn) return;
+    if (!t->works[0].turn) return CK_OK;
     const ck_params *student = t->d->student.params;
     if (t->d->average.params) average(t->d->average.params, student, t->settings.target);
     /* The average begins short, so that the first weights are soon forgotten. */
     double steps = (double)t->d->step + 1, ema = fmin(t->settings.ema, steps / (steps + 9));
     if (t->ema) average(t->ema, student, ema);
+    return CK_OK;
 }
 
 /* ---- What lasts ---- */
 
+static ck_status make_room(ck_trainer *t, ck_error *err) {
+    const ck_distill *d = t->d;
+    bool gathers = t->world.size > 1, first = gathers && t->world.rank == 0;
+    t->arrays = ck_alloc_array(d->part_count + d->feed_count, sizeof *t->arrays);
+    t->carried = ck_alloc_array(d->feed_count, sizeof *t->carried);
+    t->batches = ck_alloc_array(t->world.size, sizeof *t->batches);
+    bool memory = t->arrays && t->carried && t->batches;
+    for (size_t i = 0; i < d->feed_count && memory && first; i++)
+        if (d->feeds[i].from != CK_NONE) {
+            t->carried[i] = ck_alloc_array(d->feeds[i].n, t->world.size * sizeof(float));
+            memory = t->carried[i];
+        }
+    return memory ? CK_OK : ck_fail_memory(err, "a checkpoint");
+}
+
 ck_status ck_trainer_state(ck_trainer *t, ck_state *state, ck_error *err) {
     ck_distill *d = t->d;
-    if (!t->arrays) {
-        t->arrays = ck_alloc_array(d->part_count + d->feed_count, sizeof *t->arrays);
-        if (!t->arrays) return ck_fail_memory(err, "a checkpoint");
-    }
+    bool gathers = t->world.size > 1;
+    if (!t->arrays) CK_TRY(make_room(t, err));
     static const char *const moments[] = {"moments", "rival moments"};
     static const char *const steps[] = {"optimiser steps", "rival optimiser steps"};
     *state = (ck_state){.arrays = t->arrays, .counts = t->counts};
     for (size_t i = 0; i < d->part_count; i++) {
         ck_optimizer *o = t->works[i].optimizer;
-        t->arrays[state->array_count++] = (ck_state_array){moments[i], o->moments, o->moment_count};
+        t->arrays[state->array_count++] = (ck_state_array){
+            moments[i], gathers ? t->works[i].whole : o->moments, 2 * t->works[i].elements};
         t->counts[state->count_count++] = (ck_state_count){steps[i], &o->steps};
     }
     for (size_t i = 0; i < d->feed_count; i++)
         if (d->feeds[i].from != CK_NONE)
             t->arrays[state->array_count++] =
-                (ck_state_array){d->feeds[i].name, d->feeds[i].value, d->feeds[i].n};
+                (ck_state_array){d->feeds[i].name, gathers ? t->carried[i] : d->feeds[i].value,
+                                 d->feeds[i].n * t->world.size};
     return CK_OK;
+}
+
+/* Every array of the state between process 0, where it is whole, and all, one way or the other.
+ * (Weights are whole in a share, so that moments lie in the whole as they do in a part of it.) */
+static ck_status move_state(ck_trainer *t, bool collect, ck_error *err) {
+    const ck_world *world = &t->world;
+    if (world->size == 1) return CK_OK;
+    if (!t->arrays) CK_TRY(make_room(t, err));
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        work *w = &t->works[i];
+        for (size_t r = 0; r < world->size; r++) t->batches[r] = 2 * w->shard->counts[r];
+        float *part = w->optimizer->moments;
+        CK_TRY(collect ? ck_world_collect(world, part, t->batches, w->whole, err)
+                       : ck_world_deal(world, part, t->batches, w->whole, err));
+    }
+    for (size_t i = 0; i < t->d->feed_count; i++) {
+        ck_feed *f = &t->d->feeds[i];
+        if (f->from == CK_NONE) continue;
+        for (size_t r = 0; r < world->size; r++) t->batches[r] = f->n;
+        CK_TRY(collect ? ck_world_collect(world, f->value, t->batches, t->carried[i], err)
+                       : ck_world_deal(world, f->value, t->batches, t->carried[i], err));
+    }
+    return CK_OK;
+}
+
+ck_status ck_trainer_collect(ck_trainer *t, ck_error *err) {
+    return move_state(t, true, err);
+}
+
+ck_status ck_trainer_deal(ck_trainer *t, ck_error *err) {
+    return move_state(t, false, err);
 }
 
 ck_params *ck_trainer_average(const ck_trainer *t) {

@@ -6,7 +6,7 @@
  *   CK_TRY(ck_trainer_allocate(t, limit, err));
  *   for (d.step = 0; d.step < d.steps; d.step++) {
  *       CK_TRY(ck_trainer_run(t, &data, &report, err));             losses and gradients
- *       ck_trainer_update(t, rate);                                 unless they are no good
+ *       CK_TRY(ck_trainer_update(t, rate, err));                    unless they are no good
  *   }
  *
  * The same step gives the same bits, whatever ran before it: all that lasts from step to step are
@@ -19,6 +19,7 @@
 #include "distill/distill.h"
 #include "distill/optimizer.h"
 #include "distill/state.h"
+#include "distill/world.h"
 
 typedef struct ck_trainer ck_trainer;
 
@@ -29,6 +30,7 @@ typedef struct ck_trainer_settings {
     double target;     /* how much the average that a method asks keeps in each step */
     double ema;        /* the same of the average that is the result; 0: the student itself is */
     double rival;      /* the rival's rate is so many times the student's */
+    const ck_world *world; /* the processes that share the work; NULL: this one alone */
 } ck_trainer_settings;
 
 /* A part of the samples of a round, and where they go: all of them, unless several processes share
@@ -69,10 +71,14 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err);
 ck_status ck_trainer_run(ck_trainer *t, const ck_data *data, ck_trainer_report *report,
                          ck_error *err);
 /* Clips and takes the optimiser's step with this rate, then the averages'. */
-void ck_trainer_update(ck_trainer *t, double rate);
+ck_status ck_trainer_update(ck_trainer *t, double rate, ck_error *err);
 
-/* What is to be saved besides the weights: moments, carried feeds, counters. Points into t. */
+/* What is to be saved besides the weights: moments, carried feeds, counters. Points into t. Where
+ * several processes share the work these are whole in process 0 alone, after collect; and what was
+ * loaded there comes to all by deal. The others' arrays are NULL. */
 ck_status ck_trainer_state(ck_trainer *t, ck_state *state, ck_error *err);
+ck_status ck_trainer_collect(ck_trainer *t, ck_error *err);
+ck_status ck_trainer_deal(ck_trainer *t, ck_error *err);
 
 /* The weights that are the result: the average, or the student's. Owned by t or d. */
 ck_params *ck_trainer_result(const ck_trainer *t);

@@ -114,7 +114,7 @@ static void train(training *t, uint64_t steps) {
     for (uint64_t end = t->d.step + steps; t->d.step < end; t->d.step++) {
         ok(ck_trainer_run(t->trainer, &data, &report, &err));
         assert_true(isfinite(report.loss) && report.norm > 0);
-        ck_trainer_update(t->trainer, 1e-3);
+        ok(ck_trainer_update(t->trainer, 1e-3, &err));
     }
 }
 

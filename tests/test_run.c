@@ -1,5 +1,6 @@
 /* Runs: what is in the folder, and that a run which is killed and resumed gives the same bits. */
 #include "tests/check.h"
+#include "tests/fault.h"
 
 #include "distill/config.h"
 #include "distill/run.h"
@@ -9,6 +10,7 @@
 #include "io/reader.h"
 #include "io/writer.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -220,6 +222,77 @@ static void test_astray(void **state) {
     free(log);
 }
 
+/* The disk is full at the N-th write, for every N: what was saved is whole, and the run goes on
+ * from there to the same bits. */
+static void test_full_disk(void **state) {
+    (void)state;
+    char config[256], whole[256], run[256];
+    const ck_run_options anew = {.quiet = true, .force = true};
+    const char *sets[] = {"steps=6", "save_every=2", "log_every=2"};
+    int faults = 0;
+    config_of(config, "dmd");
+    in(whole, "whole"), in(run, "run");
+    ok(ck_run_start(config, sets, 3, whole, &anew, &err));
+    for (fault_first(FAULT_PWRITE, ENOSPC); fault_more(); faults++) {
+        char command[300], latest[300];
+        snprintf(command, sizeof command, "rm -rf %s", run);
+        assert_int_equal(system(command), 0);
+        fault_arm();
+        ck_status s = ck_run_start(config, sets, 3, run, &anew, &err);
+        fault_disarm();
+        assert_int_equal(s, fault_hit() ? CK_IO : CK_OK);
+        snprintf(latest, sizeof latest, "%s/checkpoints/latest", run);
+        if (access(latest, F_OK) == 0)
+            ok(ck_run_resume(run, &quietly, &err));
+        else
+            ok(ck_run_start(config, sets, 3, run, &anew, &err));
+        assert_same_file("whole/student.safetensors", "run/student.safetensors");
+    }
+    assert_true(faults > 10);
+}
+
+static double last_number(const char *log, const char *key) {
+    const char *found = NULL;
+    for (const char *p = log; (p = strstr(p, key)); p++) found = p;
+    assert_non_null(found);
+    return strtod(found + strlen(key), NULL);
+}
+
+/* After ten thousand steps a run has no more memory than after a thousand; and its time goes into
+ * the operations of its graphs, not in between. */
+static void test_long(void **state) {
+    (void)state;
+    char config[256], run[256], path[256], *log, *described;
+    size_t n;
+    const char *sets[] = {"steps=10000", "save_every=1000", "log_every=1000", "batch=4",
+                          "accumulate=1"};
+    config_of(config, "finetune");
+    in(run, "run");
+    ok(ck_run_start(config, sets, 5, run, &quietly, &err));
+    ok(ck_read_file(in(path, "run/log.jsonl"), 1 << 24, &log, &n, &err));
+    double last = last_number(log, "\"memory\":");
+    *strstr(log, "\"step\":2000") = 0;
+    double first = last_number(log, "\"memory\":");
+    assert_true(first > 1e6);
+    if (!(last <= first + (1 << 20))) fail_msg("%.0f bytes, later %.0f", first, last);
+    free(log);
+    ok(ck_read_file(in(path, "run/run.json"), 1 << 20, &described, &n, &err));
+    assert_true(last_number(described, "\"steps\":") == 10000);
+    assert_true(last_number(described, "\"overhead\":") >= 1);
+    free(described);
+}
+
+/* A dry run makes steps, but nothing that stays. */
+static void test_dry(void **state) {
+    (void)state;
+    char config[256], run[256];
+    const ck_run_options dry = {.quiet = true, .dry_run = true};
+    config_of(config, "sfd");
+    in(run, "run");
+    ok(ck_run_start(config, NULL, 0, run, &dry, &err));
+    assert_int_equal(access(run, F_OK), -1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_killed_pd, set_up, tear_down),
@@ -230,6 +303,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_lora_promoted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_astray, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_full_disk, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_long, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_dry, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("run", tests, NULL, NULL);
 }
