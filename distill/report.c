@@ -22,9 +22,11 @@ static const char head[] =
     "<meta name=viewport content='width=device-width'>\n"
     "<style>\n"
     ":root{color-scheme:light dark;--back:#fbfbfa;--card:#fff;--text:#1d2129;--quiet:#69707d;"
-    "--rule:#e3e4e8;--c0:#2563c9;--c1:#c2570c;--warn:#b42318;--mark:#e3f0e6}\n"
+    "--rule:#e3e4e8;--c0:#2563c9;--c1:#c2570c;--c2:#15803d;--c3:#a21caf;--c4:#a16207;--c5:#0e7490;-"
+    "-warn:#b42318;--mark:#e3f0e6}\n"
     "@media(prefers-color-scheme:dark){:root{--back:#15171b;--card:#1d2026;--text:#e4e6ea;"
-    "--quiet:#979eab;--rule:#333842;--c0:#79a8f5;--c1:#f09a58;--warn:#f48a7e;--mark:#21402c}}\n"
+    "--quiet:#979eab;--rule:#333842;--c0:#79a8f5;--c1:#f09a58;--c2:#6cc58b;--c3:#dd8ae6;--c4:#"
+    "d9b44a;--c5:#62c0d6;--warn:#f48a7e;--mark:#21402c}}\n"
     "body{margin:0 auto;padding:1.5rem;max-width:76rem;background:var(--back);color:var(--text);"
     "font:15px/1.5 system-ui,sans-serif}\n"
     "h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2.2rem 0 .7rem}\n"
@@ -41,10 +43,15 @@ static const char head[] =
     ".x{text-anchor:middle}.y{text-anchor:end}\n"
     ".g{stroke:var(--rule);fill:none}.l{fill:none;stroke-width:1.8;stroke-linejoin:round}"
     ".b{opacity:.2}.m{stroke:var(--warn);stroke-dasharray:4 3;fill:none}\n"
-    ".l.c0{stroke:var(--c0)}.l.c1{stroke:var(--c1)}.b.c0,circle.c0{fill:var(--c0)}"
-    ".b.c1,circle.c1{fill:var(--c1)}span.c0{color:var(--c0)}span.c1{color:var(--c1)}\n"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "th,td{padding:.28rem .8rem;text-align:right;white-space:nowrap}"
+    ".l.c0{stroke:var(--c0)}.b.c0,circle.c0{fill:var(--c0)}span.c0{color:var(--c0)}\n"
+    ".l.c1{stroke:var(--c1)}.b.c1,circle.c1{fill:var(--c1)}span.c1{color:var(--c1)}\n"
+    ".l.c2{stroke:var(--c2)}.b.c2,circle.c2{fill:var(--c2)}span.c2{color:var(--c2)}\n"
+    ".l.c3{stroke:var(--c3)}.b.c3,circle.c3{fill:var(--c3)}span.c3{color:var(--c3)}\n"
+    ".l.c4{stroke:var(--c4)}.b.c4,circle.c4{fill:var(--c4)}span.c4{color:var(--c4)}\n"
+    ".l.c5{stroke:var(--c5)}.b.c5,circle.c5{fill:var(--c5)}span.c5{color:var(--c5)}\n"
+    ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.93rem;font-variant-numeric:"
+    "tabular-nums}"
+    "th,td{padding:.28rem .45rem;text-align:right;white-space:nowrap}"
     "th{font-weight:600;color:var(--quiet)}td.t,th.t{text-align:left}"
     "td.long{white-space:normal;overflow-wrap:anywhere}\n"
     "tbody{border-top:1px solid var(--rule)}tr.s td:first-child{font-weight:600}"
@@ -77,18 +84,21 @@ static const char *state_of(const ck_report_run *r) {
     return r->records ? "not finished" : "not started";
 }
 
-/* The fields of an object, by name; 0 and NULL where they are not there or of another type. */
+/* A field of an object; 0 where it is not there or of another type. */
 static double number_field(const ck_json *doc, const char *name) {
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(doc->root, name);
     return cJSON_IsNumber(node) ? node->valuedouble : 0;
 }
 
-static const char *text_field(const ck_json *doc, const char *name) {
-    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(doc->root, name));
+/* "cd", wherever the config has it. */
+static const char *method_of(const ck_report_run *r) {
+    const cJSON *method = cJSON_GetObjectItemCaseSensitive(r->config.root, "method");
+    if (cJSON_IsString(method)) return method->valuestring;
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(method, "name"));
 }
 
 static void put_summary(ck_page *page, const ck_report_run *r, const ck_report_table *t) {
-    const char *name = strrchr(r->folder, '/'), *method = text_field(&r->config, "method");
+    const char *name = strrchr(r->folder, '/'), *method = method_of(r);
     name = name && name[1] ? name + 1 : r->folder;
     ck_page__put(page, "<title>");
     ck_page__escaped(page, name);
@@ -153,6 +163,33 @@ static void put_curve(ck_page *page, const ck_report_curve *c, const char *title
     ck_chart__draw(page, &chart);
 }
 
+/* How much of a name is that of a metric, if it ends with a number of sampling steps, as in
+ * "frechet_4"; else 0. */
+static size_t metric_length(const char *name) {
+    const char *end = strrchr(name, '_');
+    if (!end || !end[1] || strspn(end + 1, "0123456789") != strlen(end + 1)) return 0;
+    return (size_t)(end - name);
+}
+
+/* A metric over training, a line for every number of sampling steps. */
+static void put_metric(ck_page *page, const ck_report_run *r, size_t first, bool *drawn) {
+    size_t n = metric_length(r->curves[first].name);
+    char title[64], labels[CK_CHART_LINES][32];
+    snprintf(title, sizeof title, "%.*s", (int)n, r->curves[first].name);
+    ck_chart chart = {.title = title, .x_title = "step"};
+    for (size_t i = first; i < r->curve_count && chart.count < CK_CHART_LINES; i++) {
+        const ck_report_curve *c = &r->curves[i];
+        if (metric_length(c->name) != n || strncmp(c->name, title, n) != 0) continue;
+        snprintf(labels[chart.count], sizeof labels[0], "%s step%s", c->name + n + 1,
+                 strcmp(c->name + n + 1, "1") ? "s" : "");
+        chart.lines[chart.count] =
+            (ck_line){.label = labels[chart.count], .points = c->points, .count = c->count};
+        chart.count++;
+        drawn[i] = true;
+    }
+    ck_chart__draw(page, &chart);
+}
+
 /* Rollbacks, resumes and the like are marked in the curves. */
 static ck_status find_marks(const ck_report_run *r, ck_mark **marks, size_t *count, ck_error *err) {
     static const char *const shown[] = {"nan", "spike", "rollback", "resumed"};
@@ -180,7 +217,10 @@ static ck_status put_curves(ck_page *page, const ck_report_run *r, ck_error *err
                 drawn[i] = true;
             }
     for (size_t i = 0; i < r->curve_count; i++)
-        if (!drawn[i]) put_curve(page, &r->curves[i], r->curves[i].name, marks, mark_count);
+        if (!drawn[i] && metric_length(r->curves[i].name))
+            put_metric(page, r, i, drawn);
+        else if (!drawn[i])
+            put_curve(page, &r->curves[i], r->curves[i].name, marks, mark_count);
     ck_page__put(page, "</div>\n");
     if (r->names_left_out)
         ck_page__put(page, "<p class=w>Only the first %d kinds of values are drawn.</p>\n",
@@ -227,7 +267,10 @@ static ck_status put_picture(ck_page *page, const char *folder, const char *name
         status = ck_fail(err, CK_INPUT, "%s: not a PNG picture", path);
     if (status == CK_OK) {
         ck_page__put(page, "<figure><figcaption>");
-        ck_page__escaped(page, name);
+        if (strspn(name, "0123456789") == strlen(name) - 4)
+            ck_page__put(page, "After step %llu", strtoull(name, NULL, 10));
+        else
+            ck_page__escaped(page, name);
         ck_page__put(page, "</figcaption><img alt='' src='data:image/png;base64,");
         ck_page__base64(page, (unsigned char *)bytes, n);
         ck_page__put(page, "'></figure>\n");

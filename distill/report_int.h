@@ -49,7 +49,7 @@ typedef struct ck_mark {
     const char *label;
 } ck_mark;
 
-enum { CK_CHART_LINES = 2 };
+enum { CK_CHART_LINES = 6 };
 
 typedef struct ck_chart {
     const char *title, *x_title;
@@ -69,7 +69,7 @@ void ck_chart__draw(ck_page *page, const ck_chart *chart);
 /* ---- The run ---- */
 
 /* More kinds of values are counted, more columns refused. */
-enum { CK_REPORT_CURVES = 32, CK_REPORT_COLUMNS = 32 };
+enum { CK_REPORT_CURVES = 96, CK_REPORT_COLUMNS = 32 };
 
 typedef struct ck_report_curve {
     char *name;

@@ -136,16 +136,15 @@ static void put_cell(ck_page *page, const ck_report_table *t, size_t i, const ch
 /* Each metric over the number of steps: where the teacher falls off and the student does
  * not. */
 static ck_status put_quality(ck_page *page, const ck_report_table *t, ck_error *err) {
-    static const char *const who[CK_CHART_LINES] = {"student", "teacher"};
-    ck_point *points = ck_alloc_array(t->count, CK_CHART_LINES * sizeof *points);
+    enum { WHO = 2 };
+    static const char *const who[WHO] = {"student", "teacher"};
+    ck_point *points = ck_alloc_array(t->count, WHO * sizeof *points);
     if (!points) return ck_fail_memory(err, "report");
     for (size_t d = 0; d < sizeof directions / sizeof *directions; d++) {
-        ck_chart chart = {.title = directions[d].name,
-                          .x_title = "sampling steps",
-                          .log_x = true,
-                          .count = CK_CHART_LINES};
+        ck_chart chart = {
+            .title = directions[d].name, .x_title = "sampling steps", .log_x = true, .count = WHO};
         size_t used = 0;
-        for (int l = 0; l < CK_CHART_LINES; l++) {
+        for (int l = 0; l < WHO; l++) {
             ck_line *line = &chart.lines[l];
             *line = (ck_line){.label = who[l], .points = points + used};
             for (size_t i = 0; i < t->count; i++) {

@@ -68,7 +68,7 @@ static const unsigned char png[] = {0x89, 'P', 'N', 'G',  '\r', '\n', 0x1a, '\n'
                                     'E',  'N', 'D', 0xae, 0x42, 0x60, 0x82};
 
 static void write_run(const fixture *f) {
-    FILE_OF(f, "config.json", "{\"method\": \"dmd\", \"steps\": 400, \"seed\": 7}");
+    FILE_OF(f, "config.json", "{\"method\": {\"name\": \"dmd\"}, \"steps\": 400, \"seed\": 7}");
     FILE_OF(f, "run.json",
             "{\"machine\": \"2 cores\", \"elapsed\": 7260, \"peak_memory\": 2130000000, "
             "\"shared\": false}");
@@ -77,6 +77,7 @@ static void write_run(const fixture *f) {
             "{\"step\":2,\"time\":1764000060,\"loss\":null,\"lr\":0.001}\n"
             "{\"step\":2,\"time\":1764000061,\"event\":\"rollback\",\"text\":\"to step 1\"}\n"
             "{\"step\":2,\"time\":1764000062,\"event\":\"saved\",\"text\":\"to 2\"}\n"
+            "{\"step\":2,\"time\":1764000063,\"event\":\"evaluated\",\"swd_1\":3,\"swd_12\":2}\n"
             "{\"step\":400,\"time\":1764007260,\"loss\":0.25,\"lr\":0.001}\n"
             "{\"step\":400,\"time\":1764007260,\"event\":\"finished\"}\n");
     FILE_OF(f, "metrics.json",
@@ -112,6 +113,7 @@ static void test_whole_run(void **state) {
         "<th>frechet &darr;</th><th>recall &uarr;</th>",
         "<b>Loss</b> <span class=q>last 0.25</span> <span class=w>1 not finite</span>",
         "<b>Learning rate</b>",
+        "<b>swd</b> <span class=c0>&#9679; 1 step</span> <span class=c1>&#9679; 12 steps</span>",
         "<title>rollback</title>",
         "<td>1 min 1 s</td><td>2</td><td class=t>rollback</td><td class='t long'>to step 1</td>",
         "Saved 1 times.",
@@ -123,7 +125,7 @@ static void test_whole_run(void **state) {
     assert_null(strstr(page, "to 2<")); /* saved is not told */
 
     /* Pictures by number, the last first, and each as base64 of its bytes. */
-    char *last = strstr(page, "10.png"), *first = strstr(page, ">9.png");
+    char *last = strstr(page, "After step 10<"), *first = strstr(page, "After step 9<");
     assert_true(last && first && last < first);
     assert_int_equal(
         count(page, "src='data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAA"
