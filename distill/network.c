@@ -29,6 +29,27 @@ static ck_node perceptron(const ck_scope *s, const ck_network *n, ck_node x, ck_
     return ck_layer__linear(s, "out", h, ck_scope__width(s, x), true);
 }
 
+/* Height, width, from where it is cut, and how high and wide it is to be. */
+static ck_node sizes_of(ck_graph *g, ck_shape x, int64_t factor) {
+    double height = (double)(x.d[1] * factor), width = (double)(x.d[2] * factor);
+    const double values[] = {height, width, 0, 0, height, width};
+    ck_node sizes = ck_const(g, CK_SHAPE(x.d[0], 1), values[0]);
+    for (int i = 1; i < 6; i++)
+        sizes = ck_concat(g, sizes, ck_const(g, CK_SHAPE(x.d[0], 1), values[i]), 1);
+    return sizes;
+}
+
+/* What SDXL takes besides, out of the context. */
+static void add_pooled(ck_graph *g, const ck_network *n, ck_unet_inputs *in) {
+    ck_shape s = ck_node_shape(g, in->context);
+    int64_t pooled = n->unet->added_width - 6 * n->unet->added_time, text = s.d[2] - pooled;
+    ck_node whole = in->context;
+    in->context = ck_reshape(g, ck_slice(g, whole, 2, 0, text),
+                             CK_SHAPE(s.d[0], text / n->unet->context, n->unet->context));
+    in->pooled = ck_reshape(g, ck_slice(g, whole, 2, text, pooled), CK_SHAPE(s.d[0], pooled));
+    in->sizes = sizes_of(g, ck_node_shape(g, in->x), n->factor);
+}
+
 /* With weights that are its own, or those that it has factors to. */
 static ck_node ask(ck_graph *g, const ck_network *n, ck_params *weights, ck_node x, ck_node time,
                    ck_node context, ck_node guidance) {
@@ -37,6 +58,7 @@ static ck_node ask(ck_graph *g, const ck_network *n, ck_params *weights, ck_node
     ck_unet_inputs in = {
         .x = x, .time = time, .context = context, .guidance = CK_NONE, .taps = n->taps};
     if (ck_network_guided(n)) in.guidance = ck_guidance_node(g, guidance, n->unet->guidance);
+    if (n->unet->added_time) add_pooled(g, n, &in);
     return ck_unet(g, weights, n->unet, &in);
 }
 

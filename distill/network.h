@@ -16,6 +16,7 @@ typedef struct ck_network {
     const ck_unet_config *unet; /* NULL: the perceptron */
     const ck_adapter *adapter;  /* params are factors beside adapter->base; or NULL */
     ck_taps *taps;              /* filled with features the first time it is asked; or NULL */
+    int64_t factor;             /* SDXL: pixels along an image's side for one of x */
 } ck_network;
 
 /* Whether the network is told the scale of guidance (LCM): then one pass gives what guidance does.
@@ -27,7 +28,8 @@ bool ck_network_guided(const ck_network *n);
  * where its changed config lives. */
 ck_status ck_network_tell(ck_network *n, ck_unet_config *config, ck_error *err);
 
-/* F(x, time, context): of the shape of x. time: one number per sample. context: N T C for the UNet,
+/* F(x, time, context): of the shape of x. time: one number per sample. context: N T C for the UNet;
+ * for SDXL's N 1 (T C + P), the pooled text behind the tokens, and sizes are those of x, uncropped;
  * CK_NONE for the perceptron: 2 numbers and 16 of the time, three hidden layers of 128, SiLU.
  * guidance: the scale (1: none), one number per sample; used if the network is told it. */
 ck_node ck_network_answer(ck_graph *g, const ck_network *n, ck_node x, ck_node time,

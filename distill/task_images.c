@@ -141,6 +141,15 @@ static ck_status find_sizes(ck_task *t, ck_config *c, ck_error *err) {
     t->width = ck_model_width(&o->model);
     o->encoding = (ck_encoding){&o->model, t->backend, NULL, &o->buckets};
     o->text = ck_encoding_text(&o->encoding);
+    const ck_unet_config *u = &o->model.unet_config;
+    if (!u->added_time) return CK_OK;
+    /* The pooled text goes with the rest, see network.h. */
+    t->tokens = 1;
+    t->width = o->text;
+    if (u->added_width != (int64_t)ck_model_pooled(&o->model) + 6 * u->added_time)
+        return ck_config_fail(c, "teacher", err,
+                              "its UNet takes other things than SDXL's (a refiner?): it cannot be "
+                              "trained");
     return CK_OK;
 }
 
@@ -171,7 +180,13 @@ static ck_status ask_texts(ck_task *t, const char *const *texts, size_t n, ck_er
     o->asked_count = n;
     o->asked = ck_alloc_array(n * o->text, sizeof *o->asked);
     if (!o->asked) return ck_fail_memory(err, "captions");
-    return ck_model_encode_texts(&o->model, t->backend, texts, n, o->asked, NULL, err);
+    size_t pooled = ck_model_pooled(&o->model);
+    for (size_t i = 0; i < n; i++) {
+        float *to = o->asked + i * o->text;
+        CK_TRY(ck_model_encode_texts(&o->model, t->backend, &texts[i], 1, to,
+                                     pooled ? to + o->text - pooled : NULL, err));
+    }
+    return CK_OK;
 }
 
 /* As many captions of the data, as they come, as are no burden to memory. */
@@ -241,6 +256,7 @@ static ck_status open_student(ck_task *t, ck_config *c, const char *path, int64_
     own *o = of(t);
     o->student = o->model.unet_config;
     t->student.unet = &o->student;
+    t->student.factor = t->teacher.factor;
     if (path) {
         CK_TRY(ck_params_open(path, "unet.", &t->student.params, err));
         ck_guidance_detect(t->student.params, &o->student);
@@ -263,6 +279,9 @@ static ck_status open_source(ck_task *t, ck_config *c, const char *const *names,
     CK_TRY(ck_config_path(c, "teacher", &teacher, err));
     if (!teacher) return ck_config_fail(c, "teacher", err, "the folder of a model is needed");
     CK_TRY(ck_model_open(teacher, NULL, &o->model, err));
+    if (o->model.kind != CK_MODEL_UNET)
+        return ck_config_fail(c, "teacher", err,
+                              "SD3 and FLUX can be sampled, but not trained yet");
     o->folder = teacher;
     CK_TRY(find_sizes(t, c, err));
     CK_TRY(open_data(o, c, names, name_count, err));
@@ -304,9 +323,6 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     CK_TRY(open_source(t, c, names, name_count, err));
     own *o = of(t);
     o->model.unet_config.checkpoint = checkpoint;
-    if (o->model.kind != CK_MODEL_UNET || o->model.unet_config.added_time)
-        return ck_config_fail(c, "teacher", err,
-                              "SDXL, SD3 and FLUX can be sampled, but not trained yet");
     t->data = (ck_data){o, batch};
     t->teacher_steps = 25;
     t->teacher_walk = CK_WALK_DDIM;
@@ -316,7 +332,9 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
         CK_TRY(cache ? ck_latents_open(&o->encoding, cache, &o->latents, err)
                      : ck_latents_encode(&o->encoding, &o->latents, err));
     CK_TRY(open_evaluation(t, c, names, name_count, err));
-    t->teacher = (ck_network){.params = o->model.unet, .unet = &o->model.unet_config};
+    t->teacher = (ck_network){.params = o->model.unet,
+                              .unet = &o->model.unet_config,
+                              .factor = ck_vae_factor(&o->model.vae_config)};
     o->model.unet = NULL; /* the task's from here on */
     return open_student(t, c, student, (int64_t)guidance, err);
 }

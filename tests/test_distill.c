@@ -120,12 +120,11 @@ static ck_trainer *trainer;
 static float no_caption[TEXT];
 
 /* Data and captions of a round. */
-static ck_status batch(void *self, const ck_distill *made, float *x0, float *context,
-                       float *no_context, ck_error *e) {
+static ck_status batch(void *self, const ck_batch *b, ck_error *e) {
     (void)self, (void)e;
-    ck_philox_fill_normal(3, (uint32_t)made->round, 0, 0, N * SIZE, x0);
-    ck_philox_fill_normal(3, (uint32_t)made->round, 1, 0, N * TEXT, context);
-    for (int i = 0; i < N; i++) memcpy(no_context + i * TEXT, no_caption, sizeof no_caption);
+    ck_philox_fill_normal(3, (uint32_t)b->round, 0, 0, N * SIZE, b->x0);
+    ck_philox_fill_normal(3, (uint32_t)b->round, 1, 0, N * TEXT, b->context);
+    for (int i = 0; i < N; i++) memcpy(b->no_context + i * TEXT, no_caption, sizeof no_caption);
     return CK_OK;
 }
 
@@ -143,7 +142,7 @@ static void begin(const char *method, const double *settings, double guidance, b
     d.seed = 5;
     d.steps = 3;
     d.process = process;
-    d.batch = N;
+    d.batch = d.total = N;
     d.shape = CK_SHAPE(N, SIDE, SIDE, CHANNELS);
     student = is_told ? TOLD_STUDENT : STUDENT, average = is_told ? TOLD_AVERAGE : AVERAGE;
     d.teacher = roles[TEACHER].network, d.student = roles[student].network;

@@ -402,11 +402,86 @@ static void test_losses(void **state) {
     }
 }
 
+/* ---- SDXL ---- */
+
+enum { POOLED = 5, TEXT = TOKENS * WIDTH + POOLED };
+
+/* A UNet of random weights that takes pooled text and sizes. */
+static ck_params *make_sdxl(ck_unet_config *c) {
+    ok(ck_unet_read(MODEL "unet/config.json", c, &err));
+    c->added_time = 6;
+    c->added_width = POOLED + 6 * c->added_time;
+    ck_params *p = ck_params_new(3);
+    assert_non_null(p);
+    return p;
+}
+
+/* The same text, as the UNet takes it and as training has it. */
+static float *answer_sdxl(const ck_network *n, bool apart) {
+    const ck_backend *b;
+    ck_exec *e;
+    ck_graph *g = ck_graph_new();
+    ck_unet_inputs in = {.x = ck_input(g, "x", CK_F32, CK_SHAPE(N, SIDE, SIDE, CHANNELS)),
+                         .time = ck_input(g, "time", CK_F32, CK_SHAPE(N)),
+                         .guidance = CK_NONE};
+    ck_node text = ck_input(g, "text", CK_F32, CK_SHAPE(N, 1, TEXT)), out;
+    if (apart) {
+        in.context = ck_input(g, "context", CK_F32, CK_SHAPE(N, TOKENS, WIDTH));
+        in.pooled = ck_input(g, "pooled", CK_F32, CK_SHAPE(N, POOLED));
+        in.sizes = ck_input(g, "sizes", CK_F32, CK_SHAPE(N, 6));
+        out = ck_unet(g, n->params, n->unet, &in);
+    } else {
+        out = ck_network_answer(g, n, in.x, in.time, text, ck_const(g, CK_SHAPE(N), 1));
+    }
+    ok(ck_graph_check(g, &err));
+    ok(ck_backend_open("cpu", &b, &err));
+    ok(ck_exec_new(b, g, &out, 1, &e, &err));
+    ok(ck_exec_allocate(e, 0, &err));
+    float *x = noise(1, SIZE), *t = noise(2, N * TEXT), *y = malloc(SIZE * sizeof *y);
+    ok(ck_exec_write(e, in.x, x, SIZE, &err));
+    ok(ck_exec_write(e, in.time, (float[]){500, 20}, N, &err));
+    if (apart) {
+        float context[N * TOKENS * WIDTH], pooled[N * POOLED], sizes[N * 6];
+        const float size[] = {8 * SIDE, 8 * SIDE, 0, 0, 8 * SIDE, 8 * SIDE};
+        for (int i = 0; i < N; i++) {
+            memcpy(context + i * TOKENS * WIDTH, t + i * TEXT, TOKENS * WIDTH * sizeof *t);
+            memcpy(pooled + i * POOLED, t + i * TEXT + TOKENS * WIDTH, POOLED * sizeof *t);
+            memcpy(sizes + i * 6, size, sizeof size);
+        }
+        ok(ck_exec_write(e, in.context, context, N * TOKENS * WIDTH, &err));
+        ok(ck_exec_write(e, in.pooled, pooled, N * POOLED, &err));
+        ok(ck_exec_write(e, in.sizes, sizes, N * 6, &err));
+    } else {
+        ok(ck_exec_write(e, text, t, N * TEXT, &err));
+    }
+    ok(ck_exec_run(e, &err));
+    ok(ck_exec_read(e, out, y, SIZE, &err));
+    free(x), free(t);
+    ck_exec_free(e), ck_graph_free(g);
+    return y;
+}
+
+static void test_sdxl(void **state) {
+    (void)state;
+    ck_unet_config c;
+    ck_network n = {.params = make_sdxl(&c), .unet = &c, .factor = 8};
+    assert_true(same(answer_sdxl(&n, false), answer_sdxl(&n, true)));
+    n.factor = 4;
+    assert_false(same(answer_sdxl(&n, false), answer_sdxl(&n, true)));
+    ck_params_free(n.params);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_embedding), cmocka_unit_test(test_guidance),
         cmocka_unit_test(test_shrink),    cmocka_unit_test(test_losses),
         cmocka_unit_test(test_lora),      cmocka_unit_test(test_lora_checkpointing),
+        cmocka_unit_test(test_embedding),
+        cmocka_unit_test(test_guidance),
+        cmocka_unit_test(test_shrink),
+        cmocka_unit_test(test_lora),
+        cmocka_unit_test(test_lora_checkpointing),
+        cmocka_unit_test(test_sdxl),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
 }
