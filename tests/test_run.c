@@ -230,7 +230,7 @@ static void test_full_disk(void **state) {
     const ck_run_options anew = {.quiet = true, .force = true};
     const char *sets[] = {"steps=6", "save_every=2", "log_every=2"};
     int faults = 0;
-    config_of(config, "dmd");
+    config_of(config, "dmd", "");
     in(whole, "whole"), in(run, "run");
     ok(ck_run_start(config, sets, 3, whole, &anew, &err));
     for (fault_first(FAULT_PWRITE, ENOSPC); fault_more(); faults++) {
@@ -266,7 +266,7 @@ static void test_long(void **state) {
     size_t n;
     const char *sets[] = {"steps=10000", "save_every=1000", "log_every=1000", "batch=4",
                           "accumulate=1"};
-    config_of(config, "finetune");
+    config_of(config, "finetune", "");
     in(run, "run");
     ok(ck_run_start(config, sets, 5, run, &quietly, &err));
     ok(ck_read_file(in(path, "run/log.jsonl"), 1 << 24, &log, &n, &err));
@@ -287,7 +287,7 @@ static void test_dry(void **state) {
     (void)state;
     char config[256], run[256];
     const ck_run_options dry = {.quiet = true, .dry_run = true};
-    config_of(config, "sfd");
+    config_of(config, "sfd", "");
     in(run, "run");
     ok(ck_run_start(config, NULL, 0, run, &dry, &err));
     assert_int_equal(access(run, F_OK), -1);
