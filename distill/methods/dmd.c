@@ -68,7 +68,8 @@ static ck_status prepare(ck_distill *d, ck_error *err) {
     o->even = ck_distill_coefficient(d, "even");
     o->weight = ck_distill_coefficient(d, "weight");
     ck_distill_keep_context(d);
-    if (steps > 1 && !ck_network_guided(&d->teacher)) {
+    /* (Not where guidance is what it is told, nor where only factors of it are trained.) */
+    if (steps > 1 && !ck_network_guided(&d->teacher) && !d->rival.adapter) {
         if (!ck_network_guided(&d->rival))
             CK_TRY(ck_network_tell(&d->rival, &d->rival_config, err));
         d->told = ck_distill_coefficient(d, "step");
