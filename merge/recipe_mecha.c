@@ -303,6 +303,9 @@ static ck_status build_cast(reading *in, const call *c, item *out, ck_error *err
 
 static const mecha_method methods[] = {
     {"weighted_sum", "a|b|alpha", 2, false, build_plain, "weighted-sum", 0.5},
+    {"slerp", "a|b|alpha", 2, false, build_plain, "slerp", 0.5},
+    {"add_cosine_a", "a|b|alpha", 2, false, build_plain, "cosine-a", 1},
+    {"add_cosine_b", "a|b|alpha", 2, false, build_plain, "cosine-b", 1},
     {"scale", "a|alpha", 1, false, build_plain, "scale", 1},
     {"train_difference", "a|b|c|alpha", 3, false, build_plain, "train-difference", 1},
     {"add_difference", "a|b|alpha", 2, false, build_add, NULL, 1},

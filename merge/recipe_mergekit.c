@@ -49,7 +49,7 @@ static const kit_method kit_methods[] = {
     {"della", "della", BASE, NULL, NULL},
     {"della_linear", "della-linear", BASE, NULL, NULL},
     {"model_stock", "model-stock", BASE, NULL, NULL},
-    {"sce", "sce", BASE, NULL, NULL},
+    {"sce", "sce", BASE, "select_topk", "select"},
     {"arcee_fusion", "arcee-fusion", PAIR, NULL, NULL},
     {"nearswap", "near-swap", PAIR, NULL, NULL},
     {"ram", "ram", BASE, "epsilon", "least"},

@@ -298,6 +298,19 @@ static void test_mergekit_slices(void **state) {
     ck_recipe_free(&r);
 }
 
+/* Parameters that are called otherwise here. */
+static void test_mergekit_renamed(void **state) {
+    (void)state;
+    NEEDS_YAML;
+    ck_recipe r;
+    read_with(ck_foreign_mergekit,
+              "merge_method: sce\nbase_model: c\nmodels: [{model: a}, {model: b}]\n"
+              "parameters: {select_topk: 0.25}",
+              &r);
+    assert_true(value_of(&r, r.root, "select", 0, "blocks.0.mlp.w") == 0.25);
+    ck_recipe_free(&r);
+}
+
 /* nuslerp has a base or is slerp at the second's share. */
 static void test_mergekit_nuslerp(void **state) {
     (void)state;
@@ -441,6 +454,19 @@ static void test_mecha_old(void **state) {
     ck_recipe_free(&r);
 }
 
+/* Where sd-mecha differs, its form is meant. */
+static void test_mecha_slerp(void **state) {
+    (void)state;
+    ck_recipe r;
+    read_with(ck_foreign_mecha, TWO "merge \"slerp\" &0 &1\nmerge \"add_cosine_a\" &2 &1 0.2", &r);
+    assert_string_equal(r.root->method->name, "cosine-a");
+    const ck_node *slerp = r.root->inputs[0];
+    assert_true(slerp->values[0].items[0] == 0.5);
+    assert_int_equal(slerp->compat, 1 + ck_word_index(slerp->method->compat, "mecha"));
+    check_round_trip(&r);
+    ck_recipe_free(&r);
+}
+
 static void test_mecha_blocks(void **state) {
     (void)state;
     ck_recipe r;
@@ -580,10 +606,12 @@ int main(void) {
         cmocka_unit_test(test_mergekit_rules),
         cmocka_unit_test(test_mergekit_slices),
         cmocka_unit_test(test_mergekit_nuslerp),
+        cmocka_unit_test(test_mergekit_renamed),
         cmocka_unit_test(test_mecha_mistakes),
         cmocka_unit_test(test_mecha_difference),
         cmocka_unit_test(test_mecha_old),
         cmocka_unit_test(test_mecha_blocks),
+        cmocka_unit_test(test_mecha_slerp),
         cmocka_unit_test(test_layers),
         cmocka_unit_test(test_load),
         cmocka_unit_test(test_faults),
