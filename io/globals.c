@@ -163,10 +163,15 @@ const ck_global *ck_global_find(const char *name) {
 
 /* ---- Verdicts ---- */
 
-/* Top-level modules of Python's standard library, of version 2 too. Those whose name starts with an
- * underscore are known by that. */
+/* Top-level modules of Python's standard library, of version 2 too, whose names are translated when
+ * a pickle is loaded. Those whose name starts with an underscore are known by that. */
 static const char standard_library[] =
-    "BaseHTTPServer Bastion CGIHTTPServer SimpleHTTPServer SocketServer abc aifc "
+    "BaseHTTPServer Bastion CGIHTTPServer ConfigParser Cookie Dialog DocXMLRPCServer FileDialog "
+    "HTMLParser Queue ScrolledText SimpleDialog SimpleHTTPServer SimpleXMLRPCServer SocketServer "
+    "StringIO Tix Tkconstants Tkdnd Tkinter UserDict UserList UserString anydbm cStringIO "
+    "cookielib "
+    "copy_reg dbhash dumbdbm gdbm htmlentitydefs markupbase repr robotparser tkColorChooser "
+    "tkCommonDialog tkFileDialog tkFont tkMessageBox tkSimpleDialog ttk urlparse whichdb abc aifc "
     "annotationlib antigravity argparse array ast asynchat asyncio asyncore atexit audioop "
     "base64 bdb binascii bisect builtins bz2 cPickle cProfile calendar cgi cgitb chunk cmath "
     "cmd code codecs codeop collections colorsys commands compileall compiler compression "

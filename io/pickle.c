@@ -248,14 +248,17 @@ static ck_status memo_get(machine *m, uint64_t key) {
     return value ? push(m, value) : fail(m, "nothing was stored under this number");
 }
 
-/* A memo number in text form, as Python's int() takes it: spaces around, a plus, underscores. */
+/* A memo number in text form, as Python takes it: what comes before a NUL, with spaces around,
+ * underscores and a sign; -0 is 0. */
 static ck_status line_index(machine *m, uint64_t *index) {
     size_t n;
     CK_TRY(take_line(m, &n));
+    n = strlen(m->line);
     const char *p = m->line, *spaces = " \t\r\f\v";
     while (n > 0 && p[n - 1] && strchr(spaces, p[n - 1])) n--;
     while (n > 0 && *p && strchr(spaces, *p)) p++, n--;
-    if (n > 0 && *p == '+') p++, n--;
+    bool minus = n > 0 && *p == '-';
+    if (n > 0 && (*p == '+' || minus)) p++, n--;
     *index = 0;
     bool good = n > 0 && p[n - 1] != '_';
     for (size_t i = 0; i < n && good; i++) {
@@ -263,7 +266,7 @@ static ck_status line_index(machine *m, uint64_t *index) {
         good = p[i] >= '0' && p[i] <= '9' && !__builtin_mul_overflow(*index, 10, index) &&
                !__builtin_add_overflow(*index, (uint64_t)(p[i] - '0'), index);
     }
-    return good ? CK_OK : fail(m, "not a memo number");
+    return good && !(minus && *index) ? CK_OK : fail(m, "not a memo number");
 }
 
 /* ---- Opcodes; argument is what the table gives for them ---- */

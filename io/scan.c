@@ -100,7 +100,7 @@ static ck_status scan_input(scanner *s, ck_pickle_input *in, bool expected) {
             ck_pickle_free(&pickle);
             s->scan->pickles += imported || proto || first;
         } else if (status == CK_INPUT) {
-            bool real = imported || (first && proto) || in->offset - start >= CK_PICKLE_MAX_TEXT;
+            bool real = imported || first || in->offset - start >= CK_PICKLE_MAX_TEXT;
             if (!real) return CK_OK;
             more = false;
             s->scan->pickles++;
@@ -219,6 +219,40 @@ static ck_status ends_as_zip(scanner *s, bool *yes) {
     return status;
 }
 
+/* A tar header's checksum in every form that Python takes: big-endian, or octal digits. */
+static bool tar_checksum(const unsigned char *field, size_t n, int64_t *value) {
+    bool minus = field[0] == 0xFF;
+    *value = minus ? -1 : 0;
+    if (minus || field[0] == 0x80) {
+        for (size_t i = 1; i < n; i++) *value = (int64_t)((uint64_t)*value << 8 | field[i]);
+        return true;
+    }
+    for (size_t i = 0; i < n && field[i]; i++) {
+        minus |= field[i] == '-';
+        if (field[i] >= '0' && field[i] < '8')
+            *value = *value * 8 + (field[i] - '0');
+        else if (!strchr(" \t\n\v\f\r+-_oO", field[i]))
+            return false;
+    }
+    if (minus) *value = -*value;
+    return true;
+}
+
+/* Whether a block of 512 bytes is the header of a file in a tar archive. The oldest have no
+ * signature, but all have a checksum: the sum of the bytes, unsigned or signed, with spaces in the
+ * checksum's place. */
+static bool is_tar(const unsigned char *block) {
+    enum { AT = 148, END = 156 };
+    int64_t sum = 0, sum_signed = 0, said;
+    for (int i = 0; i < HEAD_SIZE; i++) {
+        unsigned char byte = i >= AT && i < END ? ' ' : block[i];
+        sum += byte;
+        sum_signed += (signed char)byte;
+    }
+    if (!tar_checksum(block + AT, END - AT, &said)) return false;
+    return said == sum || said == sum_signed;
+}
+
 /* Containers of other kinds, in which pickles might lie that are not found. */
 static const char *other_archive(const unsigned char *head, size_t n) {
     static const struct {
@@ -240,7 +274,14 @@ static const char *other_archive(const unsigned char *head, size_t n) {
         if (n >= known[i].offset + known[i].length &&
             memcmp(head + known[i].offset, known[i].signature, known[i].length) == 0)
             return known[i].name;
-    return NULL;
+    return n == HEAD_SIZE && is_tar(head) ? "tar" : NULL;
+}
+
+/* Whether a file begins as pickles do since protocol 2. So does a safetensors file whose header's
+ * length has that first byte; behind the length comes what is no opcode. */
+static bool starts_as_pickle(const unsigned char *head, size_t n) {
+    bool safetensors = n > 8 && memcmp(head + 4, "\0\0\0\0{", 5) == 0;
+    return n > 0 && head[0] == 0x80 && !safetensors;
 }
 
 static ck_status scan_open_file(scanner *s) {
@@ -275,7 +316,7 @@ static ck_status scan_open_file(scanner *s) {
     if (status != CK_OK || starts_as_zip) return status;
     uint64_t used = 0;
     s->place = "";
-    return scan_range(s, 0, true, &used);
+    return scan_range(s, 0, starts_as_pickle(head, n), &used);
 }
 
 ck_status ck_scan_file(const char *path, ck_scan *scan, ck_error *err) {

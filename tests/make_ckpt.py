@@ -185,11 +185,14 @@ write("zip_cut_data", archive().end()[:200])
 write("zip_encrypted", archive(pickled(RUN), flags=0x1).end())
 write("zip_patched", archive(pickled(RUN), flags=0x20).end())
 write("zip_strong_encryption", archive(pickled(RUN), flags=0x40).end())
+write("zip_run_wrong_crc", archive(pickled(RUN), crc=12345).end())
 write("zip_local_name", archive(pickled(RUN), local_name="a/datap.kl").end())
 write("zip_local_method", archive(pickled(RUN), local_method=99).end())
 write("zip_method", archive(method=12).end())
 write("zip_duplicate", archive().add("a/data.pkl", pickled(RUN)).end())
 first = Zip().add("a/data.pkl", pickled(RUN), size=200, packed=200)
+write("zip_appended", archive().end(behind=archive(pickled(RUN)).end()))
+write("zip_prepended", archive(pickled(RUN)).end(behind=archive().end()))
 write("zip_overlap", first.add("a/data/0", VALUES + bytes(200)).end())
 write("zip_climbs", archive().add("a/../../b", b"x").end())
 write("zip_absolute", archive().add("/etc/x", b"x").end())
@@ -226,6 +229,20 @@ write("hidden_behind_pickle", b"\x80\x02}." + archive(pickled(RUN)).end())
 write("other_7z", b"7z\xbc\xaf\x27\x1c" + bytes(40))
 write("other_tar", b"storages".ljust(100, b"\0") + bytes(157) + b"ustar\x0000" + bytes(300))
 
+
+def old_tar(name, data, checksum):
+    """A tar archive of one file, without the signature that came later."""
+    head = bytearray(name.ljust(100, b"\0") + b"0000644\0" * 3 + b"%011o\0" % len(data) + b"0" * 12)
+    head += b" " * 8 + bytes(356)
+    head[148:156] = checksum(sum(head)).ljust(8, b"\0")
+    return bytes(head) + data.ljust(512, b"\0") + bytes(1024)
+
+
+write("other_tar_unsigned", old_tar(b"pickle", pickled(RUN), lambda n: b"%06o" % n))
+write("other_tar_binary", old_tar(b"pickle", pickled(RUN), lambda n: n.to_bytes(8, "big")[1:]
+                                  .rjust(8, b"\x80")))
+write("other_tar_signed", old_tar(b"pickle\xe9", pickled(RUN), lambda n: b"%06o" % (n - 256)))
+
 # Pickles that run something, each in its way. The commands are harmless.
 model("run_reduce", RUN)
 model("run_in_model", mapping(w=tensor(), x=RUN))
@@ -240,6 +257,15 @@ model("run_put_pop_get", short("os") + b"q\x000" + short("system") + b"q\x010h\x
 model("run_strings", b"S'\\x6fs'\nS'sys\\164em'\n\x93(S'true'\ntR")
 model("run_unicode", b"V\\u006fs\nVsystem\n\x93(Vtrue\ntR")
 model("run_text_memo", short("os") + b"p+1_0\n0" + short("system") + b"p 2\n0g10\ng2\n\x93)R")
+MEMO = b"S'os'\np0\n0S'system'\np1\n0%s\ng1\n\x93(S'true'\ntR."
+write("run_memo_minus", MEMO % b"g-0")
+write("run_memo_nul", MEMO % b"g0\0not a number")
+model("run_memo_again", number(3) + b"q\x000" + short("os") + b"q\x000" + short("system")
+      + b"q\x010h\x00h\x01\x93" + group(text("true")) + b"R")
+# MEMOIZE counts what is stored: the first one is number 1, although number 200 exists.
+model("run_memo_counted", number(3) + b"q\xc80" + short("os") + b"\x940" + short("system")
+      + b"\x940h\x01h\x02\x93" + group(text("true")) + b"R")
+model("run_protocols", b"\x80\x04" + RUN + b"\x80\x020" + b"\x80\x05N")
 model("run_missing_memo", RUN + b"0h\x63")
 model("run_number_as_name", number(3) + short("system") + b"\x93)R")
 model("run_made_name", call("_codecs", "encode", text("bf"), text("rot13")) + short("system")
@@ -262,7 +288,9 @@ write("run_bare", pickled(RUN))
 write("run_bare_text", b"cos\nsystem\n(S'true'\ntR.")
 write("run_eval_magic", pickled(call("builtins", "eval", text("0x1950a86a20f9469cfc6c")))
       + pickled(number(1001)) + pickled(b"}") + pickled(RUN))
-GAPS = """asyncio.unix_events _UnixSubprocessTransport._start|bdb Bdb.run|cProfile run|code
+GAPS = """builtins exec|builtins compile|builtins open|builtins breakpoint|builtins __import__|os popen
+|subprocess run|pickle loads|_pickle loads|httplib HTTPConnection|urllib.request urlopen|requests.api
+get|copy_reg add_extension|Queue Queue|SimpleXMLRPCServer resolve_dotted_attribute|asyncio.unix_events _UnixSubprocessTransport._start|bdb Bdb.run|cProfile run|code
 InteractiveInterpreter.runcode|codecs open|ctypes CDLL|distutils.file_util write_file|doctest
 debug_script|ensurepip _run_pip|functools partial|idlelib.autocomplete AutoComplete.fetch_completions
 |imaplib IMAP4_stream|importlib import_module|io FileIO|lib2to3.pgen2.grammar Grammar.loads|linecache
@@ -279,6 +307,7 @@ updatecache|logging FileHandler|marshal loads|nt system|numpy.f2py.crackfortran 
 |_aix_support _read_cmd_output|_io FileIO|_osx_support _read_output|_pyrepl.pager pipe_pager
 |__builtin__ getattr|commands getoutput|aiohttp.client ClientSession|cloudpickle.cloudpickle loads
 |test.support.script_helper assert_python_ok""".replace("\n", " ").split("|")
+write("run_no_proto", archive(b"(dp0\ng5\n" + RUN).end())
 write("run_gaps", pickled(b"".join(named(*g.split()) + b"0" for g in GAPS) + b"N"))
 
 # Pickles that are wrong.

@@ -119,6 +119,8 @@ static void test_verdicts(void **state) {
         {"mypackage", "Model.__init__", CK_DANGEROUS},
         {"omegaconf.listconfig", "os.system", CK_DANGEROUS},
         {"pip", "main", CK_DANGEROUS},
+        {"copy_reg", "add_extension", CK_DANGEROUS},
+        {"UserDict", "namedtuple", CK_DANGEROUS},
         {"numpy.f2py.crackfortran", "getlincoef", CK_DANGEROUS},
         {"ostrich", "Bird", CK_UNKNOWN},
         {"pipeline", "Step", CK_UNKNOWN},

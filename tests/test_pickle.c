@@ -201,6 +201,7 @@ static void test_hidden_names(void **state) {
         {"V\\\\u006f\nV\xe9\n\x93.", "STACK_GLOBAL \\\\u006f.\xc3\xa9 12; "},
         {"U\2osp 0_1 \n0U\6systemg+1\n1.", NULL},
         {"U\2osp 0_1 \n0g+1\nU\6system\x93.", "STACK_GLOBAL os.system 24; "},
+        {"U\2osp-0\n0g-0\nU\6system\x93.", "STACK_GLOBAL os.system 21; "},
         {"K\3U\6system\x93.", "STACK_GLOBAL ?.? 10; "},
         {"B\2\1\1\1", NULL},
         {"U\2osq\x05\x30U\6systemh\5\x93.", "STACK_GLOBAL system.os 17; "},
@@ -323,9 +324,9 @@ static void test_refusals(void **state) {
 /* The lenient machine is only lenient: what Python itself cannot get past is an error there too. */
 static void test_lenient(void **state) {
     (void)state;
-    static const char *const bad[] = {"\xff.",      "\x80\6N.",  "Nh\1.",   "t.",       "S'a\n.",
-                                      "S'\\xg'\n.", "V\\u12\n.", "Ng1_\n.", "Ng__1\n.", "Ng\n.",
-                                      "\x97.",      "\x82\1.",   "(o.",     "c\nn\n.",  "N\x86."};
+    static const char *const bad[] = {
+        "\xff.",    "\x80\6N.", "Nh\1.",   "t.",    "S'a\n.",  "S'\\xg'\n.", "V\\u12\n.", "Ng1_\n.",
+        "Ng__1\n.", "Ng\n.",    "Np-1\n.", "\x97.", "\x82\1.", "(o.",        "c\nn\n.",   "N\x86."};
     static const char *const good[] = {"}Na.",       "]NNs.",       "]Nb.",    "N)R.",
                                        "cm\nn\nNR.", "(Nl.",        "(NNd.",   "N\x98.",
                                        "(N\x91.",    "\x8f(N\x90.", "N(N\x90."};
