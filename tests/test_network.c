@@ -476,11 +476,6 @@ int main(void) {
         cmocka_unit_test(test_embedding), cmocka_unit_test(test_guidance),
         cmocka_unit_test(test_shrink),    cmocka_unit_test(test_losses),
         cmocka_unit_test(test_lora),      cmocka_unit_test(test_lora_checkpointing),
-        cmocka_unit_test(test_embedding),
-        cmocka_unit_test(test_guidance),
-        cmocka_unit_test(test_shrink),
-        cmocka_unit_test(test_lora),
-        cmocka_unit_test(test_lora_checkpointing),
         cmocka_unit_test(test_sdxl),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
