@@ -1,9 +1,12 @@
 /* ckmerge as its users meet it: names, messages, exit statuses, recipes that replay. */
 #include "tests/check.h"
+
+#include "kernels/kernels.h"
 #include "tests/fixture.h"
 #include "tests/program.h"
 
 #include <cjson/cJSON.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -337,6 +340,66 @@ static void test_resume(void **state) {
                    0, "o\n", "");
 }
 
+/* A tensor's values, which must be of this type, as f32; the caller frees. */
+static float *values_of(const char *path, const char *tensor, ck_dtype dtype, size_t *count) {
+    ck_reader *r;
+    ck_error err;
+    if (ck_reader_open(path, &r, &err) != CK_OK) fail_msg("%s", err.message);
+    const ck_tensor *t = ck_reader_find(r, tensor);
+    if (!t) fail_msg("%s has no %s", path, tensor);
+    assert_int_equal(t->dtype, dtype);
+    unsigned char *raw = malloc((size_t)t->nbytes);
+    assert_int_equal(ck_reader_read(r, t, 0, raw, (size_t)t->nbytes, &err), CK_OK);
+    *count = (size_t)t->nbytes / (ck_dtype_bits(dtype) / 8);
+    float *values = malloc(*count * sizeof *values);
+    ck_kernels_best()->decode[dtype](values, raw, *count);
+    free(raw);
+    ck_reader_close(r);
+    return values;
+}
+
+/* Quantised weights mixed with plain ones, in either order: the values that the gguf package gives
+ * stand beside them in the file. */
+static void test_gguf(void **state) {
+    (void)state;
+    enum { WIDE = 3 * 512, NARROW = 3 * 64 };
+    static const char gguf[] = "tests/data/gguf/reference.gguf";
+    static const char *const names[] = {"Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"};
+    uint16_t half[WIDE];
+    for (size_t i = 0; i < WIDE; i++) half[i] = 0x3C00; /* 1 */
+    fixture_tensor tensors[6];
+    for (size_t i = 0; i < 6; i++)
+        tensors[i] = (fixture_tensor){.name = names[i],
+                                      .dtype = CK_F16,
+                                      .shape = {3, i < 3 ? NARROW / 3 : WIDE / 3},
+                                      .rank = 2,
+                                      .data = half};
+    fixture_safetensors(&f, "plain.safetensors", tensors, 6, NULL);
+    char root[4096];
+    assert_non_null(getcwd(root, sizeof root));
+    program_expect(program_run(f.folder,
+                               "cp '%s/%s' q.gguf; ckmerge plain.safetensors q.gguf --alpha 0.25 "
+                               "-q -o plain && ckmerge q.gguf plain.safetensors --alpha 0.25 -q "
+                               "-o quantised",
+                               root, gguf),
+                   0, NULL, NULL);
+    for (size_t i = 0; i < 6; i++) {
+        size_t n, m;
+        char name[32];
+        snprintf(name, sizeof name, "%s.expected", names[i]);
+        float *q = values_of(gguf, name, CK_F32, &n);
+        float *a = values_of(fixture_path(&f, "plain"), names[i], CK_F16, &m);
+        float *b = values_of(fixture_path(&f, "quantised"), names[i], CK_F32, &m);
+        assert_int_equal(n, m);
+        for (size_t k = 0; k < n; k++) {
+            float mixed = fmaf(0.25f, q[k] - 1, 1);
+            assert_true(fabsf(a[k] - mixed) <= fabsf(mixed) * 0x1p-11f + 0x1p-25f);
+            assert_true(b[k] == fmaf(0.25f, 1 - q[k], q[k]));
+        }
+        free(q), free(a), free(b);
+    }
+}
+
 /* One file for each value, with the bytes of a merge of its own. */
 static void test_sweep(void **state) {
     (void)state;
@@ -411,6 +474,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_shipped_recipes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_interrupt, setup, teardown),
         cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_gguf, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
         cmocka_unit_test_setup_teardown(test_help, setup, teardown),
     };

@@ -1,6 +1,7 @@
-/* Any bytes as an HDF5 file. libhdf5 itself crashes on some of them: this finds out whether its
- * process contains that, and whether what it says about a damaged file is checked. A process is
- * started for every input, so this is slow; seeds matter more than time.
+/* Any bytes as an HDF5 file, or as a .keras archive with one in it. libhdf5 itself crashes on some
+ * of them: this finds out whether its process contains that, and whether what it says about a
+ * damaged file is checked. A process is started for every input, so this is slow; seeds matter more
+ * than time.
  *
  * What cannot be found here: faults within the helper's process, libhdf5's or ours, which all end
  * as an error of the reader, as they should. */
