@@ -262,8 +262,9 @@ static const ck_command command = {
         "number of threads on any processor.\n"
         "What is said about a tensor in several ways counts in this order: --rule, --elemental, "
         "--component, --block-weights, --alpha.\n"
-        "Arithmetic is f32 with one rounding to the type of the result. Integer tensors are A's, "
-        "bit for bit. Values too large for the result's type become infinite (f8: the largest "
+        "Arithmetic is f32 with one rounding to the type of the result. Integer tensors and "
+        "position_ids are A's, bit for bit. Values too large for the result's type become infinite "
+        "(f8: the largest "
         "value) and are counted.",
     .options = options,
     .examples = "$ ckmerge anime.safetensors photo.safetensors --alpha 0.3\n"

@@ -38,7 +38,7 @@ const char *ck_outcome_text(ck_outcome outcome) {
     static const char *const texts[CK_COUNT_COUNT] = {
         [CK_MIXED] = "mixed",
         [CK_KEPT_MISSING] = "kept: missing in another model",
-        [CK_KEPT_TYPE] = "kept: not a float tensor",
+        [CK_KEPT_TYPE] = "kept: no weights (integers, position_ids)",
         [CK_KEPT_RULE] = "kept: excluded by a rule",
         [CK_KEPT_SAME] = "kept: not changed",
         [CK_COPIED] = "copied by a rule",
@@ -317,11 +317,20 @@ static uint64_t random_key(uint64_t seed, const char *name) {
     return key;
 }
 
+/* CLIP's position_ids are the numbers 0 to 76, but some tools have made floats of them. Mixed as
+ * such they drift, and the text encoder with them. */
+static bool is_weight(const ck_tensor *t) {
+    static const char ids[] = "position_ids";
+    size_t n = strlen(t->name);
+    bool numbers = n >= sizeof ids - 1 && strcmp(t->name + n - (sizeof ids - 1), ids) == 0;
+    return ck_dtype_is_float(t->dtype) && t->elements > 0 && !numbers;
+}
+
 /* Adds a finished task: its output takes name and shape of `like`, and the dtype that the recipe
  * wants. */
 static void add_task(ck_plan *plan, ck_task task, const ck_tensor *like, ck_dtype keep) {
     task.out = *like;
-    bool converts = ck_dtype_is_float(like->dtype) && like->elements > 0;
+    bool converts = is_weight(like);
     ck_dtype wanted = plan->recipe->dtype == CK_DTYPE_COUNT ? keep : plan->recipe->dtype;
     task.out.dtype = converts ? wanted : like->dtype;
     task.out.nbytes = converts ? like->elements * ck_dtype_bits(wanted) / 8 : like->nbytes;
@@ -352,7 +361,7 @@ static ck_status plan_tensor(ck_plan *plan, size_t primary, size_t i, ck_error *
         plan->counts[CK_DROPPED]++;
         return CK_OK;
     }
-    bool movable = ck_dtype_is_float(a->dtype) && a->elements > 0;
+    bool movable = is_weight(a);
     if (rule && rule->action == CK_RULE_COPY) {
         const ck_tensor *t = ck_reader_find(plan->readers[rule->model], a->name);
         task.outcome = t ? CK_COPIED : CK_KEPT_MISSING;

@@ -29,7 +29,7 @@ enum { CK_MAX_STEPS = 256 };
 typedef enum ck_outcome {
     CK_MIXED,        /* the expression was applied */
     CK_KEPT_MISSING, /* A's: an input lacks it */
-    CK_KEPT_TYPE,    /* A's: not a float type, or empty */
+    CK_KEPT_TYPE,    /* A's: not a float type, empty, or position_ids */
     CK_KEPT_RULE,    /* A's: an exclude rule */
     CK_KEPT_SAME,    /* A's: no LoRA or adjustment changes it */
     CK_COPIED,       /* another model's: a copy rule */

@@ -55,6 +55,24 @@ static float first_value(const char *name, const char *tensor) {
     return value;
 }
 
+/* A tensor's values, which must be of this type, as f32; the caller frees. */
+static float *values_of(const char *path, const char *tensor, ck_dtype dtype, size_t *count) {
+    ck_reader *r;
+    ck_error err;
+    if (ck_reader_open(path, &r, &err) != CK_OK) fail_msg("%s", err.message);
+    const ck_tensor *t = ck_reader_find(r, tensor);
+    if (!t) fail_msg("%s has no %s", path, tensor);
+    assert_int_equal(t->dtype, dtype);
+    unsigned char *raw = malloc((size_t)t->nbytes);
+    assert_int_equal(ck_reader_read(r, t, 0, raw, (size_t)t->nbytes, &err), CK_OK);
+    *count = (size_t)t->nbytes / (ck_dtype_bits(dtype) / 8);
+    float *values = malloc(*count * sizeof *values);
+    ck_kernels_best()->decode[dtype](values, raw, *count);
+    free(raw);
+    ck_reader_close(r);
+    return values;
+}
+
 static bool exists(const char *name) {
     return access(fixture_path(&f, name), F_OK) == 0;
 }
@@ -184,6 +202,42 @@ static void test_rules(void **state) {
                    0, "copied by a rule", NULL);
     assert_true(first_value("o", "vae.w") == 4);
     assert_true(first_value("o", "unet.w") == -3);
+}
+
+/* position_ids of which a tool has made floats are not mixed, with whatever the other model has. */
+static void test_position_ids(void **state) {
+    (void)state;
+    static const float w[2] = {1, 2}, broken[3] = {0, 1.5f, 2};
+    static const int64_t whole[3] = {0, 1, 2};
+    const fixture_tensor t[] = {
+        {.name = "w", .dtype = CK_F32, .shape = {2}, .rank = 1, .data = w},
+        {.name = "te.position_ids", .dtype = CK_F32, .shape = {3}, .rank = 1, .data = broken},
+        {.name = "te.position_ids", .dtype = CK_I64, .shape = {3}, .rank = 1, .data = whole}};
+    const fixture_tensor other[] = {t[0], t[2]};
+    fixture_safetensors(&f, "floats.safetensors", t, 2, NULL);
+    fixture_safetensors(&f, "integers.safetensors", other, 2, NULL);
+    program_expect(program_run(f.folder,
+                               "ckmerge floats.safetensors integers.safetensors -o o --dtype f16; "
+                               "ckmerge integers.safetensors floats.safetensors -q -o p; "
+                               "ckmerge floats.safetensors integers.safetensors -q -o healed "
+                               "--rule '*position_ids=copy:b'"),
+                   0, "1 tensors kept: no weights", NULL);
+    size_t n;
+    float *kept = values_of(fixture_path(&f, "o"), "te.position_ids", CK_F32, &n);
+    assert_memory_equal(kept, broken, sizeof broken);
+    free(kept);
+    static const char *const good[] = {"p", "healed"};
+    for (size_t i = 0; i < 2; i++) {
+        ck_reader *r;
+        ck_error err;
+        int64_t ids[3];
+        assert_int_equal(ck_reader_open(fixture_path(&f, good[i]), &r, &err), CK_OK);
+        const ck_tensor *found = ck_reader_find(r, "te.position_ids");
+        assert_int_equal(found->dtype, CK_I64);
+        assert_int_equal(ck_reader_read(r, found, 0, ids, sizeof ids, &err), CK_OK);
+        assert_memory_equal(ids, whole, sizeof whole);
+        ck_reader_close(r);
+    }
 }
 
 static void test_warnings(void **state) {
@@ -340,24 +394,6 @@ static void test_resume(void **state) {
                    0, "o\n", "");
 }
 
-/* A tensor's values, which must be of this type, as f32; the caller frees. */
-static float *values_of(const char *path, const char *tensor, ck_dtype dtype, size_t *count) {
-    ck_reader *r;
-    ck_error err;
-    if (ck_reader_open(path, &r, &err) != CK_OK) fail_msg("%s", err.message);
-    const ck_tensor *t = ck_reader_find(r, tensor);
-    if (!t) fail_msg("%s has no %s", path, tensor);
-    assert_int_equal(t->dtype, dtype);
-    unsigned char *raw = malloc((size_t)t->nbytes);
-    assert_int_equal(ck_reader_read(r, t, 0, raw, (size_t)t->nbytes, &err), CK_OK);
-    *count = (size_t)t->nbytes / (ck_dtype_bits(dtype) / 8);
-    float *values = malloc(*count * sizeof *values);
-    ck_kernels_best()->decode[dtype](values, raw, *count);
-    free(raw);
-    ck_reader_close(r);
-    return values;
-}
-
 /* Quantised weights mixed with plain ones, in either order: the values that the gguf package gives
  * stand beside them in the file. */
 static void test_gguf(void **state) {
@@ -468,6 +504,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_input_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dry_run, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rules, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_position_ids, setup, teardown),
         cmocka_unit_test_setup_teardown(test_warnings, setup, teardown),
         cmocka_unit_test_setup_teardown(test_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(test_replay, setup, teardown),
