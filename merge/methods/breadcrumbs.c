@@ -57,7 +57,7 @@ CK_VECTORS static void take_middle(const ck_arguments *args, size_t input, size_
 #pragma omp simd
     for (size_t e = 0; e < n; e++) {
         float size = fabsf(changes[e]);
-        changes[e] = (size >= r.least) & (size <= r.most) ? changes[e] : 0;
+        changes[e] = ((size >= r.least) & (size <= r.most)) ? changes[e] : 0;
     }
 }
 

@@ -6,6 +6,10 @@
 #include <complex.h>
 #include <stdlib.h>
 
+#ifndef CMPLX /* glibc has it for gcc alone */
+#define CMPLX(x, y) __builtin_complex((double)(x), (double)(y))
+#endif
+
 typedef double _Complex complex_number;
 
 /* One line's buffers. */

@@ -20,7 +20,7 @@ CK_VECTORS static void mean(const double *x, const double *y, double alpha, doub
 #pragma omp simd
     for (size_t i = 0; i < RUN; i++) {
         double between = ck_exp((1 - alpha) * ck_log(x[i]) + alpha * ck_log(y[i]));
-        size[i] = (x[i] == 0) | (y[i] == 0) ? 0 : between;
+        size[i] = ((x[i] == 0) | (y[i] == 0)) ? 0 : between;
     }
 }
 
