@@ -5,6 +5,7 @@
 
 #include <complex.h>
 #include <stdlib.h>
+#include <string.h>
 
 #ifndef CMPLX /* glibc has it for gcc alone */
 #define CMPLX(x, y) __builtin_complex((double)(x), (double)(y))
@@ -26,9 +27,17 @@ static size_t smallest_factor(size_t n) {
     return n;
 }
 
+/* (C's CMPLX, which not every compiler's headers have.) */
+static complex_number pair(double real, double imaginary) {
+    const double parts[2] = {real, imaginary};
+    complex_number z;
+    memcpy(&z, parts, sizeof z);
+    return z;
+}
+
 static complex_number times(complex_number a, complex_number b) {
-    return CMPLX(creal(a) * creal(b) - cimag(a) * cimag(b),
-                 creal(a) * cimag(b) + cimag(a) * creal(b));
+    return pair(creal(a) * creal(b) - cimag(a) * cimag(b),
+                creal(a) * cimag(b) + cimag(a) * creal(b));
 }
 
 /* out[n] from every `stride`-th of in; l->n is n * stride. */
@@ -57,7 +66,7 @@ static void along(const line *l, float *z, size_t elements, size_t stride) {
         for (size_t start = block; start < block + stride; start++) {
             for (size_t i = 0; i < l->n; i++) {
                 const float *x = z + 2 * (start + i * stride);
-                l->in[i] = CMPLX((double)x[0], (double)x[1]);
+                l->in[i] = pair((double)x[0], (double)x[1]);
             }
             transform(l, l->in, 1, l->out, l->n);
             for (size_t i = 0; i < l->n; i++) {
@@ -73,7 +82,7 @@ static void set_length(line *l, size_t n, int sign) {
     for (size_t k = 0; k < n; k++) {
         double cosine, sine;
         ck_cos_sin(k, n, &cosine, &sine);
-        l->turns[k] = CMPLX(cosine, sign * sine);
+        l->turns[k] = pair(cosine, sign * sine);
     }
 }
 

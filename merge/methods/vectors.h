@@ -4,16 +4,10 @@
 #ifndef CK_VECTORS_H
 #define CK_VECTORS_H
 
-/* (ThreadSanitizer is not ready yet when the choice is made.) */
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define CK_VECTORS
-#endif
-#endif
-
-#if !defined(CK_VECTORS) && defined(__x86_64__) && defined(__ELF__)
+/* (Clang gives the functions that choose global names, which clash from file to file.) */
+#if defined(__x86_64__) && defined(__ELF__) && !defined(__clang__)
 #define CK_VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
-#elif !defined(CK_VECTORS)
+#else
 #define CK_VECTORS
 #endif
 
