@@ -219,6 +219,7 @@ interop: all $(BUILD)/run_model $(BUILD)/print_configs
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/interop/run.sh
 
 demo: deps
+	@tests/deps.sh dataset-fashion-mnist
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/demo.sh
 

@@ -355,7 +355,7 @@ static void test_shipped_recipes(void **state) {
                                "ckmerge --recipe '%s'/recipes/weighted-sum.json -o w --set "
                                "alpha=0.9 -n | grep -c alpha=0.9",
                                root),
-                   0, "324\n", NULL);
+                   0, "484\n", NULL);
 }
 
 /* Ctrl-C in the midst of two gigabytes (of zeros that take no space): nothing is left. */

@@ -429,7 +429,7 @@ static void test_real_model(void **state) {
     (void)state;
     ck_error err;
     ck_reader *r;
-    assert_int_equal(ck_reader_open("tests/data/base.safetensors", &r, &err), CK_OK);
+    assert_int_equal(ck_reader_open("recipes/models/base/unet/diffusion_pytorch_model.safetensors", &r, &err), CK_OK);
     ck_reader *there = converted(r, CK_LAYOUT_ORIGINAL, CK_UNUSED_DROP, NULL);
     check_bytes(r, "up_blocks.0.upsamplers.0.conv.weight", 0, there,
                 "output_blocks.1.1.conv.weight");

@@ -229,10 +229,10 @@ static void test_circle(void **state) {
 static void test_models(void **state) {
     (void)state;
     char data[512];
-    assert_non_null(realpath("tests/data", data));
+    assert_non_null(realpath("recipes/models", data));
     program_expect(program_run(f.folder,
-                               "cktool convert %s/base.safetensors ldm --layout ldm -q && "
-                               "cktool extract-lora %s/clothes.safetensors ldm -o lora --rank 8 "
+                               "cktool convert %s/base ldm --layout ldm -q && "
+                               "cktool extract-lora %s/clothes ldm -o lora --rank 8 "
                                "--dynamic fro=0.9 --json",
                                data, data),
                    0, "\"most_rank\":\t8", NULL);
@@ -241,11 +241,11 @@ static void test_models(void **state) {
                    NULL);
     program_expect(program_run(f.folder, "cktool ls lora"), 0,
                    "modelspec.architecture: stable-diffusion-v1/lora", NULL);
-    program_expect(program_run(f.folder, "ckmerge %s/base.safetensors --lora lora -o out", data), 0,
+    program_expect(program_run(f.folder, "ckmerge %s/base --lora lora -o out", data), 0,
                    "mixed", NULL);
     /* The same bytes with any number of threads. */
     program_expect(program_run(f.folder,
-                               "cktool extract-lora %s/clothes.safetensors ldm -o again --rank 8 "
+                               "cktool extract-lora %s/clothes ldm -o again --rank 8 "
                                "--dynamic fro=0.9 -q -t 3 && cmp lora again",
                                data),
                    0, "", NULL);

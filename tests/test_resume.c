@@ -400,7 +400,7 @@ static void test_several(void **state) {
         assert_int_equal(strlen(results[0].model_sha256[1]), 64);
         const double alphas[OUTPUTS] = {0, 0.25, 1, 0.5};
         for (int i = 0; i < OUTPUTS; i++) {
-            char json[400], name[8];
+            char json[400], name[16];
             snprintf(json, sizeof json, formats[f], alphas[i]);
             snprintf(name, sizeof name, "many%d", i);
             const ck_run_options o = {.replace = true};
@@ -428,7 +428,7 @@ static void test_several_faults(void **state) {
             if (fault_hit() && !strstr(err.message, "written, but"))
                 assert_int_not_equal(status, CK_OK);
             for (int i = 0; i < OUTPUTS; i++) {
-                char name[8];
+                char name[16];
                 snprintf(name, sizeof name, "many%d", i);
                 if (status == CK_OK) free(results[i].model_sha256);
                 if (kinds[k] == FAULT_PWRITE && status != CK_OK) assert_false(exists(name));

@@ -8,8 +8,8 @@ import tempfile
 import torch
 from safetensors.torch import load_file, save_file
 
-build, base_path = os.path.realpath(sys.argv[1]), os.path.realpath("tests/data/base.safetensors")
-tuned_path = os.path.realpath("tests/data/clothes.safetensors")
+build, base_path = os.path.realpath(sys.argv[1]), os.path.realpath("recipes/models/base/unet/diffusion_pytorch_model.safetensors")
+tuned_path = os.path.realpath("recipes/models/clothes/unet/diffusion_pytorch_model.safetensors")
 checks = 0
 
 
