@@ -22,6 +22,7 @@ typedef struct machine {
     ck_error *err;
     const char *opcode; /* the one at work */
     uint64_t opcode_at, start, skipped;
+    uint64_t frame_end; /* offset; 0: no frame yet */
     node **stack;
     size_t depth, capacity;
     size_t *marks; /* depths of the stack */
@@ -278,9 +279,21 @@ static ck_status op_proto(machine *m, int argument) {
     return version <= 5 ? CK_OK : fail(m, "a protocol newer than 5");
 }
 
-/* A frame's length only helps readers to read ahead. */
-static ck_status op_frame(machine *m, int argument) {
-    return take(m, NULL, (uint64_t)argument);
+/* Python reads a frame ahead, and forgets what is left of it when an opcode goes beyond its end or
+ * another frame begins: then it sees other names than those that are written here. */
+static ck_status beyond_frame(machine *m) {
+    ck_pickle_import i = {NULL, NULL, m->opcode, m->opcode_at};
+    if (m->rules->import && !m->rules->strict)
+        CK_TRY(m->rules->import(m->rules->context, &i, m->err));
+    return fail(m, "it reaches beyond the end of its frame");
+}
+
+static ck_status op_frame(machine *m, int bytes) {
+    uint64_t n;
+    CK_TRY(take_little(m, (unsigned)bytes, &n));
+    if (m->opcode_at < m->frame_end) return beyond_frame(m);
+    if (__builtin_add_overflow(m->in->offset, n, &m->frame_end)) m->frame_end = UINT64_MAX;
+    return CK_OK;
 }
 
 static ck_status op_stop(machine *m, int argument) {
@@ -541,8 +554,8 @@ static ck_status op_memo_get(machine *m, int bytes) {
 
 /* ---- Imports and calls ---- */
 
-/* Python takes any text, but no module or member is called like this; a tensor's bytes that look
- * like the start of a pickle are. */
+/* Python takes any text, but no module is called like this; a tensor's bytes that look like the
+ * start of a pickle are. */
 static bool is_name(const char *s, size_t n) {
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)s[i] <= 0x20 || s[i] == 0x7F) return false;
@@ -551,8 +564,11 @@ static bool is_name(const char *s, size_t n) {
 
 static ck_status import(machine *m, const char *module, size_t module_length, const char *name,
                         size_t name_length, node **made) {
-    if (!is_name(module, module_length) || !is_name(name, name_length))
-        return fail(m, "not the name of anything");
+    /* (A module is imported even if it turns out not to have the member.) */
+    bool named = m->rules->strict
+                     ? is_name(name, name_length)
+                     : ck_utf8_check((const unsigned char *)name, name_length) == name_length;
+    if (!is_name(module, module_length) || !named) return fail(m, "not the name of anything");
     ck_arena *arena = &m->pickle->arena;
     node *global = new_node(m, CK_PICKLE_GLOBAL);
     char *text = ck_arena_alloc(arena, module_length + name_length + 2);
@@ -774,7 +790,9 @@ static ck_status step(machine *m) {
     if (m->rules->strict && !op->strict) return fail(m, "refused: no checkpoint needs it");
     if (m->in->offset - m->start - m->skipped > CK_PICKLE_MAX_BYTES)
         return fail(m, "the pickle is larger than 32 MiB");
-    return op->run(m, op->argument);
+    bool framed = m->opcode_at < m->frame_end;
+    CK_TRY(op->run(m, op->argument));
+    return framed && m->in->offset > m->frame_end ? beyond_frame(m) : CK_OK;
 }
 
 ck_status ck_pickle_load(ck_pickle_input *in, const ck_pickle_rules *rules, ck_pickle *pickle,

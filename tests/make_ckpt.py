@@ -277,6 +277,11 @@ model("run_newobj", named("subprocess", "Popen") + group(text("true")) + b"\x81"
 model("run_newobj_ex", named("subprocess", "Popen") + b")}\x92")
 model("run_build", call("collections", "OrderedDict") + mapping(x=named("os", "system")) + b"b")
 model("run_frame", b"\x95\x03" + bytes(7) + RUN)
+# What is left of a frame is forgotten: Python imports os, and not what is written.
+model("run_frame_lost", b"\x95" + struct.pack("<Q", 11) + b"cmypackage_" + RUN[1:])
+model("run_frame_nested", b"\x95" + struct.pack("<Q", 10) + b"\x95" + struct.pack("<Q", 30) + b"N"
+      + RUN)
+model("run_nameless", short("antigravity") + short("") + b"\x93")
 model("run_persistent", b"P" + b"0\n" + RUN)
 model("run_long_line", b"S'" + b"a" * 70000 + b"'\n0" + RUN, method=8)
 model("run_ext", b"\x82\x01" + RUN)

@@ -196,7 +196,7 @@ static void test_hidden_names(void **state) {
         {"(cos\nsystem\nK\1o.", "GLOBAL os.system 1; "},
         {"S'os'\nS\"system\"\n\x93.", "STACK_GLOBAL os.system 16; "},
         {"S'\\x6fs'\nS'\\163y\\x73tem'  \n\x93.", "STACK_GLOBAL os.system 27; "},
-        {"S'o\\s'\nS'a\\\\b\\'\\18'\n\x93.", "STACK_GLOBAL o\\s.a\\b'\0018 22; "},
+        {"S'o\\s'\nS'a\\\\b\\'\\18'\n\x93.", "STACK_GLOBAL o\\s.a\\b'\0018 20; "},
         {"V\\u006fs\nV\\U00000073ystem\n\x93.", "STACK_GLOBAL os.system 26; "},
         {"V\\\\u006f\nV\xe9\n\x93.", "STACK_GLOBAL \\\\u006f.\xc3\xa9 12; "},
         {"U\2osp 0_1 \n0U\6systemg+1\n1.", NULL},
@@ -209,10 +209,8 @@ static void test_hidden_names(void **state) {
     };
     for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++) {
         ck_pickle p;
-        /* "\1" before the 8 stands for what an octal escape makes; such a name is refused. */
-        bool control = hidden[i].imports && strchr(hidden[i].imports, 1);
         ck_status status = load(hidden[i].data, strlen(hidden[i].data), false, &p);
-        if (!hidden[i].imports || control) {
+        if (!hidden[i].imports) {
             assert_int_equal(status, CK_INPUT);
             assert_string_equal(imports, "");
             continue;
