@@ -3,17 +3,19 @@
 #include "io/os.h"
 #include "io/view_int.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Where the bytes of one tensor come from. */
-typedef enum origin_kind { PIECES, TRANSPOSED, CONSTANT } origin_kind;
+typedef enum origin_kind { PIECES, TRANSPOSED, PERMUTED, CONSTANT } origin_kind;
 
 typedef struct origin {
     origin_kind kind;
-    const ck_piece *pieces; /* PIECES; TRANSPOSED: one */
+    const ck_piece *pieces; /* PIECES; TRANSPOSED, PERMUTED: one */
     size_t piece_count;
-    const void *data; /* CONSTANT */
+    const uint32_t *rows, *columns; /* PERMUTED */
+    const void *data;               /* CONSTANT */
 } origin;
 
 typedef struct view_state {
@@ -125,6 +127,35 @@ ck_status ck_view_transpose(ck_reader *view, const char *name, const ck_reader *
                &(origin){.kind = TRANSPOSED, .pieces = copy, .piece_count = 1}, err);
 }
 
+/* The order of an axis of n channels, copied; one of NULL is NULL. */
+static ck_status copy_order(ck_reader *view, const uint32_t *order, uint64_t n,
+                            const uint32_t **copy, ck_error *err) {
+    *copy = NULL;
+    if (!order) return CK_OK;
+    uint32_t *own = ck_arena_alloc(&view->arena, n * sizeof *own);
+    if (!own) return ck_fail_memory(err, view->path);
+    memcpy(own, order, n * sizeof *own);
+    *copy = own;
+    return CK_OK;
+}
+
+ck_status ck_view_permute(ck_reader *view, const char *name, const ck_reader *source,
+                          const ck_tensor *t, const uint32_t *rows, const uint32_t *columns,
+                          ck_error *err) {
+    if (t->rank < (columns ? 2 : 1) || ck_dtype_bits(t->dtype) % 8)
+        return ck_fail(err, CK_USAGE, "%s: tensor '%s' has no channels that can be permuted",
+                       source->path, t->name);
+    origin from = {.kind = PERMUTED};
+    ck_piece *piece = ck_arena_alloc(&view->arena, sizeof *piece);
+    if (!piece) return ck_fail_memory(err, view->path);
+    *piece = (ck_piece){source, t, 0, t->nbytes};
+    from.pieces = piece;
+    from.piece_count = 1;
+    CK_TRY(copy_order(view, rows, t->shape[0], &from.rows, err));
+    CK_TRY(copy_order(view, columns, t->rank > 1 ? t->shape[1] : 0, &from.columns, err));
+    return add(view, name, t->dtype, t->rank, t->shape, &from, err);
+}
+
 ck_status ck_view_constant(ck_reader *view, const char *name, ck_dtype dtype, size_t rank,
                            const uint64_t *shape, const void *data, ck_error *err) {
     CK_TRY(add(view, name, dtype, rank, shape, &(origin){.kind = CONSTANT}, err));
@@ -201,6 +232,50 @@ static ck_status read_transposed(const origin *from, uint64_t begin, char *dst, 
     return CK_OK;
 }
 
+/* Bytes [begin, begin + n) of a row whose channels, of `size` bytes each, are those of `row` in
+ * this order. */
+static void pick(const char *row, const uint32_t *order, size_t size, uint64_t begin, char *dst,
+                 size_t n) {
+    while (n > 0) {
+        size_t within = begin % size, here = size - within < n ? size - within : n;
+        memcpy(dst, row + order[begin / size] * size + within, here);
+        begin += here;
+        dst += here;
+        n -= here;
+    }
+}
+
+/* A vector is a row whose channels are its elements. */
+static ck_status read_permuted(const origin *from, uint64_t begin, char *dst, size_t n,
+                               ck_error *err) {
+    const ck_piece *p = from->pieces;
+    const ck_tensor *t = p->tensor;
+    bool vector = t->rank == 1;
+    const uint32_t *rows = vector ? NULL : from->rows,
+                   *columns = vector ? from->rows : from->columns;
+    uint64_t row_bytes = vector ? t->nbytes : t->nbytes / t->shape[0];
+    char *row = columns ? ck_alloc(row_bytes) : NULL;
+    if (columns && !row) return ck_fail_memory(err, t->name);
+    ck_status status = CK_OK;
+    while (n > 0 && status == CK_OK) {
+        uint64_t i = begin / row_bytes, within = begin % row_bytes;
+        uint64_t at = (rows ? rows[i] : i) * row_bytes;
+        size_t here = row_bytes - within < n ? (size_t)(row_bytes - within) : n;
+        if (columns) {
+            status = ck_reader_read(p->reader, t, at, row, row_bytes, err);
+            if (status == CK_OK)
+                pick(row, columns, row_bytes / t->shape[!vector], within, dst, here);
+        } else {
+            status = ck_reader_read(p->reader, t, at + within, dst, here, err);
+        }
+        begin += here;
+        dst += here;
+        n -= here;
+    }
+    free(row);
+    return status;
+}
+
 ck_status ck_view__read(const ck_reader *r, const ck_tensor *t, uint64_t begin, void *dst, size_t n,
                         ck_error *err) {
     const view_state *state = r->state;
@@ -210,6 +285,8 @@ ck_status ck_view__read(const ck_reader *r, const ck_tensor *t, uint64_t begin, 
         return read_pieces(from, begin, dst, n, err);
     case TRANSPOSED:
         return read_transposed(from, begin, dst, n, err);
+    case PERMUTED:
+        return read_permuted(from, begin, dst, n, err);
     case CONSTANT:
         memcpy(dst, (const char *)from->data + begin, n);
         break;

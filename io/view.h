@@ -11,7 +11,8 @@
  *   ck_reader_close(view);
  *
  * Sources are borrowed: they must stay open as long as the view, unless they are handed over with
- * ck_view_own(). A source may itself be a view. Reading is thread-safe and needs no memory.
+ * ck_view_own(). A source may itself be a view. Reading is thread-safe and needs no memory
+ * but for what ck_view_permute says.
  * Tensors come in the order in which they were added; their `offset` is their number. A view whose
  * making failed can only be closed.
  */
@@ -49,6 +50,14 @@ ck_status ck_view_concat(ck_reader *view, const char *name, ck_dtype dtype, size
  * every row of t, so it costs many small reads, but no memory. */
 ck_status ck_view_transpose(ck_reader *view, const char *name, const ck_reader *source,
                             const ck_tensor *t, ck_error *err);
+
+/* The tensor with its channels in another order: element [i, j, ...] is t's [rows[i], columns[j],
+ * ...]. rows and columns are permutations of t's first and second axis, copied; NULL: as they are.
+ * CK_USAGE when t has no such axis or packs its elements. Read row by row, in memory for one of t's
+ * rows where columns move. */
+ck_status ck_view_permute(ck_reader *view, const char *name, const ck_reader *source,
+                          const ck_tensor *t, const uint32_t *rows, const uint32_t *columns,
+                          ck_error *err);
 
 /* A tensor whose data are given (and copied). */
 ck_status ck_view_constant(ck_reader *view, const char *name, ck_dtype dtype, size_t rank,

@@ -4,6 +4,7 @@
 #include "io/os.h"
 #include "io/reader.h"
 #include "io/scaled.h"
+#include "io/view.h"
 #include "io/writer.h"
 #include "merge/block_flags.h"
 #include "merge/engine.h"
@@ -11,6 +12,7 @@
 #include "merge/foreign.h"
 #include "merge/model_hash.h"
 #include "merge/provenance.h"
+#include "merge/rebasin.h"
 #include "merge/recipe.h"
 #include "merge/replay.h"
 #include "merge/report.h"
@@ -34,7 +36,7 @@ static struct {
     double alpha, lambda;
     uint64_t threads, seed;
     bool alpha_given, lambda_given, seed_given;
-    bool dry_run, json, force, quiet, lock, hash_models, resume;
+    bool dry_run, json, force, quiet, lock, hash_models, resume, rebasin;
     ck_text_list set, rules, loras, model_dirs;
     ck_block_flags blocks;
     bool explain; /* not merge, but say what would happen to which block */
@@ -87,6 +89,12 @@ static const ck_option options[] = {
      .value = &flags.base,
      .help = "the model that the others were trained from (task-arithmetic, ties, dare, "
              "model-stock): counts as the first"},
+    {.name = "rebasin",
+     .type = CK_OPT_FLAG,
+     .value = &flags.rebasin,
+     .help =
+         "first bring the other models' channels into the order nearest to the first one's (git "
+         "re-basin: SD1, SD2, SDXL); takes minutes"},
     {.name = "lora",
      .argument = "FILE[:STRENGTH[:lbw=WEIGHTS]]",
      .type = CK_OPT_LIST,
@@ -254,7 +262,8 @@ static const ck_command command = {
         "The first model, A, decides which tensors the result has, their shapes and, unless "
         "--dtype "
         "says otherwise, their types. Models are read and the result is written block by block: "
-        "memory stays below 64 MiB whatever their size. The result is written whole or not at all, "
+        "memory stays below 64 MiB whatever their size (--rebasin: 250 MB). The result is written "
+        "whole or not at all, "
         "and may replace one of the models (--force). Models may be of any format that can be "
         "read, and of "
         "different layouts: names are mapped to A's. The same recipe gives the same bytes with "
@@ -476,6 +485,18 @@ static ck_status replay(ck_recipe *r, ck_error *err) {
                           given ? flags.model_dirs.count : 1, keep_hashing, NULL, r, err);
 }
 
+/* All models come into the order of the first. */
+static ck_status rebasin_all(ck_recipe *r, ck_error *err) {
+    bool any = false;
+    for (size_t i = 0; i < r->model_count; i++) {
+        bool other = i != ck_recipe_primary(r) && ck_recipe_lora_base(r, i) == SIZE_MAX;
+        r->models[i].rebasin = other;
+        any |= other;
+    }
+    if (any) return CK_OK;
+    return ck_fail(err, CK_USAGE, "--rebasin: there is only one model");
+}
+
 static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t count, ck_error *err) {
     if (flags.svg && !flags.explain)
         return ck_fail(err, CK_USAGE, "--svg is for `ckmerge explain`");
@@ -493,11 +514,12 @@ static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t coun
                            paths[0]);
         if (flags.method || flags.weight || flags.normalize || flags.alpha_given ||
             flags.rules.count || flags.base || flags.density || flags.loras.count ||
-            flags.lambda_given || flags.compat)
-            return ck_fail(err, CK_USAGE,
-                           "--method, --compat, --base, --alpha, --lambda, --weight, --density, "
-                           "--normalize, --rule and --lora do not go with --recipe: edit the "
-                           "recipe, or give it variables and use --set");
+            flags.lambda_given || flags.compat || flags.rebasin)
+            return ck_fail(
+                err, CK_USAGE,
+                "--method, --compat, --base, --alpha, --lambda, --weight, --density, "
+                "--normalize, --rule, --lora and --rebasin do not go with --recipe: edit the "
+                "recipe, or give it variables and use --set");
         if (ck_block_flags_given(&flags.blocks))
             return ck_fail(err, CK_USAGE, "%s does not go with --recipe: edit the recipe",
                            ck_block_flags_given(&flags.blocks));
@@ -509,6 +531,7 @@ static ck_status make_recipe(ck_recipe *r, const char *const *paths, size_t coun
             CK_TRY(
                 ck_recipe_load_any(flags.recipe, &where, flags.set.items, flags.set.count, r, err));
     }
+    if (flags.rebasin) CK_TRY(rebasin_all(r, err));
     if (flags.dtype) r->dtype = ck_recipe_dtype(flags.dtype);
     if (flags.missing) r->missing = (ck_missing)ck_word_index(CK_MISSING_WORDS, flags.missing);
     if (flags.extra) r->extra = (ck_extra)ck_word_index(CK_EXTRA_WORDS, flags.extra);
@@ -728,6 +751,41 @@ static ck_status open_lora(merge *m, size_t i, const ck_reader *model, ck_error 
     return CK_OK;
 }
 
+/* Matches the channels of a model with A's; before a dry run it is only seen whether they can be.
+ */
+static ck_status match_channels(merge *m, size_t i, ck_channels *c, const ck_reader *a,
+                                ck_error *err) {
+    ck_progress progress;
+    ck_rebasin_options o = {.threads = (unsigned)(flags.threads > 1000 ? 1000 : flags.threads),
+                            .progress = &progress,
+                            .cancel = &cancelled};
+    ck_rebasin_result result;
+    if (flags.dry_run) return CK_OK;
+    ck_progress_start(&progress, "matching", ck_rebasin_bytes(c), flags.quiet || flags.json);
+    ck_status status = ck_rebasin(c, a, &o, &result, err);
+    ck_progress_end(&progress);
+    CK_TRY(status);
+    char *text = ck_sprintf("%s: re-basin moved %llu of %llu channels", m->recipe.models[i].path,
+                            (unsigned long long)result.moved, (unsigned long long)result.channels);
+    if (text) warn(m, ck_arena_strdup(&m->arena, text));
+    free(text);
+    return CK_OK;
+}
+
+/* Reads a model with its channels in A's order. */
+static ck_status rebasin(merge *m, size_t i, const ck_reader *a, ck_error *err) {
+    ck_reader *b = m->readers[i], *view;
+    bool borrowed = b == m->files[i] || b == m->plain[i];
+    ck_channels *c;
+    CK_TRY(ck_channels_open(b, NULL, &c, err));
+    ck_status status = match_channels(m, i, c, a, err);
+    if (status == CK_OK) status = ck_channels_view(c, &view, err);
+    ck_channels_free(c);
+    CK_TRY(status);
+    m->readers[i] = view;
+    return borrowed ? CK_OK : ck_view_own(view, b, err);
+}
+
 static ck_status open_models(merge *m, ck_error *err) {
     const ck_recipe *r = &m->recipe;
     for (size_t i = 0; i < r->model_count; i++) {
@@ -743,6 +801,7 @@ static ck_status open_models(merge *m, ck_error *err) {
         base[i] = ck_recipe_lora_base(r, i);
         CK_TRY(check_kind(m, i, base[i], err));
         if (i != primary && base[i] == SIZE_MAX) CK_TRY(align(m, i, m->readers[primary], err));
+        if (r->models[i].rebasin) CK_TRY(rebasin(m, i, m->readers[primary], err));
     }
     for (size_t i = 0; i < r->model_count; i++)
         if (base[i] != SIZE_MAX) CK_TRY(open_lora(m, i, m->readers[base[i]], err));

@@ -331,6 +331,25 @@ static ck_status check_model(const ck_recipe *r, size_t model, ck_error *err) {
     return CK_OK;
 }
 
+/* Whether a model can be brought into the primary one's order: LoRAs were made for the order that
+ * their model is in. */
+static ck_status check_rebasin(const ck_recipe *r, size_t model, ck_error *err) {
+    const char *name = r->models[model].name;
+    if (!r->models[model].rebasin) return CK_OK;
+    if (model == ck_recipe_primary(r))
+        return ck_fail(err, CK_USAGE, "'%s' is the first model, whose order re-basin keeps", name);
+    if (ck_recipe_lora_base(r, model) != SIZE_MAX)
+        return ck_fail(err, CK_USAGE, "'%s' is a LoRA; re-basin is for models", name);
+    for (size_t i = 0; i < r->model_count; i++)
+        if (ck_recipe_lora_base(r, i) == model)
+            return ck_fail(
+                err, CK_USAGE,
+                "LoRA '%s' does not fit '%s' after re-basin; apply it before, in a merge "
+                "of its own",
+                r->models[i].name, name);
+    return CK_OK;
+}
+
 static ck_status check_node(const ck_node *node, ck_error *err) {
     if (node->kind != CK_NODE_METHOD) return CK_OK;
     for (size_t i = 0; i < node->input_count; i++) CK_TRY(check_node(node->inputs[i], err));
@@ -362,6 +381,7 @@ ck_status ck_recipe_check(const ck_recipe *r, ck_error *err) {
                        "its tensors from there");
     CK_TRY(check_node(r->root, err));
     for (size_t i = 0; i < r->model_count; i++) CK_TRY(check_model(r, i, err));
+    for (size_t i = 0; i < r->model_count; i++) CK_TRY(check_rebasin(r, i, err));
     for (size_t i = 0; i < r->rule_count; i++) CK_TRY(check_rule(&r->rules[i], err));
     return CK_OK;
 }

@@ -27,9 +27,10 @@
  *     "lock": {"tool": "ckmerge 0.1.0", "models": {"a": "<hex>", "b": "<hex>"}, "output": "<hex>"}
  *   }
  * A node may have "compat": "mergekit" or another tool whose result it shall give, where that
- * differs. An input is a model's name, a number (a constant), or another {"method": ...}; the
- * second input of "lora" is the name of a LoRA among the models. A node may have an "id" so that
- * rules reach it ("set": {"id.alpha": 0.5}). In the place of a parameter's number there may be
+ * differs. A model with "rebasin": true is read with its channels in the order nearest to A's
+ * (merge/rebasin.h). An input is a model's name, a number (a constant), or another {"method": ...};
+ * the second input of "lora" is the name of a LoRA among the models. A node may have an "id" so
+ * that rules reach it ("set": {"id.alpha": 0.5}). In the place of a parameter's number there may be
  * block weights: "alpha": {"gradient": [0, 1], "base": 0.3} (merge/weights.h). Paths are relative
  * to the recipe's folder. A text "$name" in the place of a number or a path is the variable of that
  * name.
@@ -69,6 +70,8 @@ typedef struct ck_model {
     const char *path;
     const char *sha256; /* that the file must have, or NULL; goes into the output's metadata */
     const char *label;  /* what the file is called in metadata; NULL: as its path ends */
+    bool rebasin;       /* its channels are first brought into the order nearest to the primary
+                         * model's (merge/rebasin.h) */
 } ck_model;
 
 typedef enum ck_rule_action {
@@ -197,8 +200,9 @@ size_t ck_recipe_primary(const ck_recipe *r);
  * that node over first inputs. SIZE_MAX for every other model. */
 size_t ck_recipe_lora_base(const ck_recipe *r, size_t model);
 
-/* Checks what can be checked without opening a model: a primary model, parameter values, and that
- * LoRAs are used as such and for one model. */
+/* Checks what can be checked without opening a model: a primary model, parameter values, that
+ * LoRAs are used as such and for one model, and that what is to be brought into A's order can be.
+ */
 ck_status ck_recipe_check(const ck_recipe *r, ck_error *err);
 
 /* Reads a recipe file. settings are "NAME=VALUE" texts that override its variables; one that names

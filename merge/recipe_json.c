@@ -211,11 +211,13 @@ static ck_status read_hash(const reading *in, const cJSON *object, const char *f
 static ck_status read_model(const reading *in, const cJSON *json, ck_error *err) {
     const cJSON *path = json;
     const char *sha256 = NULL;
+    bool rebasin = false;
     if (json->string[0] == '$')
         return ck_json_fail(in->doc, json, err, "a model's name must not begin with '$'");
     if (cJSON_IsObject(json)) {
-        CK_TRY(ck_json_only(in->doc, json, "path sha256", err));
+        CK_TRY(ck_json_only(in->doc, json, "path sha256 rebasin", err));
         CK_TRY(read_hash(in, json, "sha256", &sha256, err));
+        CK_TRY(ck_json_bool(in->doc, json, "rebasin", &rebasin, err));
         path = cJSON_GetObjectItemCaseSensitive(json, "path");
         if (!path) return ck_json_fail(in->doc, json, err, "\"path\" is missing");
     }
@@ -234,6 +236,7 @@ static ck_status read_model(const reading *in, const cJSON *json, ck_error *err)
                                                              : ck_strdup(text);
     if (!full) return ck_fail_memory(err, in->doc->name);
     ck_status status = ck_recipe_add_model(in->recipe, json->string, full, sha256, err);
+    if (status == CK_OK) in->recipe->models[in->recipe->model_count - 1].rebasin = rebasin;
     free(full);
     return status;
 }
@@ -589,6 +592,7 @@ static void models_json(const ck_recipe *r, ck_path_style style, const char *fol
         if (model) add(model, "path", cJSON_CreateString(path), ok);
         if (model && r->models[i].sha256)
             add(model, "sha256", cJSON_CreateString(r->models[i].sha256), ok);
+        if (model && m->rebasin) add(model, "rebasin", cJSON_CreateTrue(), ok);
         free(path);
     }
 }

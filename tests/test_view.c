@@ -142,6 +142,60 @@ static void test_transpose(void **state) {
     ck_reader_close(source);
 }
 
+/* "wide" with both axes in another order, "b" with its only one, and kernels that stay whole. */
+static void test_permute(void **state) {
+    (void)state;
+    ck_error err;
+    ck_reader *source = make_source(), *view;
+    const ck_tensor *wide = ck_reader_find(source, "wide");
+    const uint32_t rows[5] = {3, 0, 4, 1, 2}, four[4] = {2, 3, 1, 0};
+    uint32_t columns[3000];
+    for (uint32_t i = 0; i < 3000; i++) columns[i] = i * 7 % 3000;
+    assert_int_equal(ck_view_new("p", &view, &err), CK_OK);
+    assert_int_equal(ck_view_permute(view, "both", source, wide, rows, columns, &err), CK_OK);
+    assert_int_equal(ck_view_permute(view, "rows", source, wide, rows, NULL, &err), CK_OK);
+    assert_int_equal(
+        ck_view_permute(view, "b", source, ck_reader_find(source, "b"), four, NULL, &err), CK_OK);
+    ck_piece piece = {source, wide, 0, 2 * 4 * 5 * 2};
+    ck_reader *kernels;
+    assert_int_equal(ck_view_new("k", &kernels, &err), CK_OK);
+    assert_int_equal(ck_view_concat(kernels, "conv", CK_F16, 3, SHAPE(2, 4, 5), &piece, 1, &err),
+                     CK_OK);
+    assert_int_equal(ck_view_finish(kernels, &err), CK_OK);
+    assert_int_equal(
+        ck_view_permute(view, "conv", kernels, ck_reader_find(kernels, "conv"), NULL, four, &err),
+        CK_OK);
+    assert_int_equal(ck_view_finish(view, &err), CK_OK);
+    size_t n;
+    unsigned char *x = read_all(source, "wide", &n), *both = read_all(view, "both", &n);
+    unsigned char *moved = read_all(view, "rows", &n), *conv = read_all(view, "conv", &n);
+    for (size_t i = 0; i < 5; i++) {
+        assert_memory_equal(moved + i * 6000, x + rows[i] * 6000, 6000);
+        for (size_t j = 0; j < 3000; j++)
+            assert_memory_equal(both + (i * 3000 + j) * 2, x + (rows[i] * 3000 + columns[j]) * 2,
+                                2);
+    }
+    for (size_t i = 0; i < 2; i++)
+        for (size_t j = 0; j < 4; j++)
+            assert_memory_equal(conv + (i * 4 + j) * 10, x + (i * 4 + four[j]) * 10, 10);
+    for (size_t i = 0; i < 4; i++) check_same(view, "b", i * 4, source, "b", four[i] * 4, 4);
+    check_parts(view, "both", 2);
+    check_parts(view, "rows", 2);
+    check_parts(view, "conv", 2);
+    check_parts(view, "b", 4);
+    assert_int_equal(
+        ck_view_permute(view, "s", source, ck_reader_find(source, "s"), four, NULL, &err),
+        CK_USAGE);
+    assert_int_equal(
+        ck_view_permute(view, "s", source, ck_reader_find(source, "b"), NULL, four, &err),
+        CK_USAGE);
+    assert_non_null(strstr(err.message, "'b' has no channels that can be permuted"));
+    free(x), free(both), free(moved), free(conv);
+    ck_reader_close(view);
+    ck_reader_close(kernels);
+    ck_reader_close(source);
+}
+
 static void test_constant_and_metadata(void **state) {
     (void)state;
     ck_error err;
@@ -253,6 +307,8 @@ static ck_status build(ck_reader *source, ck_reader **view, ck_error *err) {
     CK_TRY(ck_view_own(*view, inner, err));
     CK_TRY(ck_view_rename(*view, "m", source, m, err));
     CK_TRY(ck_view_transpose(*view, "t", source, m, err));
+    CK_TRY(ck_view_permute(*view, "p", source, m, (const uint32_t[]){5, 4, 3, 2, 1, 0},
+                           (const uint32_t[]){3, 2, 1, 0}, err));
     CK_TRY(ck_view_constant(*view, "c", CK_F32, 0, NULL, &value, err));
     CK_TRY(ck_view_set_metadata(*view, "k", "v", err));
     CK_TRY(ck_view_set_metadata(*view, "k", "w", err));
@@ -277,9 +333,13 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rename),        cmocka_unit_test(test_concat),
-        cmocka_unit_test(test_transpose),     cmocka_unit_test(test_constant_and_metadata),
-        cmocka_unit_test(test_refused),       cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_rename),
+        cmocka_unit_test(test_concat),
+        cmocka_unit_test(test_transpose),
+        cmocka_unit_test(test_permute),
+        cmocka_unit_test(test_constant_and_metadata),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_threads),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
