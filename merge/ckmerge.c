@@ -262,7 +262,7 @@ static const ck_command command = {
         "The first model, A, decides which tensors the result has, their shapes and, unless "
         "--dtype "
         "says otherwise, their types. Models are read and the result is written block by block: "
-        "memory stays below 64 MiB whatever their size (--rebasin: 250 MB). The result is written "
+        "memory stays below 64 MiB whatever their size (--rebasin: 150 MB). The result is written "
         "whole or not at all, "
         "and may replace one of the models (--force). Models may be of any format that can be "
         "read, and of "

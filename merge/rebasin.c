@@ -240,12 +240,6 @@ static double total(const float *gains, size_t n, const uint32_t *order) {
     return sum;
 }
 
-/* The best order of a group of one block and one part. */
-static ck_status solve_free(const matching *m, const ck_channel_group *g, uint32_t *best,
-                            ck_error *err) {
-    return ck_assign(m->gains[0], g->size, g->size, best, err);
-}
-
 /* Of blocks: what each pair of them gains at best, and then which goes where. within has room for
  * the order within each pair. */
 static ck_status solve_blocks(const matching *m, const ck_channel_group *g, float *pairs,
@@ -272,9 +266,10 @@ static ck_status solve_blocks(const matching *m, const ck_channel_group *g, floa
     return CK_OK;
 }
 
+/* The best order of a group's channels while all others are as they are. */
 static ck_status solve(const matching *m, const ck_channel_group *g, uint32_t *best,
                        ck_error *err) {
-    if (g->blocks == 1 && g->parts == 1) return solve_free(m, g, best, err);
+    if (g->blocks == 1 && g->parts == 1) return ck_assign(m->gains[0], g->size, g->size, best, err);
     float *pairs = ck_alloc_array(g->blocks * g->blocks, sizeof *pairs);
     uint32_t *within = ck_alloc_array(g->parts * g->blocks * g->size, sizeof *within);
     uint32_t *blocks = ck_alloc_array(g->blocks, sizeof *blocks);

@@ -11,10 +11,10 @@
  * least distance between the two. For one group of channels, all others being as they are, the best
  * order is the solution of an assignment problem over the products of channels (assignment.h); of
  * blocks within which channels change places it is exact too: every pair of blocks is solved, then
- * the pairing of blocks. Groups are gone through until no order gets better. Other than the
- * paper's, groups are taken in the order of the table, not at random, and what faces channels that
- * no order was found for yet does not count in the first round. So a model that is the other but
- * for a permutation gives back the other (unless channels are alike).
+ * the pairing of blocks. Groups are gone through until no order gets better (at most 100 times).
+ * Other than the paper's, groups are taken in the order of the table, not at random, and what faces
+ * channels that no order was found for yet does not count in the first round. So a model that is
+ * the other but for a permutation gives back the other (unless channels are alike).
  *
  * Products are f32 sums in a fixed order: the same orders come out with any number of threads and
  * on any processor. Memory: for the largest group a product for each pair of channels, which is 105

@@ -386,6 +386,39 @@ static void test_undoes(void **state) {
     ck_reader_close(model);
 }
 
+/* A model whose every weight is off by some of its tensor's spread. */
+static ck_reader *noisy(const ck_reader *model, float share) {
+    ck_reader *view;
+    ok(ck_view_new("noisy", &view, &err));
+    for (size_t i = 0; i < ck_reader_count(model); i++) {
+        const ck_tensor *t = ck_reader_tensor(model, i);
+        size_t n;
+        float *data = reference(model, t->name, &n), *noise = malloc(n * sizeof *noise);
+        double sum = 0, squares = 0;
+        assert_int_equal(t->dtype, CK_F32);
+        for (size_t k = 0; k < n; k++) sum += data[k], squares += (double)data[k] * data[k];
+        float spread = (float)sqrt(fmax(squares / (double)n - sum * sum / (double)(n * n), 0));
+        ck_philox_fill_normal(6, 0, (uint32_t)i, 0, n, noise);
+        for (size_t k = 0; k < n; k++) data[k] += share * spread * noise[k];
+        ok(ck_view_constant(view, t->name, t->dtype, t->rank, t->shape, data, &err));
+        free(data), free(noise);
+    }
+    ok(ck_view_finish(view, &err));
+    return view;
+}
+
+/* The order is found of models that are only alike, too. */
+static void test_noise(void **state) {
+    (void)state;
+    ck_reader *model;
+    ck_rebasin_result result;
+    ok(ck_reader_open(MODEL, &model, &err));
+    ck_reader *b = noisy(model, 0.05f), *view = shuffled(b, &unet_sizes, 30);
+    ck_reader *back = match(view, model, &unet_sizes, 0, &result);
+    assert_int_equal(differing(b, back), 0);
+    ck_reader_close(back), ck_reader_close(view), ck_reader_close(b), ck_reader_close(model);
+}
+
 /* In the original layout, where names differ and matrices are fused, the same orders do the same.
  */
 static void test_original_layout(void **state) {
@@ -647,11 +680,17 @@ static void test_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unet),    cmocka_unit_test(test_vae),
-        cmocka_unit_test(test_clip),    cmocka_unit_test(test_sdxl),
-        cmocka_unit_test(test_undoes),  cmocka_unit_test(test_original_layout),
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_not_matching),
-        cmocka_unit_test(test_program), cmocka_unit_test(test_recipe_refused),
+        cmocka_unit_test(test_unet),
+        cmocka_unit_test(test_vae),
+        cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_sdxl),
+        cmocka_unit_test(test_undoes),
+        cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_original_layout),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_not_matching),
+        cmocka_unit_test(test_program),
+        cmocka_unit_test(test_recipe_refused),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
