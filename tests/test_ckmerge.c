@@ -350,7 +350,7 @@ static void test_shipped_recipes(void **state) {
                                "for r in '%s'/recipes/*.*[nla]; do ckmerge --recipe \"$r\" -q "
                                "|| exit 9; done; ls *.safetensors | wc -l",
                                root),
-                   0, "12\n", NULL);
+                   0, "13\n", NULL);
     program_expect(program_run(f.folder,
                                "ckmerge --recipe '%s'/recipes/weighted-sum.json -o w --set "
                                "alpha=0.9 -n | grep -c alpha=0.9",
