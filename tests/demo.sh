@@ -38,12 +38,12 @@ for name in clothes taught; do
     run "$BUILD/ckdistill" sample --model $models/base --unet "$file" --prompt "ankle boot" \
         --cfg 2 --steps 12 -n 10 -q -o "$out/$name.png"
 done
-echo "    ($out/clothes.png and $out/taught.png: the second knows boots)"
+echo "    (see $out/clothes.png and $out/taught.png: a little nearer to what shoes makes)"
 
 say "Distil: the merge needs 12 steps of two passes each for a picture (with and without the words). Its
 student is to need one to four passes. First the merge as a folder, as trainers want it:"
-run "$BUILD/cktool" convert "$out/taught.safetensors" "$out/taught" --configs $models/base -q
-say "Then two minutes of training:"
+run "$BUILD/cktool" convert "$out/taught.safetensors" "$out/taught/" --configs $models/base -q
+say "Then some minutes of training:"
 run "$BUILD/ckdistill" run recipes/distill/fashion-demo.json --set teacher="$PWD/$out/taught" \
     -o "$out/student" -q
 run "$BUILD/ckdistill" report "$out/student"
