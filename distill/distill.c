@@ -85,6 +85,15 @@ double ck_distill_normal(const ck_distill *d, uint32_t stream, size_t sample) {
     return z[0];
 }
 
+void ck_distill_draw_training(ck_distill *d, ck_point *p, size_t weight) {
+    for (size_t i = 0; i < d->batch; i++) {
+        ck_moment m = ck_process_draw(d->process, ck_distill_uniform(d, 0, i));
+        double out = ck_process_wrap(d->process, m).out;
+        ck_point_set(d, p, i, m);
+        d->feeds[weight].value[i] = (float)(1 / (out * out));
+    }
+}
+
 void ck_distill_noise(const ck_distill *d, uint32_t stream, float *noise) {
     size_t n = d->feeds[CK_FEED_NOISE].n;
     ck_philox_fill_normal(d->seed, (uint32_t)d->round, BATCHES + stream, d->first * (n / d->batch),

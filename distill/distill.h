@@ -163,6 +163,9 @@ size_t ck_distill_coefficient(ck_distill *d, const char *name);
 /* Never NULL: after a mistake, which the graph keeps, it is a point without nodes. */
 ck_point *ck_distill_point(ck_distill *d, const char *name);
 void ck_point_set(ck_distill *d, ck_point *p, size_t sample, ck_moment m);
+/* All samples at moments as models are trained, and as weight (a coefficient) that under which
+ * squared errors of x0 are those of the network's answer. */
+void ck_distill_draw_training(ck_distill *d, ck_point *p, size_t weight);
 /* After it is set: x0 of x is x there, whatever the network says. */
 void ck_point_keep(ck_distill *d, ck_point *p, size_t sample);
 

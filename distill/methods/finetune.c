@@ -27,13 +27,8 @@ static ck_status build(ck_distill *d, ck_error *err) {
 }
 
 static void draw(ck_distill *d) {
-    own *o = d->own;
-    for (size_t i = 0; i < d->batch; i++) {
-        ck_moment m = ck_process_draw(d->process, ck_distill_uniform(d, 0, i));
-        double out = ck_process_wrap(d->process, m).out;
-        ck_point_set(d, o->at, i, m);
-        d->feeds[o->weight].value[i] = (float)(1 / (out * out));
-    }
+    const own *o = d->own;
+    ck_distill_draw_training(d, o->at, o->weight);
 }
 
 const ck_distill_method ck_distill_finetune = {
