@@ -556,7 +556,7 @@ static char *styled_path(const char *path, ck_path_style style, const char *fold
     if (style == CK_PATH_NAME) {
         size_t n = strlen(path);
         while (n > 1 && path[n - 1] == '/') n--; /* a folder may be given as "model/" */
-        size_t start = n;
+        size_t start = n ? n - 1 : 0;            /* ("/" is a name as well) */
         while (start > 0 && path[start - 1] != '/') start--;
         return ck_strndup(path + start, n - start);
     }

@@ -198,7 +198,8 @@ static void test_paths(void **state) {
     fixture_make(&f);
     const char *json =
         "{\"ckmerge_recipe\":1,\"variables\":{\"p\":\"other.st\"},\"models\":{\"a\":"
-        "\"sub/a.st\",\"b\":\"/abs/b.st\",\"c\":\"$p\",\"d\":\"$$d.st\"},\"merge\":\"a\"}";
+        "\"sub/a.st\",\"b\":\"/abs/b.st\",\"c\":\"$p\",\"d\":\"$$d.st\",\"e\":\"//\"},"
+        "\"merge\":\"a\"}";
     const char *path = fixture_file(&f, "r.json", json, strlen(json));
     ck_recipe r;
     ck_error err;
@@ -212,7 +213,8 @@ static void test_paths(void **state) {
     assert_int_equal(ck_recipe_text(&r, CK_PATH_NAME, NULL, &text, &err), CK_OK);
     assert_non_null(strstr(text, "{\"path\":\"a.st\"}"));
     assert_non_null(strstr(text, "{\"path\":\"$$d.st\"}"));
-    assert_null(strchr(text, '/'));
+    assert_non_null(strstr(text, "{\"path\":\"/\"}"));
+    assert_null(strstr(text, "abs/"));
     free(text);
     ck_recipe_free(&r);
     fixture_remove(&f);
