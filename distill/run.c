@@ -441,14 +441,25 @@ ck_status ck_run_resume(const char *folder, const ck_run_options *options, ck_er
     return close_session(&r, resume(&r, err));
 }
 
-static ck_status evaluate(ck_session *r, ck_error *err) {
+/* ---- Judging what is there ---- */
+
+static ck_status evaluate_run(ck_session *r, ck_error *err) {
     CK_TRY(reopen(r, err));
-    if (r->options->dry_run) return CK_OK;
     CK_TRY(open_log(r, err));
     return judge_run(r, err);
 }
 
-ck_status ck_run_evaluate(const char *folder, const ck_run_options *options, ck_error *err) {
+static ck_status evaluate_config(ck_session *r, ck_error *err) {
+    CK_TRY(ck_world_open(&r->world, err));
+    CK_TRY(ck_run_open(r, err));
+    CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
+    CK_TRY(ck_world_agree(&r->world, r->world.rank ? CK_OK : make_run(r, err), err));
+    return judge_run(r, err);
+}
+
+ck_status ck_run_evaluate(const char *config, const char *const *sets, size_t set_count,
+                          const char *folder, const ck_run_options *options, ck_error *err) {
     ck_session r = {.folder = folder, .options = options};
-    return close_session(&r, evaluate(&r, err));
+    if (config) CK_TRY(ck_config_load(config, sets, set_count, &r.config, err));
+    return close_session(&r, config ? evaluate_config(&r, err) : evaluate_run(&r, err));
 }

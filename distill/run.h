@@ -39,7 +39,9 @@ ck_status ck_run_start(const char *config, const char *const *sets, size_t set_c
 ck_status ck_run_resume(const char *folder, const ck_run_options *options, ck_error *err);
 
 /* Judges the student of a finished run (or its last checkpoint) and its teacher again, and writes
- * RUN/metrics.json. */
-ck_status ck_run_evaluate(const char *folder, const ck_run_options *options, ck_error *err);
+ * RUN/metrics.json. With a config (else NULL) the run is a new one, as ck_run_start makes it, whose
+ * student is judged as it begins: a model that is already there is the config's "student". */
+ck_status ck_run_evaluate(const char *config, const char *const *sets, size_t set_count,
+                          const char *folder, const ck_run_options *options, ck_error *err);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static bool quiet, dry_run, force;
 static const char *folder;
@@ -12,10 +13,25 @@ static ck_text_list sets;
 
 #define QUIET                                                                                      \
     { .name = "quiet", .letter = 'q', .type = CK_OPT_FLAG, .value = &quiet, .help = "no progress" }
+#define OUTPUT                                                                                     \
+    {                                                                                              \
+        .name = "output", .letter = 'o', .argument = "RUN", .type = CK_OPT_TEXT, .value = &folder, \
+        .help = "the run's folder (default: the config's name without .json)"                      \
+    }
+#define SET                                                                                        \
+    {                                                                                              \
+        .name = "set", .argument = "KEY=VALUE", .type = CK_OPT_LIST, .value = &sets,               \
+        .help = "a setting over the config's, such as rate.peak=3e-5; can be given again"          \
+    }
+#define FORCE                                                                                      \
+    {                                                                                              \
+        .name = "force", .letter = 'f', .type = CK_OPT_FLAG, .value = &force,                      \
+        .help = "begin anew in a folder that holds a run"                                          \
+    }
 #define DRY_RUN                                                                                    \
     {                                                                                              \
         .name = "dry-run", .type = CK_OPT_FLAG, .value = &dry_run,                                 \
-        .help = "say what it takes of memory and time, and stop"                                            \
+        .help = "say what it takes of memory and time, and stop"                                   \
     }
 
 static ck_run_options run_options(void) {
@@ -24,27 +40,7 @@ static ck_run_options run_options(void) {
 
 /* ---- run ---- */
 
-static const ck_option options_run[] = {
-    {.name = "output",
-     .letter = 'o',
-     .argument = "RUN",
-     .type = CK_OPT_TEXT,
-     .value = &folder,
-     .help = "the run's folder (default: the config's name without .json)"},
-    {.name = "set",
-     .argument = "KEY=VALUE",
-     .type = CK_OPT_LIST,
-     .value = &sets,
-     .help = "a setting over the config's, such as rate.peak=3e-5; can be given again"},
-    DRY_RUN,
-    {.name = "force",
-     .letter = 'f',
-     .type = CK_OPT_FLAG,
-     .value = &force,
-     .help = "begin anew in a folder that holds a run"},
-    QUIET,
-    {0},
-};
+static const ck_option options_run[] = {OUTPUT, SET, DRY_RUN, FORCE, QUIET, {0}};
 
 static const ck_command command_run = {
     .name = "ckdistill run",
@@ -74,12 +70,15 @@ static char *default_folder(const char *config) {
     return strndup(name, n);
 }
 
-static ck_status start(const char *config, ck_error *err) {
+typedef ck_status begin(const char *config, const char *const *set, size_t set_count,
+                        const char *run, const ck_run_options *options, ck_error *err);
+
+static ck_status start(begin *what, const char *config, ck_error *err) {
     ck_run_options options = run_options();
     char *own = folder ? NULL : default_folder(config);
-    ck_status s = folder || own ? ck_run_start(config, sets.items, sets.count,
-                                               folder ? folder : own, &options, err)
-                                : ck_fail_memory(err, config);
+    ck_status s = folder || own
+                      ? what(config, sets.items, sets.count, folder ? folder : own, &options, err)
+                      : ck_fail_memory(err, config);
     free(own);
     free(sets.items);
     return s;
@@ -87,7 +86,7 @@ static ck_status start(const char *config, ck_error *err) {
 
 static ck_status run(const char *const *operands, size_t count, ck_error *err) {
     (void)count;
-    return start(operands[0], err);
+    return start(ck_run_start, operands[0], err);
 }
 
 const ck_tool ck_tool_run = {
@@ -113,7 +112,7 @@ static ck_status finetune(const char *const *operands, size_t count, ck_error *e
     if (!grown) return ck_fail_memory(err, operands[0]);
     sets.items = grown;
     sets.items[sets.count++] = "method.name=finetune";
-    return start(operands[0], err);
+    return start(ck_run_start, operands[0], err);
 }
 
 const ck_tool ck_tool_finetune = {
@@ -146,23 +145,35 @@ const ck_tool ck_tool_resume = {
 
 /* ---- eval ---- */
 
-static const ck_option options_eval[] = {QUIET, {0}};
+static const ck_option options_eval[] = {OUTPUT, SET, FORCE, QUIET, {0}};
 
 static const ck_command command_eval = {
     .name = "ckdistill eval",
-    .summary = "measure a run's student and its teacher, side by side",
-    .synopsis = "RUN",
-    .details = "Of the last checkpoint. Writes RUN/metrics.json, as the end of a run does.",
+    .summary = "measure a run's student, or any model, beside its teacher",
+    .synopsis = "RUN | CONFIG.json [-o RUN] [--set KEY=VALUE]...",
+    .details =
+        "Of a run: its last checkpoint. Of a config: its \"student\", or without one its teacher, "
+        "as a run would begin with it; nothing is trained. Writes RUN/metrics.json and a grid of "
+        "pictures, as the end of a run does.",
     .options = options_eval,
     .examples = "$ ckdistill eval pd && cat pd/metrics.json\n"
-                "  the teacher at many steps and at the student's, and the student",
+                "  the teacher at many steps and at the student's, and the student\n"
+                "$ ckdistill eval recipes/distill/fashion-turbo.json -o table \\\n"
+                "    --set student=recipes/models/turbo.safetensors --set evaluate.samples=10000\n"
+                "  the same of a student that was made earlier",
     .files = true,
 };
 
 static ck_status eval(const char *const *operands, size_t count, ck_error *err) {
     (void)count;
+    struct stat st;
+    if (stat(operands[0], &st) != 0 || !S_ISDIR(st.st_mode))
+        return start(ck_run_evaluate, operands[0], err);
+    if (folder || sets.count)
+        return ck_fail(err, CK_USAGE, "%s is a run, which has its folder and its settings",
+                       operands[0]);
     ck_run_options options = run_options();
-    return ck_run_evaluate(operands[0], &options, err);
+    return ck_run_evaluate(NULL, NULL, 0, operands[0], &options, err);
 }
 
 const ck_tool ck_tool_eval = {

@@ -296,6 +296,37 @@ static void test_long(void **state) {
     free(described);
 }
 
+static double judged(const char *metrics) {
+    char path[256], *text;
+    size_t n;
+    ok(ck_read_file(in(path, metrics), 1 << 20, &text, &n, &err));
+    double swd = last_number(text, "\"swd\":");
+    free(text);
+    return swd;
+}
+
+/* A student is judged as at the end of its run, and nothing is trained, whether it is asked for by
+ * its run or is a file that a config names. */
+static void test_judged_again(void **state) {
+    (void)state;
+    char config[256], run[256], again[256], student[300], path[256];
+    const char *sets[] = {"evaluate.steps=[1]", student};
+    config_of(config, "ecd", "");
+    in(run, "run"), in(again, "again");
+    ok(ck_run_start(config, sets, 1, run, &quietly, &err));
+    double swd = judged("run/metrics.json");
+    assert_true(swd > 0);
+    assert_int_equal(remove(in(path, "run/metrics.json")), 0);
+    ok(ck_run_evaluate(NULL, NULL, 0, run, &quietly, &err));
+    assert_true(judged("run/metrics.json") == swd);
+
+    snprintf(student, sizeof student, "student=%s/student.safetensors", run);
+    ok(ck_run_evaluate(config, sets, 2, again, &quietly, &err));
+    assert_true(judged("again/metrics.json") == swd);
+    assert_int_equal(access(in(path, "again/student.safetensors"), F_OK), -1);
+    assert_int_equal(ck_run_evaluate(config, sets, 2, again, &quietly, &err), CK_USAGE);
+}
+
 /* A dry run makes steps, but nothing that stays. */
 static void test_dry(void **state) {
     (void)state;
@@ -319,6 +350,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_astray, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_full_disk, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_long, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_judged_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_dry, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("run", tests, NULL, NULL);
