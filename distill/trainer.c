@@ -371,9 +371,9 @@ static ck_status spread(ck_trainer *t, work *w, ck_error *err) {
 ck_status ck_trainer_update(ck_trainer *t, double rate, ck_error *err) {
     for (size_t i = 0; i < t->d->part_count; i++) {
         work *w = &t->works[i];
-        double clip = t->settings.clip;
+        double clip = t->settings.clip, own = i ? rate * t->settings.rival : rate;
         if (!w->turn) continue;
-        ck_optimizer_step(w->optimizer, rate, clip > 0 && w->norm > clip ? clip / w->norm : 1);
+        ck_optimizer_step(w->optimizer, own, clip > 0 && w->norm > clip ? clip / w->norm : 1);
         CK_TRY(spread(t, w, err));
     }
     if (!t->works[0].turn) return CK_OK;

@@ -119,6 +119,8 @@ static ck_distill d;
 static ck_trainer *trainer;
 static float no_caption[TEXT];
 
+enum { RIVAL_RATE = 3 }; /* times the student's */
+
 /* Data and captions of a round. */
 static ck_status batch(void *self, const ck_batch *b, ck_error *e) {
     (void)self, (void)e;
@@ -149,7 +151,8 @@ static void begin(const char *method, const double *settings, double guidance, b
     d.average = roles[average].network, d.rival = roles[RIVAL].network;
     if (d.method->heads) d.heads = judge.heads;
     ok(ck_distill_build(&d, TOKENS, WIDTH, &err));
-    const ck_trainer_settings how = {.accumulate = 1, .adamw = {0.9, 0.999, 1e-8, 0}};
+    const ck_trainer_settings how = {
+        .accumulate = 1, .adamw = {0.9, 0.999, 1e-8, 0}, .rival = RIVAL_RATE};
     ok(ck_trainer_new(&d, backend, &how, &trainer, &err));
     ok(ck_trainer_allocate(trainer, 0, &err));
 }
@@ -559,6 +562,36 @@ static void check(size_t c) {
     end();
 }
 
+static float *copy_of(const ck_params *params) {
+    size_t n = ck_params_elements(params, 0);
+    float *copy = malloc(n * sizeof *copy);
+    assert_non_null(copy);
+    memcpy(copy, ck_params_data(params, 0), n * sizeof *copy);
+    return copy;
+}
+
+/* The most that a number has changed. Releases before. */
+static double most_moved(const ck_params *params, float *before) {
+    double most = 0;
+    for (size_t i = 0; i < ck_params_elements(params, 0); i++)
+        most = fmax(most, fabs((double)ck_params_data(params, 0)[i] - before[i]));
+    free(before);
+    return most;
+}
+
+/* AdamW's first step is the rate, whatever the gradient. */
+static void check_rates(void) {
+    static const double settings[] = {1, 2, 0.5, 0.5};
+    ck_trainer_report report;
+    begin("dmd2", settings, 2, false);
+    ok(ck_trainer_run(trainer, &data, &report, &err));
+    float *student_before = copy_of(d.student.params), *rival_before = copy_of(d.rival.params);
+    ok(ck_trainer_update(trainer, 1e-3, &err));
+    assert_float_equal(most_moved(d.student.params, student_before), 1e-3, 1e-5);
+    assert_float_equal(most_moved(d.rival.params, rival_before), RIVAL_RATE * 1e-3, 1e-5);
+    end();
+}
+
 static void test_losses(void **state) {
     (void)state;
     omp_set_num_threads(1); /* threads that wait for each other cost more than this work */
@@ -586,6 +619,7 @@ static void test_losses(void **state) {
         s.shift = 1;
         ok(ck_process_new(&s, &process, &err));
         for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) check(c);
+        if (k == CK_PREDICT_EPSILON) check_rates();
         ck_process_free(process);
     }
     close_judge();
