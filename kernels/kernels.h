@@ -22,8 +22,9 @@
 #include "kernels/dtype.h"
 
 #include <stddef.h>
+#include <stdint.h>
 
-enum { CK_STRIP = 2048, CK_PANEL = 32 };
+enum { CK_STRIP = 2048, CK_PANEL = 32, CK_PHILOX_BLOCKS = 16 };
 
 typedef struct ck_kernels {
     const char *isa; /* "portable", "avx2", "avx512" */
@@ -57,6 +58,10 @@ typedef struct ck_kernels {
      * multiply-add from zero on, in the order of k. out overlaps neither a nor b. */
     void (*panels)(float *out, size_t stride, const float *a, const float *b, size_t m, size_t r,
                    size_t count);
+
+    /* Random words: the four of ck_philox(key, 0, stream, first + i, ...) to words[4 * i], for
+     * i < count, a multiple of CK_PHILOX_BLOCKS. */
+    void (*philox)(uint32_t *words, uint64_t key, uint32_t stream, uint64_t first, size_t count);
 } ck_kernels;
 
 /* The tables this processor can run, slowest ("portable") first; *count of them. */

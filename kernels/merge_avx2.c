@@ -2,10 +2,13 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define SUFFIX       avx2
-#define TARGET       __attribute__((target("avx2,fma,f16c")))
-#define VL           8
-#define FMA(a, b, c) ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define SUFFIX          avx2
+#define TARGET          __attribute__((target("avx2,fma,f16c")))
+#define VL              8
+#define FMA(a, b, c)    ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define MUL_EVEN(a, b)  ((vu64)_mm256_mul_epu32((__m256i)(a), (__m256i)(b)))
+#define PAIR_LOW(a, b)  ((vu64)_mm256_unpacklo_epi64((__m256i)(a), (__m256i)(b)))
+#define PAIR_HIGH(a, b) ((vu64)_mm256_unpackhi_epi64((__m256i)(a), (__m256i)(b)))
 
 #define F16_DECODE(h) ((vf)_mm256_cvtph_ps((__m128i)(h)))
 #define F16_ENCODE(x) ((vu16)_mm256_cvtps_ph((__m256)(x), _MM_FROUND_TO_NEAREST_INT))

@@ -13,6 +13,9 @@ static inline fma_vector fma4(fma_vector a, fma_vector b, fma_vector c) {
                         fmaf(a[3], b[3], c[3])};
 }
 
-#define FMA(a, b, c) fma4(a, b, c)
+#define FMA(a, b, c)    fma4(a, b, c)
+#define MUL_EVEN(a, b)  (((vu64)(a)&0xffffffffu) * ((vu64)(b)&0xffffffffu))
+#define PAIR_LOW(a, b)  ((vu64){(a)[0], (b)[0]})
+#define PAIR_HIGH(a, b) ((vu64){(a)[1], (b)[1]})
 
 #include "kernels/merge_template.h"

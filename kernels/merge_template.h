@@ -4,6 +4,8 @@
  *   TARGET      function attribute that allows the instruction set
  *   VL          f32 elements in a vector
  *   FMA(a,b,c)  a * b + c, rounded once, on vf
+ *   MUL_EVEN(a, b)  the products, 64 bits wide, of the lanes 0, 2, 4, ... of two vu, as vu64
+ *   PAIR_LOW(a, b)  the lanes 0, 2, ... of two vu64, one of a, one of b; PAIR_HIGH(a, b): 1, 3, ...
  *   F16_DECODE(h), F16_ENCODE(x)   optional: vu16 <-> vf in hardware, to nearest even
  *
  * Vectors are those of GNU C: gcc and clang compile their operators for any instruction set. All
@@ -19,6 +21,7 @@
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
 typedef uint32_t vu __attribute__((vector_size(4 * VL)));
+typedef uint64_t vu64 __attribute__((vector_size(4 * VL)));
 typedef uint16_t vu16 __attribute__((vector_size(2 * VL)));
 typedef uint8_t vu8 __attribute__((vector_size(VL)));
 
@@ -399,6 +402,53 @@ TARGET static void panels(float *out, size_t stride, const float *a, const float
     }
 }
 
+#define LOWER (all64(0xffffffffu))
+
+INLINE vu64 all64(uint64_t bits) {
+    return (vu64){0} + bits;
+}
+
+/* The upper and lower halves of the lanes' products with a number. */
+INLINE void multiply(vu x, uint32_t by, vu *upper, vu *lower) {
+    vu64 even = MUL_EVEN(x, all(by)), odd = MUL_EVEN((vu)((vu64)x >> 32), all(by));
+    *upper = (vu)((even >> 32) | (odd & ~LOWER));
+    *lower = (vu)((even & LOWER) | (odd << 32));
+}
+
+/* Stores words 0 to 3 of blocks one after another: block j * VL / 4 + q is that of lane 4 q + j. */
+INLINE void store_blocks(uint32_t *to, vu c0, vu c1, vu c2, vu c3) {
+    vu64 even01 = ((vu64)c0 & LOWER) | ((vu64)c1 << 32),
+         odd01 = ((vu64)c0 >> 32) | ((vu64)c1 & ~LOWER);
+    vu64 even23 = ((vu64)c2 & LOWER) | ((vu64)c3 << 32),
+         odd23 = ((vu64)c2 >> 32) | ((vu64)c3 & ~LOWER);
+    const vu64 rows[4] = {PAIR_LOW(even01, even23), PAIR_LOW(odd01, odd23),
+                          PAIR_HIGH(even01, even23), PAIR_HIGH(odd01, odd23)};
+    memcpy(to, rows, sizeof rows);
+}
+
+TARGET static void philox(uint32_t *words, uint64_t key, uint32_t stream, uint64_t first,
+                          size_t count) {
+    for (size_t i = 0; i < count; i += VL) {
+        vu c0, c1, c2 = all(stream), c3 = all(0), upper0, upper1;
+        uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+        for (size_t l = 0; l < VL; l++) {
+            uint64_t block = first + i + l % 4 * (VL / 4) + l / 4;
+            c0[l] = (uint32_t)block;
+            c1[l] = (uint32_t)(block >> 32);
+        }
+        for (int round = 0; round < 10; round++) {
+            vu before1 = c1, before3 = c3;
+            multiply(c0, 0xd2511f53u, &upper0, &c3);
+            multiply(c2, 0xcd9e8d57u, &upper1, &c1);
+            c0 = upper1 ^ before1 ^ all(k0);
+            c2 = upper0 ^ before3 ^ all(k1);
+            k0 += 0x9e3779b9u;
+            k1 += 0xbb67ae85u;
+        }
+        store_blocks(words + 4 * i, c0, c1, c2, c3);
+    }
+}
+
 #define TABLE_NAME_(suffix) ck_kernels_##suffix
 #define TABLE_NAME(suffix)  TABLE_NAME_(suffix)
 #define STRING_(x)          #x
@@ -424,4 +474,5 @@ const ck_kernels TABLE_NAME(SUFFIX) = {
     .scale = scale,
     .accumulate = accumulate,
     .panels = panels,
+    .philox = philox,
 };

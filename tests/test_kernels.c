@@ -5,6 +5,7 @@
  *   build/tests/test_kernels --bench      measures them instead
  */
 #include "kernels/kernels.h"
+#include "kernels/philox.h"
 #include "tests/check.h"
 #include "tests/fixture.h"
 #include "tests/reference.h"
@@ -425,6 +426,23 @@ static void test_panels(void **state) {
     }
 }
 
+/* Counters on both sides of 2^32, as the definition has them. */
+static void test_philox(void **state) {
+    (void)state;
+    enum { BLOCKS = 3 * CK_PHILOX_BLOCKS };
+    const uint64_t key = 0x123456789abcdef0u, first = ((uint64_t)1 << 32) - 20;
+    size_t tables;
+    const ck_kernels *const *all = ck_kernels_all(&tables);
+    for (size_t t = 0; t < tables; t++) {
+        uint32_t words[4 * BLOCKS], want[4];
+        all[t]->philox(words, key, 7, first, BLOCKS);
+        for (size_t i = 0; i < BLOCKS; i++) {
+            ck_philox(key, 0, 7, first + i, want);
+            assert_memory_equal(words + 4 * i, want, sizeof want);
+        }
+    }
+}
+
 static void test_forced_isa(void **state) {
     (void)state;
     size_t tables;
@@ -514,6 +532,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_arithmetic_in_place),
         cmocka_unit_test(test_lerp_is_exact_where_equal),
         cmocka_unit_test(test_panels),
+        cmocka_unit_test(test_philox),
         cmocka_unit_test(test_forced_isa),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -361,6 +361,26 @@ static void test_multiply_difference(void **state) {
     CHECK("multiply-difference", 3,
           C + copysign(pow(fabs(A - C), 0.7) * pow(fabs(B - C), 0.3), 0.4 * A + 0.6 * B - C), 0.3,
           0.6);
+    CHECK("multiply-difference", 3,
+          C + copysign(sqrt(fabs(A - C) * fabs(B - C)), 0.4 * A + 0.6 * B - C), 0.5, 0.6);
+
+    /* The smallest and largest, and what is no number. */
+    const ck_method *m = ck_method_find("multiply-difference");
+    const float a[6] = {0x1p-149f, 0x1p127f, 3, NAN, INFINITY, 1};
+    const float b[6] = {0x1p127f, 0x1p-149f, 3, 1, 1, 0}, c[6] = {0};
+    const float *const in[3] = {a, b, c};
+    for (double alpha = 0.25; alpha < 1; alpha += 0.25) {
+        float got[6];
+        const double beta = 0.5;
+        const ck_value v[2] = {{.items = &alpha, .count = 1}, {.items = &beta, .count = 1}};
+        const ck_arguments args = {.values = v, .inputs = 3};
+        m->block(ck_kernels_best(), &args, in, got, 6);
+        for (int i = 0; i < 3; i++) {
+            double want = pow((double)a[i], 1 - alpha) * pow((double)b[i], alpha);
+            assert_true(fabs((double)got[i] / want - 1) < 0x1p-23);
+        }
+        assert_true(isnan(got[3]) && isinf(got[4]) && got[5] == 0);
+    }
 }
 
 /* Shares are mean squares where the models vary most, and the outvoted do not count. */
@@ -530,18 +550,18 @@ static void test_chance(void **state) {
     for (int k = 0; k < 200; k++) {
         ck_arguments at = args;
         at.first = 2048u * (unsigned)k;
-        ck_chance(&at, 1, 0, 0.3 / 256, 2, factors, 2048);
+        ck_chance(ck_kernels_best(), &at, 1, 0, 0.3 / 256, 2, factors, 2048);
         for (int i = 0; i < 2048; i++) stayed += factors[i] == 2;
         if (k) continue;
-        ck_chance(&args, 1, 0, 0.5, 1, factors, 2048);
-        ck_chance(&args, 1, 0, 0.5, 1, parts, 37);
-        ck_chance(&args, 1, 37, 0.5, 1, parts + 37, 2011);
+        ck_chance(ck_kernels_best(), &args, 1, 0, 0.5, 1, factors, 2048);
+        ck_chance(ck_kernels_best(), &args, 1, 0, 0.5, 1, parts, 37);
+        ck_chance(ck_kernels_best(), &args, 1, 37, 0.5, 1, parts + 37, 2011);
         assert_memory_equal(factors, parts, sizeof parts);
-        ck_chance(&args, 2, 0, 0.5, 1, parts, 2048);
+        ck_chance(ck_kernels_best(), &args, 2, 0, 0.5, 1, parts, 2048);
         assert_memory_not_equal(factors, parts, sizeof parts);
     }
     /* It is a byte of Philox's that decides. */
-    ck_chance(&args, 1, 0, 0.25, 1, factors, 2048);
+    ck_chance(ck_kernels_best(), &args, 1, 0, 0.25, 1, factors, 2048);
     for (unsigned i = 0; i < 2048; i++) {
         uint32_t words[4];
         ck_philox(ck_random_key(5, 1), 0, 0, i / 16, words);

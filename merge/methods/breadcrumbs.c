@@ -50,9 +50,9 @@ static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **f
     return CK_OK;
 }
 
-CK_VECTORS static void take_middle(const ck_arguments *args, size_t input, size_t at,
-                                   float *changes, size_t n) {
-    (void)at;
+CK_VECTORS static void take_middle(const ck_kernels *k, const ck_arguments *args, size_t input,
+                                   size_t at, float *changes, size_t n) {
+    (void)k, (void)at;
     range r = ((const range *)args->found)[input];
 #pragma omp simd
     for (size_t e = 0; e < n; e++) {
@@ -63,14 +63,12 @@ CK_VECTORS static void take_middle(const ck_arguments *args, size_t input, size_
 
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n) {
-    (void)k;
-    ck_changes_merge(args, in, out, n, CK_ALL_COUNT, take_middle);
+    ck_changes_merge(k, args, in, out, n, CK_ALL_COUNT, take_middle);
 }
 
 static void ties_block(const ck_kernels *k, const ck_arguments *args, const float *const *in,
                        float *out, size_t n) {
-    (void)k;
-    ck_changes_merge(args, in, out, n, CK_ELECT_SUM, take_middle);
+    ck_changes_merge(k, args, in, out, n, CK_ELECT_SUM, take_middle);
 }
 
 #define GAMMA_ROW                                                                                  \

@@ -24,48 +24,61 @@ typedef union elements {
     uint32_t u[RUN];
 } elements;
 
-/* Adds up the changes that count and their weights: those that are not zero and, if there is an
- * election, have the sign of `elected`. */
+/* Where sums begin. */
+static const elements zeros;
+
+CK_VECTORS static void subtract(const float *x, const float *base, elements *change) {
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) change->f[e] = x[e] - base[e];
+}
+
+/* sum = from + weight * changes */
+CK_VECTORS static void add_weighted(const elements *from, const elements *changes, float weight,
+                                    elements *sum) {
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) sum->f[e] = from->f[e] + changes->f[e] * weight;
+}
+
+/* Weighs changes and adds what they have to say in an election to all = from + ... */
+CK_VECTORS static void weigh(elements *changes, float weight, ck_election election,
+                             const elements *from, elements *all) {
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) changes->f[e] *= weight;
+    if (election == CK_ELECT_SUM)
+#pragma omp simd
+        for (size_t e = 0; e < RUN; e++) all->f[e] = from->f[e] + changes->f[e];
+    if (election == CK_ELECT_MOST)
+#pragma omp simd
+        for (size_t e = 0; e < RUN; e++)
+            all->f[e] = from->f[e] + (float)((changes->f[e] > 0) - (changes->f[e] < 0));
+}
+
+/* Takes out the changes of elements for which as many are positive as negative. */
+CK_VECTORS static void drop_draws(elements *changes, const elements *all) {
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) changes->f[e] = all->f[e] != 0 ? changes->f[e] : 0.0f;
+}
+
+/* Adds up the changes that count and, unless counted is NULL, their weights: those that are not
+ * zero and have the sign of `elected`. */
 CK_VECTORS static void add_up(const elements *changes, const elements *elected, float weight,
                               elements *sum, elements *counted) {
-    elements counts, weights;
+    elements counts, weights, one_weight;
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++)
+        counts.u[e] = changes->u[e] & ~(0u - ((changes->u[e] ^ elected->u[e]) >> 31));
+#pragma omp simd
+    for (size_t e = 0; e < RUN; e++) sum->f[e] += counts.f[e];
+    if (!counted) return;
+    for (size_t e = 0; e < RUN; e++) one_weight.f[e] = weight;
 #pragma omp simd
     for (size_t e = 0; e < RUN; e++) {
         uint32_t other_sign = 0u - ((changes->u[e] ^ elected->u[e]) >> 31);
         uint32_t zero = 0u - (uint32_t)((changes->u[e] & 0x7FFFFFFF) == 0);
-        counts.u[e] = changes->u[e] & ~other_sign;
-        weights.u[e] = ~(other_sign | zero);
+        weights.u[e] = one_weight.u[e] & ~(other_sign | zero);
     }
-    elements one_weight;
-    for (size_t e = 0; e < RUN; e++) one_weight.f[e] = weight;
 #pragma omp simd
-    for (size_t e = 0; e < RUN; e++) weights.u[e] &= one_weight.u[e];
-#pragma omp simd
-    for (size_t e = 0; e < RUN; e++) {
-        sum->f[e] += counts.f[e];
-        counted->f[e] += weights.f[e];
-    }
-}
-
-/* Takes out the changes of elements for which as many are positive as negative; the others' votes
- * are in `all`. */
-CK_VECTORS static void elect_most(elements *changes, size_t inputs, elements *all) {
-    for (size_t i = 1; i < inputs; i++)
-#pragma omp simd
-        for (size_t e = 0; e < RUN; e++)
-            all->f[e] += (float)(changes[i].f[e] > 0) - (float)(changes[i].f[e] < 0);
-    for (size_t i = 1; i < inputs; i++)
-#pragma omp simd
-        for (size_t e = 0; e < RUN; e++) changes[i].f[e] = all->f[e] != 0 ? changes[i].f[e] : 0.0f;
-}
-
-CK_VECTORS static void elect_sum(const elements *changes, size_t inputs, elements *all) {
-    for (size_t i = 1; i < inputs; i++)
-#pragma omp simd
-        for (size_t e = 0; e < RUN; e++) all->f[e] += changes[i].f[e];
-            /* A sum of zero elects plus, also a negative zero. */
-#pragma omp simd
-    for (size_t e = 0; e < RUN; e++) all->f[e] += 0.0f;
+    for (size_t e = 0; e < RUN; e++) counted->f[e] += weights.f[e];
 }
 
 CK_VECTORS static void divide(elements *sum, const elements *counted) {
@@ -73,51 +86,64 @@ CK_VECTORS static void divide(elements *sum, const elements *counted) {
     for (size_t e = 0; e < RUN; e++) sum->f[e] /= counted->f[e] != 0 ? counted->f[e] : 1.0f;
 }
 
-CK_VECTORS static void add_to(const elements *base, const elements *sum, float lambda,
-                              elements *out) {
+CK_VECTORS static void add_to(const float *base, const elements *sum, float lambda, float *out) {
 #pragma omp simd
-    for (size_t e = 0; e < RUN; e++) out->f[e] = base->f[e] + lambda * sum->f[e];
+    for (size_t e = 0; e < RUN; e++) out[e] = base[e] + lambda * sum->f[e];
 }
 
-static void merge_run(const ck_arguments *args, const elements *base, elements *changes,
-                      ck_election election, elements *out) {
+/* What of the weighed changes counts, to *sum. */
+static void elect(const ck_arguments *args, elements *changes, const elements *all,
+                  ck_election election, elements *sum) {
     const ck_value *v = args->values;
-    elements all = {{0}}, sum = {{0}}, counted = {{0}};
-    if (election == CK_ELECT_SUM) elect_sum(changes, args->inputs, &all);
-    if (election == CK_ELECT_MOST) elect_most(changes, args->inputs, &all);
-    for (size_t i = 1; i < args->inputs; i++)
-        add_up(&changes[i], election ? &all : &changes[i], (float)v[CK_WEIGHT].items[i - 1], &sum,
-               &counted);
-    if (v[CK_NORMALIZE].items[0] != 0) divide(&sum, &counted);
-    add_to(base, &sum, (float)v[CK_LAMBDA].items[0], out);
-}
-
-CK_VECTORS static void subtract(const elements *x, const elements *base, elements *change) {
-#pragma omp simd
-    for (size_t e = 0; e < RUN; e++) change->f[e] = x->f[e] - base->f[e];
-}
-
-CK_VECTORS static void multiply(elements *x, float weight) {
-#pragma omp simd
-    for (size_t e = 0; e < RUN; e++) x->f[e] *= weight;
-}
-
-void ck_changes_merge(const ck_arguments *args, const float *const *in, float *out, size_t n,
-                      ck_election election, ck_changes_take *take) {
-    elements changes[CK_MAX_INPUTS], base = {{0}}, input = {{0}}, result;
-    for (size_t at = 0; at < n; at += RUN) {
-        /* What lies behind the end of the last run is computed with what was there before, and
-         * thrown away. */
-        size_t bytes = (n - at < RUN ? n - at : RUN) * sizeof(float);
-        memcpy(base.f, in[0] + at, bytes);
-        for (size_t i = 1; i < args->inputs; i++) {
-            float weight = (float)args->values[CK_WEIGHT].items[i - 1];
-            memcpy(input.f, in[i] + at, bytes);
-            subtract(&input, &base, &changes[i]);
-            take(args, i, at, changes[i].f, RUN);
-            multiply(&changes[i], weight);
-        }
-        merge_run(args, &base, changes, election, &result);
-        memcpy(out + at, result.f, bytes);
+    bool normalize = v[CK_NORMALIZE].items[0] != 0;
+    elements elected = zeros, counted = zeros;
+    *sum = zeros;
+    /* A sum of zero elects plus, also a negative zero. */
+    if (election == CK_ELECT_SUM) add_weighted(&zeros, all, 1, &elected);
+    if (election == CK_ELECT_MOST) elected = *all;
+    for (size_t i = 1; i < args->inputs; i++) {
+        if (election == CK_ELECT_MOST) drop_draws(&changes[i], all);
+        add_up(&changes[i], election ? &elected : &changes[i], (float)v[CK_WEIGHT].items[i - 1],
+               sum, normalize ? &counted : NULL);
     }
+    if (normalize) divide(sum, &counted);
+}
+
+static void merge_run(const ck_kernels *k, const ck_arguments *args, const float *const *in,
+                      size_t at, elements *changes, ck_election election, ck_changes_take *take,
+                      float *out) {
+    const ck_value *v = args->values;
+    bool plain = election == CK_ALL_COUNT && v[CK_NORMALIZE].items[0] == 0;
+    elements all, sum;
+    const elements *so_far = &zeros;
+    for (size_t i = 1; i < args->inputs; i++) {
+        float weight = (float)v[CK_WEIGHT].items[i - 1];
+        subtract(in[i], in[0], &changes[i]);
+        take(k, args, i, at, changes[i].f, RUN);
+        if (plain)
+            add_weighted(so_far, &changes[i], weight, &sum), so_far = &sum;
+        else
+            weigh(&changes[i], weight, election, so_far, &all), so_far = &all;
+    }
+    if (!plain) elect(args, changes, so_far, election, &sum);
+    add_to(in[0], &sum, (float)v[CK_LAMBDA].items[0], out);
+}
+
+void ck_changes_merge(const ck_kernels *k, const ck_arguments *args, const float *const *in,
+                      float *out, size_t n, ck_election election, ck_changes_take *take) {
+    elements changes[CK_MAX_INPUTS], last;
+    const float *run[CK_MAX_INPUTS];
+    size_t whole = n / RUN * RUN;
+    for (size_t at = 0; at < whole; at += RUN) {
+        for (size_t i = 0; i < args->inputs; i++) run[i] = in[i] + at;
+        merge_run(k, args, run, at, changes, election, take, out + at);
+    }
+    if (whole == n) return;
+    /* The last run goes on with zeros, which are computed and thrown away. */
+    for (size_t i = 0; i < args->inputs; i++) {
+        changes[i] = zeros;
+        run[i] = memcpy(changes[i].f, in[i] + whole, (n - whole) * sizeof(float));
+    }
+    merge_run(k, args, run, whole, changes, election, take, last.f);
+    memcpy(out + whole, last.f, (n - whole) * sizeof(float));
 }

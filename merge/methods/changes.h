@@ -27,15 +27,15 @@ ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err)
 
 /* Sets to zero the changes[n] of one input that are not taken, and rescales the others. The first
  * is element args->first + at of the tensor. */
-typedef void ck_changes_take(const ck_arguments *args, size_t input, size_t at, float *changes,
-                             size_t n);
+typedef void ck_changes_take(const ck_kernels *k, const ck_arguments *args, size_t input, size_t at,
+                             float *changes, size_t n);
 
 /* Whether of every element only the changes count whose sign is that of their sum (0 counts as
  * plus), or that of most of them (none counts when there are as many of each). */
 typedef enum ck_election { CK_ALL_COUNT, CK_ELECT_SUM, CK_ELECT_MOST } ck_election;
 
 /* out = base + lambda * sum of the weighted changes that take() leaves and that are elected. */
-void ck_changes_merge(const ck_arguments *args, const float *const *in, float *out, size_t n,
-                      ck_election election, ck_changes_take *take);
+void ck_changes_merge(const ck_kernels *k, const ck_arguments *args, const float *const *in,
+                      float *out, size_t n, ck_election election, ck_changes_take *take);
 
 #endif

@@ -7,18 +7,19 @@
 
 /* Each change stays with the probability of its model's density, divided by it; or, as mergekit has
  * it, times what prepare found. */
-static void take_by_chance(const ck_arguments *args, size_t input, size_t at, float *changes,
-                           size_t n) {
+static void take_by_chance(const ck_kernels *k, const ck_arguments *args, size_t input, size_t at,
+                           float *changes, size_t n) {
     double density = args->values[CK_DENSITY].items[input - 1];
     const float *scales = args->found;
     float factors[CK_STRIP], scale = density > 0 ? (float)(1 / density) : 0;
-    ck_chance(args, input, at, density, scales ? scales[input] : scale, factors, n);
+    ck_chance(k, args, input, at, density, scales ? scales[input] : scale, factors, n);
 #pragma omp simd
     for (size_t e = 0; e < n; e++) changes[e] *= factors[e];
 }
 
 /* Sums of magnitudes before and after chance. */
 typedef struct sums {
+    const ck_kernels *k;
     ck_arguments args;
     double *before, *after;
 } sums;
@@ -28,7 +29,7 @@ static void add_magnitudes(void *context, const float *const *in, uint64_t first
     float factors[CK_STRIP];
     s->args.first = first;
     for (size_t i = 1; i < s->args.inputs; i++) {
-        ck_chance(&s->args, i, 0, s->args.values[CK_DENSITY].items[i - 1], 1, factors, n);
+        ck_chance(s->k, &s->args, i, 0, s->args.values[CK_DENSITY].items[i - 1], 1, factors, n);
         for (size_t e = 0; e < n; e++) {
             double size = fabs((double)(in[i][e] - in[0][e]));
             s->before[i] += size;
@@ -41,7 +42,7 @@ static void add_magnitudes(void *context, const float *const *in, uint64_t first
 static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **found,
                          ck_error *err) {
     double before[CK_MAX_INPUTS] = {0}, after[CK_MAX_INPUTS] = {0};
-    sums s = {.args = *args, .before = before, .after = after};
+    sums s = {.k = ck_kernels_best(), .args = *args, .before = before, .after = after};
     float *scales = ck_alloc_array(args->inputs, sizeof *scales);
     if (!(*found = scales)) return ck_fail_memory(err, "dare");
     CK_TRY(pass->run(pass, add_magnitudes, &s, err));
@@ -52,14 +53,12 @@ static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **f
 
 static void linear_block(const ck_kernels *k, const ck_arguments *args, const float *const *in,
                          float *out, size_t n) {
-    (void)k;
-    ck_changes_merge(args, in, out, n, CK_ALL_COUNT, take_by_chance);
+    ck_changes_merge(k, args, in, out, n, CK_ALL_COUNT, take_by_chance);
 }
 
 static void ties_block(const ck_kernels *k, const ck_arguments *args, const float *const *in,
                        float *out, size_t n) {
-    (void)k;
-    ck_changes_merge(args, in, out, n, CK_ELECT_SUM, take_by_chance);
+    ck_changes_merge(k, args, in, out, n, CK_ELECT_SUM, take_by_chance);
 }
 
 extern const ck_method ck_dare_linear, ck_dare_ties;

@@ -66,8 +66,9 @@ static void choose(work *w, size_t input, uint64_t first) {
 }
 
 /* (args->found is the work while a slab is merged.) */
-static void take_chosen(const ck_arguments *args, size_t input, size_t at, float *changes,
-                        size_t n) {
+static void take_chosen(const ck_kernels *k, const ck_arguments *args, size_t input, size_t at,
+                        float *changes, size_t n) {
+    (void)k;
     const work *w = args->found;
     size_t left = w->slab - at;
     for (size_t e = 0; e < n; e++)
@@ -86,8 +87,8 @@ static void finish_slab(work *w, uint64_t first) {
         }
     }
     if (w->out)
-        ck_changes_merge(&args, (const float *const *)w->in, w->out + first, w->slab, w->election,
-                         take_chosen);
+        ck_changes_merge(ck_kernels_best(), &args, (const float *const *)w->in, w->out + first,
+                         w->slab, w->election, take_chosen);
 }
 
 static void collect(void *context, const float *const *in, uint64_t first, size_t n) {

@@ -29,9 +29,9 @@ static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **f
     return CK_OK;
 }
 
-CK_VECTORS static void take_largest(const ck_arguments *args, size_t input, size_t at,
-                                    float *changes, size_t n) {
-    (void)at;
+CK_VECTORS static void take_largest(const ck_kernels *k, const ck_arguments *args, size_t input,
+                                    size_t at, float *changes, size_t n) {
+    (void)k, (void)at;
     float least = ((const float *)args->found)[input];
 #pragma omp simd
     for (size_t e = 0; e < n; e++) changes[e] = fabsf(changes[e]) >= least ? changes[e] : 0;
@@ -39,9 +39,8 @@ CK_VECTORS static void take_largest(const ck_arguments *args, size_t input, size
 
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n) {
-    (void)k;
     ck_election election = args->compat == MECHA ? CK_ELECT_MOST : CK_ELECT_SUM;
-    ck_changes_merge(args, in, out, n, election, take_largest);
+    ck_changes_merge(k, args, in, out, n, election, take_largest);
 }
 
 extern const ck_method ck_ties;
