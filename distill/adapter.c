@@ -22,7 +22,14 @@ static const char *const usual[] = {"*.to_q",
                                     "*.conv_shortcut",
                                     "*.downsamplers.0.conv",
                                     "*.upsamplers.0.conv",
-                                    "*.time_emb_proj"};
+                                    "*.time_emb_proj",
+                                    "*.add_q_proj",
+                                    "*.add_k_proj",
+                                    "*.add_v_proj",
+                                    "*.to_add_out",
+                                    "*.ff_context.net.0.proj",
+                                    "*.ff_context.net.2",
+                                    "*.proj_mlp"};
 
 const char *const *ck_adapter_targets(size_t *count) {
     *count = sizeof usual / sizeof *usual;

@@ -26,7 +26,8 @@ typedef struct ck_adapter {
     size_t target_count;
 } ck_adapter;
 
-/* The layers that LCM-LoRA has: all linear layers and convolutions of a UNet's blocks. */
+/* All linear layers and convolutions of a UNet's blocks (those of LCM-LoRA), of a transformer's all
+ * but the modulations. */
 const char *const *ck_adapter_targets(size_t *count);
 
 /* A graph's layers are adapted from here on (distill/layers_int.h calls ck_adapter_add); NULL: no

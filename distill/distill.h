@@ -125,10 +125,10 @@ struct ck_distill {
     size_t total, first; /* samples of a round, and which of them the graph's first is */
     ck_shape shape;      /* of a batch of samples, N first */
     ck_network teacher, student, average, rival;
-    ck_unet_config rival_config; /* if it is not the teacher's */
-    ck_params *heads;            /* of a discriminator; or NULL */
-    ck_node x0, noise;           /* N ...: data and unit noise */
-    ck_node context, no_context; /* N T C: of the captions, of the empty caption; or CK_NONE */
+    ck_network_config rival_config; /* if it is not the teacher's */
+    ck_params *heads;               /* of a discriminator; or NULL */
+    ck_node x0, noise;              /* N ...: data and unit noise */
+    ck_node context, no_context;    /* N T C: of the captions, of the empty caption; or CK_NONE */
 
     ck_graph *graph;
     ck_feed *feeds;

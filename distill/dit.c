@@ -2,21 +2,49 @@
 #include "distill/dit_int.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 static const double EPS = 1e-6;
+
+enum { SINES = 256 };
 
 ck_node ck_dit__time(const ck_scope *s, ck_node time, ck_node guidance, ck_node pooled,
                      int64_t width) {
     ck_scope t = ck_scope__child(s, "time_text_embed.timestep_embedder.");
     ck_scope p = ck_scope__child(s, "time_text_embed.text_embedder.");
     ck_scope w = ck_scope__child(s, "time_text_embed.guidance_embedder.");
-    ck_node e = ck_layer__embedding(&t, ck_timestep(s->g, time, 256, true, 0, 10000), width);
+    ck_node e = ck_layer__embedding(&t, ck_timestep(s->g, time, SINES, true, 0, 10000), width);
     if (guidance != CK_NONE) {
-        ck_node sines = ck_timestep(s->g, guidance, 256, true, 0, 10000);
+        ck_node sines =
+            ck_timestep(s->g, ck_affine(s->g, guidance, 1000, 0), SINES, true, 0, 10000);
         e = ck_add(s->g, e, ck_layer__embedding(&w, sines, width));
     }
     e = ck_add(s->g, e, ck_layer__embedding(&p, pooled, width));
     return ck_unary_op(s->g, CK_SILU, e, 0);
+}
+
+static ck_status add_layer(ck_params *params, const char *layer, int64_t out, int64_t in,
+                           ck_error *err) {
+    char weight[96], bias[96];
+    snprintf(weight, sizeof weight, "time_text_embed.guidance_embedder.%s.weight", layer);
+    snprintf(bias, sizeof bias, "time_text_embed.guidance_embedder.%s.bias", layer);
+    CK_TRY(ck_params_add(params, weight, 2, (int64_t[]){out, in}, err));
+    return ck_params_add(params, bias, 1, &out, err);
+}
+
+ck_status ck_dit__tell(ck_params *params, int64_t width, ck_error *err) {
+    size_t time, told;
+    const int64_t shape[] = {width, SINES};
+    CK_TRY(add_layer(params, "linear_1", width, SINES, err));
+    CK_TRY(add_layer(params, "linear_2", width, width, err));
+    CK_TRY(ck_params_need(params, "time_text_embed.timestep_embedder.linear_1.weight", 2, shape,
+                          &time, err));
+    CK_TRY(ck_params_need(params, "time_text_embed.guidance_embedder.linear_1.weight", 2, shape,
+                          &told, err));
+    memcpy(ck_params_data(params, told), ck_params_data(params, time),
+           ck_params_elements(params, told) * sizeof(float));
+    return CK_OK;
 }
 
 void ck_dit__modulation(const ck_scope *s, const char *name, ck_node time, int64_t width, int count,
@@ -120,6 +148,13 @@ void ck_dit__joint_block(const ck_scope *s, const ck_dit *d, bool dual, bool las
     *context = add_gated(s, *context, k, c[2]);
     k = ck_dit__modulate(s, *context, c[3], c[4]);
     *context = add_gated(s, *context, feed_forward(s, "ff_context", k), c[5]);
+}
+
+void ck_dit__tap(ck_taps *taps, int64_t i, int64_t blocks, ck_node x) {
+    int64_t most = blocks < CK_TAPS ? blocks : CK_TAPS;
+    if (!taps || i * most / blocks == (i + 1) * most / blocks) return;
+    taps->node[taps->count++] = x;
+    taps->encoder = taps->count;
 }
 
 ck_node ck_dit__end(const ck_scope *s, const ck_dit *d, ck_node x, int64_t out) {

@@ -4,6 +4,7 @@
 #define CK_DIT_INT_H
 
 #include "distill/layers_int.h"
+#include "distill/taps.h"
 
 typedef struct ck_dit {
     int64_t heads;
@@ -13,7 +14,7 @@ typedef struct ck_dit {
 } ck_dit;
 
 /* N width: silu of the sum of the embeddings of time (N, up to 1000), pooled text (N P) and, unless
- * CK_NONE, guidance (N). */
+ * CK_NONE, guidance (N, of which a thousand times is embedded). */
 ck_node ck_dit__time(const ck_scope *s, ck_node time, ck_node guidance, ck_node pooled,
                      int64_t width);
 
@@ -40,5 +41,13 @@ void ck_dit__joint_block(const ck_scope *s, const ck_dit *d, bool dual, bool las
 
 /* The last modulation and projection: N T out. */
 ck_node ck_dit__end(const ck_scope *s, const ck_dit *d, ck_node x, int64_t out);
+
+/* The answer of block i of so many is a feature, if it is one of those that are looked at: all, or
+ * as many as there is room for, spread evenly. taps: to be filled, or NULL. */
+void ck_dit__tap(ck_taps *taps, int64_t i, int64_t blocks, ck_node x);
+
+/* Weights of an embedding of guidance for a network without: its second layer is of zeros, so that
+ * it adds nothing until it is trained, its first one that of the time. CK_USAGE: there is one. */
+ck_status ck_dit__tell(ck_params *params, int64_t width, ck_error *err);
 
 #endif

@@ -4,8 +4,6 @@
 #include "distill/dit_int.h"
 #include "distill/model_config_int.h"
 
-#include <string.h>
-
 /* ---- The network ---- */
 
 /* N H W C to N (H/2 W/2) (C 2 2) and back. */
@@ -24,14 +22,35 @@ static ck_node unpack(ck_graph *g, ck_node x, ck_shape image, int64_t c) {
     return ck_reshape(g, x, CK_SHAPE(image.d[0], 2 * h, 2 * w, c));
 }
 
+/* 0 to n - 1. */
+static ck_node count_to(ck_graph *g, int64_t n) {
+    ck_node all = ck_const(g, CK_SHAPE(1), 0);
+    for (int64_t have = 1; have < n; have *= 2) {
+        int64_t more = n - have < have ? n - have : have;
+        all = ck_concat(g, all, ck_affine(g, ck_slice(g, all, 0, 0, more), 1, (double)have), 0);
+    }
+    return all;
+}
+
+/* Where every token is: text at 0, 0, 0; a patch of the image at 0, row, column. */
+static void find_places(ck_graph *g, int64_t text, ck_shape image, ck_node places[3]) {
+    int64_t h = image.d[1] / 2, w = image.d[2] / 2;
+    ck_node row = ck_reshape(g, count_to(g, h), CK_SHAPE(h, 1));
+    ck_node column = ck_reshape(g, count_to(g, w), CK_SHAPE(1, w));
+    places[0] = ck_const(g, CK_SHAPE(text + h * w), 0);
+    places[1] = ck_reshape(g, ck_expand(g, row, CK_SHAPE(h, w)), CK_SHAPE(h * w));
+    places[2] = ck_reshape(g, ck_expand(g, column, CK_SHAPE(h, w)), CK_SHAPE(h * w));
+    for (int i = 1; i < 3; i++)
+        places[i] = ck_concat(g, ck_const(g, CK_SHAPE(text), 0), places[i], 0);
+}
+
 /* By which angles the pairs of a head's numbers turn at every place (rotary embedding over three
  * axes): their cosines and sines. */
-static void find_angles(ck_graph *g, const ck_flux_config *c, ck_node places, ck_dit *d) {
-    int64_t tokens = ck_node_shape(g, places).d[0], pairs = 0;
+static void find_angles(ck_graph *g, const ck_flux_config *c, const ck_node places[3], ck_dit *d) {
+    int64_t tokens = ck_node_shape(g, places[0]).d[0], pairs = 0;
     for (int axis = 0; axis < 3; axis++) {
         int64_t half = c->axes[axis] / 2;
-        ck_node at = ck_reshape(g, ck_slice(g, places, 1, axis, 1), CK_SHAPE(tokens));
-        ck_node both = ck_timestep(g, at, (int)c->axes[axis], true, 0, 10000);
+        ck_node both = ck_timestep(g, places[axis], (int)c->axes[axis], true, 0, 10000);
         ck_node cosine = ck_slice(g, both, 1, 0, half), sine = ck_slice(g, both, 1, half, half);
         d->cosine = axis ? ck_concat(g, d->cosine, cosine, 1) : cosine;
         d->sine = axis ? ck_concat(g, d->sine, sine, 1) : sine;
@@ -68,13 +87,15 @@ static void check_inputs(ck_graph *g, const ck_flux_config *c, const ck_flux_inp
 }
 
 static ck_node run_blocks(const ck_scope *s, const ck_flux_config *c, const ck_dit *d, ck_node x,
-                          ck_node context) {
+                          ck_node context, ck_taps *taps) {
     int64_t text = ck_node_shape(s->g, context).d[1], image = ck_node_shape(s->g, x).d[1];
+    int64_t blocks = c->layers + c->single_layers;
     for (int64_t i = 0; i < c->layers; i++) {
         ck_scope block = ck_scope__child(s, "transformer_blocks.%d.", (int)i);
         if (c->checkpoint) ck_block_begin(s->g);
         ck_dit__joint_block(&block, d, false, false, &x, &context);
         if (c->checkpoint) ck_block_end(s->g);
+        ck_dit__tap(taps, i, blocks, x);
     }
     ck_node both = ck_concat(s->g, context, x, 1);
     for (int64_t i = 0; i < c->single_layers; i++) {
@@ -82,6 +103,7 @@ static ck_node run_blocks(const ck_scope *s, const ck_flux_config *c, const ck_d
         if (c->checkpoint) ck_block_begin(s->g);
         both = single_block(&block, d, both);
         if (c->checkpoint) ck_block_end(s->g);
+        ck_dit__tap(taps, c->layers + i, blocks, both);
     }
     return ck_slice(s->g, both, 1, text, image);
 }
@@ -90,22 +112,25 @@ ck_node ck_flux(ck_graph *g, ck_params *params, const ck_flux_config *c, const c
     ck_scope s = {g, params, ""};
     ck_dit d = {.heads = c->heads, .normed = true, .cosine = CK_NONE, .sine = CK_NONE};
     check_inputs(g, c, in);
-    ck_node guidance = c->guidance ? ck_affine(g, in->guidance, 1000, 0) : CK_NONE;
+    ck_node places[3], guidance = c->guidance ? in->guidance : CK_NONE;
     d.time = ck_dit__time(&s, in->time, guidance, in->pooled, c->width);
-    find_angles(g, c, in->places, &d);
+    find_places(g, ck_node_shape(g, in->context).d[1], ck_node_shape(g, in->x), places);
+    find_angles(g, c, places, &d);
     ck_node x = ck_layer__linear(&s, "x_embedder", pack(g, in->x), c->width, true);
     ck_node context = ck_layer__linear(&s, "context_embedder", in->context, c->width, true);
-    x = run_blocks(&s, c, &d, x, context);
+    x = run_blocks(&s, c, &d, x, context, in->taps && !in->taps->count ? in->taps : NULL);
     x = ck_dit__end(&s, &d, x, 4 * c->out_channels);
     return unpack(g, x, ck_node_shape(g, in->x), c->out_channels);
 }
 
-void ck_flux_places(size_t tokens, size_t h, size_t w, float *places) {
-    memset(places, 0, (tokens + h * w / 4) * 3 * sizeof *places);
-    places += tokens * 3;
-    for (size_t row = 0; row < h / 2; row++)
-        for (size_t column = 0; column < w / 2; column++, places += 3)
-            places[1] = (float)row, places[2] = (float)column;
+ck_status ck_flux_tell(ck_params *params, ck_flux_config *c, ck_error *err) {
+    CK_TRY(ck_dit__tell(params, c->width, err));
+    c->guidance = true;
+    return CK_OK;
+}
+
+void ck_flux_detect(const ck_params *params, ck_flux_config *c) {
+    c->guidance = ck_params_has(params, "time_text_embed.guidance_embedder.linear_1.weight");
 }
 
 /* ---- Its config.json ---- */
@@ -157,6 +182,11 @@ static ck_status read_config(const ck_json *doc, ck_flux_config *c, ck_error *er
         return ck_json_fail(doc, ck_model__field(doc, "axes_dims_rope"), err,
                             "must be three even numbers that add up to attention_head_dim");
     return CK_OK;
+}
+
+ck_status ck_flux_write(const char *from, const ck_flux_config *c, const char *to, ck_error *err) {
+    return ck_model__write(
+        from, (ck_model_change[]){{"guidance_embeds", cJSON_CreateBool(c->guidance)}}, 1, to, err);
 }
 
 ck_status ck_flux_read(const char *path, ck_flux_config *c, ck_error *err) {

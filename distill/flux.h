@@ -2,8 +2,7 @@
  *
  *   ck_flux_config c;
  *   CK_TRY(ck_flux_read("model/transformer/config.json", &c, err));
- *   ck_node v = ck_flux(g, params, &c, &in);
- *   ck_flux_places(T, H, W, places);           what goes to in.places
+ *   ck_node v = ck_flux(g, params, &c, &(ck_flux_inputs){x, time, context, pooled, guidance});
  *
  * Weights have the names that diffusers gives them. What a config asks for that is not implemented
  * is CK_INPUT with file, line and field.
@@ -11,7 +10,9 @@
 #ifndef CK_FLUX_H
 #define CK_FLUX_H
 
-#include "distill/graph.h"
+#include "distill/taps.h"
+
+enum { CK_FLUX_GUIDANCE = 256 }; /* width of its sines */
 
 typedef struct ck_flux_config {
     int64_t in_channels, out_channels; /* of latents; a token is four pixels of them */
@@ -30,7 +31,7 @@ typedef struct ck_flux_inputs {
     ck_node context;  /* N T context */
     ck_node pooled;   /* N pooled */
     ck_node guidance; /* N; only with c->guidance */
-    ck_node places;   /* T + H W / 4 by 3, see ck_flux_places */
+    ck_taps *taps;    /* filled if they are not yet; or NULL */
 } ck_flux_inputs;
 
 ck_status ck_flux_read(const char *path, ck_flux_config *c, ck_error *err);
@@ -38,8 +39,13 @@ ck_status ck_flux_read(const char *path, ck_flux_config *c, ck_error *err);
 /* The velocity, N H W out_channels. */
 ck_node ck_flux(ck_graph *g, ck_params *params, const ck_flux_config *c, const ck_flux_inputs *in);
 
-/* Where every token is: text at 0, 0, 0; a patch of the image at 0, row, column. To
- * places[(tokens + h w / 4) x 3]. */
-void ck_flux_places(size_t tokens, size_t h, size_t w, float *places);
+/* Makes a network without guidance take it, as FLUX.1 dev does; until it is trained that adds
+ * nothing: the embedding's second layer is of zeros, its first one that of the time. CK_USAGE: it
+ * takes guidance already. */
+ck_status ck_flux_tell(ck_params *params, ck_flux_config *c, ck_error *err);
+/* Sets c->guidance by the weights, for those of another model of the same kind. */
+void ck_flux_detect(const ck_params *params, ck_flux_config *c);
+/* A copy of a config.json for such a network; replaces what is there. */
+ck_status ck_flux_write(const char *from, const ck_flux_config *c, const char *to, ck_error *err);
 
 #endif

@@ -218,6 +218,13 @@ ck_node ck_param(ck_graph *g, ck_params *params, const char *name, ck_shape shap
     return leaf(g, n, name);
 }
 
+bool ck_graph_trains(const ck_graph *g, ck_node weight) {
+    for (size_t i = (size_t)weight + 1; i < g->count; i++)
+        for (int k = 0; k < CK_MAX_SRC; k++)
+            if (g->nodes[i].src[k] == weight && !g->nodes[i].detached) return true;
+    return false;
+}
+
 bool ck_param_exists(const ck_params *params, const char *format, ...) {
     char name[256];
     va_list args;

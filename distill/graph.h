@@ -138,6 +138,8 @@ ck_node ck_input(ck_graph *g, const char *name, ck_dtype dtype, ck_shape shape);
 ck_node ck_param(ck_graph *g, ck_params *params, const char *name, ck_shape shape);
 bool ck_param_exists(const ck_params *params, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* Whether a gradient can come to a weight: SD3's table of places is in the file but not trained. */
+bool ck_graph_trains(const ck_graph *g, ck_node weight);
 ck_node ck_const(ck_graph *g, ck_shape shape, double value);
 
 /* Between ck_block_begin and ck_block_end lies a checkpointed block: what is inside is computed

@@ -9,12 +9,12 @@
 typedef struct ck_images_task {
     const char *folder; /* of the teacher */
     ck_model model;
-    ck_unet_config student;
-    size_t height, width, channels; /* of images */
-    size_t h, w, latent;            /* of latents; numbers of one */
-    size_t text;                    /* numbers of a caption */
-    ck_dataset *data;               /* NULL: captions alone */
-    char *prompts;                  /* a file of them, cut into lines */
+    ck_network_config teacher, student; /* of the model's kind */
+    size_t height, width, channels;     /* of images */
+    size_t h, w, latent;                /* of latents; numbers of one */
+    size_t text;                        /* numbers of a caption */
+    ck_dataset *data;                   /* NULL: captions alone */
+    char *prompts;                      /* a file of them, cut into lines */
     ck_buckets buckets;
     ck_encoding encoding;
     ck_latents *latents;

@@ -54,17 +54,25 @@ ck_node ck_mmdit(ck_graph *g, ck_params *params, const ck_mmdit_config *c,
     ck_scope s = {g, params, ""};
     ck_dit d = {.heads = c->heads, .normed = c->normed, .cosine = CK_NONE, .sine = CK_NONE};
     check_inputs(g, c, in);
-    d.time = ck_dit__time(&s, in->time, CK_NONE, in->pooled, c->width);
+    d.time = ck_dit__time(&s, in->time, c->guidance ? in->guidance : CK_NONE, in->pooled, c->width);
     ck_node x = to_patches(&s, c, in->x);
     ck_node context = ck_layer__linear(&s, "context_embedder", in->context, c->width, true);
+    ck_taps *taps = in->taps && !in->taps->count ? in->taps : NULL;
     for (int64_t i = 0; i < c->layers; i++) {
         ck_scope block = ck_scope__child(&s, "transformer_blocks.%d.", (int)i);
         if (c->checkpoint) ck_block_begin(g);
         ck_dit__joint_block(&block, &d, c->dual[i], i + 1 == c->layers, &x, &context);
         if (c->checkpoint) ck_block_end(g);
+        ck_dit__tap(taps, i, c->layers, x);
     }
     x = ck_dit__end(&s, &d, x, c->patch * c->patch * c->out_channels);
     return to_image(&s, c, x, ck_node_shape(g, in->x));
+}
+
+ck_status ck_mmdit_tell(ck_params *params, ck_mmdit_config *c, ck_error *err) {
+    CK_TRY(ck_dit__tell(params, c->width, err));
+    c->guidance = true;
+    return CK_OK;
 }
 
 /* ---- Its config.json ---- */

@@ -1,8 +1,11 @@
 /* See model_config_int.h. */
 #include "distill/model_config_int.h"
 
+#include "io/writer.h"
+
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static ck_status check_model_setting(const ck_json *doc, const cJSON *node,
@@ -104,4 +107,25 @@ ck_status ck_model__choice(const ck_json *doc, const cJSON *node, const char *co
         snprintf(known + used, sizeof known - used, "%s\"%s\"", i ? ", " : "", names[i]);
     }
     return ck_json_fail(doc, node, err, "not implemented; implemented is: %s", known);
+}
+
+ck_status ck_model__write(const char *from, const ck_model_change *changes, size_t count,
+                          const char *to, ck_error *err) {
+    ck_json doc = {0};
+    ck_status s = ck_json_load(from, &doc, err);
+    bool memory = true;
+    for (size_t i = 0; i < count; i++) {
+        cJSON_DeleteItemFromObjectCaseSensitive(doc.root, changes[i].name);
+        if (!changes[i].value || !doc.root ||
+            !cJSON_AddItemToObject(doc.root, changes[i].name, changes[i].value)) {
+            cJSON_Delete(changes[i].value);
+            memory = false;
+        }
+    }
+    char *text = s == CK_OK && memory ? cJSON_Print(doc.root) : NULL;
+    if (s == CK_OK)
+        s = text ? ck_write_file(to, text, strlen(text), true, err) : ck_fail_memory(err, to);
+    free(text);
+    ck_json_free(&doc);
+    return s;
 }

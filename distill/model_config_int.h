@@ -38,4 +38,15 @@ ck_status ck_model__flag(const ck_json *doc, const char *name, bool *value, ck_e
 ck_status ck_model__choice(const ck_json *doc, const cJSON *node, const char *const *names,
                            int *choice, ck_error *err);
 
+/* A field of a config.json and its new value; NULL: out of memory. */
+typedef struct ck_model_change {
+    const char *name;
+    cJSON *value;
+} ck_model_change;
+
+/* A copy of a config.json with these fields anew, whose values are taken over; replaces what is
+ * there. */
+ck_status ck_model__write(const char *from, const ck_model_change *changes, size_t count,
+                          const char *to, ck_error *err);
+
 #endif

@@ -20,22 +20,21 @@ static ck_node unet(ck_graph *g, const ck_model *m, int64_t n, ck_model_inputs *
 }
 
 static ck_node mmdit(ck_graph *g, const ck_model *m, ck_model_inputs *in) {
-    return ck_mmdit(g, m->unet, &m->mmdit_config,
-                    &(ck_mmdit_inputs){in->x, in->time, in->context, in->pooled});
+    return ck_mmdit(
+        g, m->unet, &m->mmdit_config,
+        &(ck_mmdit_inputs){
+            .x = in->x, .time = in->time, .context = in->context, .pooled = in->pooled});
 }
 
 static ck_node flux(ck_graph *g, const ck_model *m, int64_t n, ck_model_inputs *in) {
     const ck_flux_config *c = &m->flux_config;
-    int64_t tokens = (int64_t)(ck_model_tokens(m) + in->h * in->w / 4);
-    in->places = ck_input(g, "places", CK_F32, CK_SHAPE(tokens, 3));
     if (c->guidance) in->guidance = ck_input(g, "guidance", CK_F32, CK_SHAPE(n));
     return ck_flux(g, m->unet, c,
                    &(ck_flux_inputs){.x = in->x,
                                      .time = in->time,
                                      .context = in->context,
                                      .pooled = in->pooled,
-                                     .guidance = in->guidance,
-                                     .places = in->places});
+                                     .guidance = in->guidance});
 }
 
 ck_node ck_model_network(ck_graph *g, const ck_model *m, size_t n, size_t h, size_t w,
@@ -43,7 +42,7 @@ ck_node ck_model_network(ck_graph *g, const ck_model *m, size_t n, size_t h, siz
     int64_t batch = (int64_t)n, channels = ck_model_channels(m);
     int64_t tokens = (int64_t)ck_model_tokens(m), width = (int64_t)ck_model_width(m);
     *in = (ck_model_inputs){.n = n, .h = h, .w = w};
-    in->guidance = in->sizes = in->places = in->pooled = CK_NONE;
+    in->guidance = in->sizes = in->pooled = CK_NONE;
     in->x = ck_input(g, "x", CK_F32, CK_SHAPE(batch, (int64_t)h, (int64_t)w, channels));
     in->time = ck_input(g, "time", CK_F32, CK_SHAPE(batch));
     in->context = ck_input(g, "context", CK_F32, CK_SHAPE(batch, tokens, width));
@@ -89,21 +88,9 @@ static ck_status write_sizes(ck_exec *e, const ck_model *m, const ck_model_input
     return s;
 }
 
-static ck_status write_places(ck_exec *e, const ck_model *m, const ck_model_inputs *in,
-                              ck_error *err) {
-    size_t tokens = ck_model_tokens(m), all = tokens + in->h * in->w / 4;
-    float *places = ck_alloc_array(all * 3, sizeof *places);
-    if (!places) return ck_fail_memory(err, "places");
-    ck_flux_places(tokens, in->h, in->w, places);
-    ck_status s = ck_exec_write(e, in->places, places, all * 3, err);
-    free(places);
-    return s;
-}
-
 ck_status ck_model_write(ck_exec *e, const ck_model *m, const ck_model_inputs *in, double guidance,
                          ck_error *err) {
     if (in->guidance != CK_NONE) CK_TRY(write_guidance(e, m, in, guidance, err));
     if (in->sizes != CK_NONE) CK_TRY(write_sizes(e, m, in, err));
-    if (in->places != CK_NONE) CK_TRY(write_places(e, m, in, err));
     return CK_OK;
 }

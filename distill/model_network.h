@@ -12,19 +12,19 @@
 #include "distill/model.h"
 
 typedef struct ck_model_inputs {
-    size_t n, h, w;                  /* samples; sides of latents */
-    ck_node x;                       /* n h w C */
-    ck_node time;                    /* n */
-    ck_node context;                 /* n ck_model_tokens ck_model_width */
-    ck_node pooled;                  /* n ck_model_pooled; CK_NONE where the network takes none */
-    ck_node guidance, sizes, places; /* written by ck_model_write */
+    size_t n, h, w;          /* samples; sides of latents */
+    ck_node x;               /* n h w C */
+    ck_node time;            /* n */
+    ck_node context;         /* n ck_model_tokens ck_model_width */
+    ck_node pooled;          /* n ck_model_pooled; CK_NONE where the network takes none */
+    ck_node guidance, sizes; /* written by ck_model_write */
 } ck_model_inputs;
 
 /* Appends inputs and network; its answer, of x's shape. */
 ck_node ck_model_network(ck_graph *g, const ck_model *m, size_t n, size_t h, size_t w,
                          ck_model_inputs *in);
 
-/* Scale of guidance, sizes, places: whatever of them the network takes. Sizes are the image's, not
+/* Scale of guidance, sizes: whatever of them the network takes. Sizes are the image's, not
  * cropped. */
 ck_status ck_model_write(ck_exec *e, const ck_model *m, const ck_model_inputs *in, double guidance,
                          ck_error *err);

@@ -39,39 +39,83 @@ static ck_node sizes_of(ck_graph *g, ck_shape x, int64_t factor) {
     return sizes;
 }
 
-/* What SDXL takes besides, out of the context. */
-static void add_pooled(ck_graph *g, const ck_network *n, ck_unet_inputs *in) {
-    ck_shape s = ck_node_shape(g, in->context);
-    int64_t pooled = n->unet->added_width - 6 * n->unet->added_time, text = s.d[2] - pooled;
-    ck_node whole = in->context;
-    in->context = ck_reshape(g, ck_slice(g, whole, 2, 0, text),
-                             CK_SHAPE(s.d[0], text / n->unet->context, n->unet->context));
-    in->pooled = ck_reshape(g, ck_slice(g, whole, 2, text, pooled), CK_SHAPE(s.d[0], pooled));
-    in->sizes = sizes_of(g, ck_node_shape(g, in->x), n->factor);
+/* Tokens and pooled text, of a context that has both. */
+static void split(ck_graph *g, ck_node whole, int64_t width, int64_t pooled, ck_node *context,
+                  ck_node *pool) {
+    ck_shape s = ck_node_shape(g, whole);
+    int64_t text = s.d[2] - pooled;
+    *context = ck_reshape(g, ck_slice(g, whole, 2, 0, text), CK_SHAPE(s.d[0], text / width, width));
+    *pool = ck_reshape(g, ck_slice(g, whole, 2, text, pooled), CK_SHAPE(s.d[0], pooled));
+}
+
+static ck_node unet(ck_graph *g, const ck_network *n, ck_params *weights, ck_unet_inputs in) {
+    const ck_unet_config *c = n->unet;
+    if (c->guidance) in.guidance = ck_guidance_node(g, in.guidance, c->guidance);
+    if (c->added_time) {
+        split(g, in.context, c->context, c->added_width - 6 * c->added_time, &in.context,
+              &in.pooled);
+        in.sizes = sizes_of(g, ck_node_shape(g, in.x), n->factor);
+    }
+    return ck_unet(g, weights, c, &in);
+}
+
+static ck_node mmdit(ck_graph *g, const ck_network *n, ck_params *weights, ck_mmdit_inputs in) {
+    split(g, in.context, n->mmdit->context, n->mmdit->pooled, &in.context, &in.pooled);
+    return ck_mmdit(g, weights, n->mmdit, &in);
+}
+
+static ck_node flux(ck_graph *g, const ck_network *n, ck_params *weights, ck_flux_inputs in) {
+    split(g, in.context, n->flux->context, n->flux->pooled, &in.context, &in.pooled);
+    return ck_flux(g, weights, n->flux, &in);
 }
 
 /* With weights that are its own, or those that it has factors to. */
 static ck_node ask(ck_graph *g, const ck_network *n, ck_params *weights, ck_node x, ck_node time,
                    ck_node context, ck_node guidance) {
     ck_scope s = {g, weights, ""};
-    if (!n->unet) return perceptron(&s, n, x, time, guidance);
-    ck_unet_inputs in = {
-        .x = x, .time = time, .context = context, .guidance = CK_NONE, .taps = n->taps};
-    if (ck_network_guided(n)) in.guidance = ck_guidance_node(g, guidance, n->unet->guidance);
-    if (n->unet->added_time) add_pooled(g, n, &in);
-    return ck_unet(g, weights, n->unet, &in);
+    if (guidance != CK_NONE) guidance = ck_reshape(g, guidance, CK_SHAPE(ck_node_shape(g, x).d[0]));
+    if (n->unet)
+        return unet(
+            g, n, weights,
+            (ck_unet_inputs){
+                .x = x, .time = time, .context = context, .guidance = guidance, .taps = n->taps});
+    if (n->mmdit)
+        return mmdit(
+            g, n, weights,
+            (ck_mmdit_inputs){
+                .x = x, .time = time, .context = context, .guidance = guidance, .taps = n->taps});
+    if (n->flux)
+        return flux(
+            g, n, weights,
+            (ck_flux_inputs){
+                .x = x, .time = time, .context = context, .guidance = guidance, .taps = n->taps});
+    return perceptron(&s, n, x, time, guidance);
 }
 
 bool ck_network_guided(const ck_network *n) {
-    return n->unet ? n->unet->guidance : ck_params_has(n->params, "told.weight");
+    if (n->unet) return n->unet->guidance;
+    if (n->mmdit) return n->mmdit->guidance;
+    return n->flux ? n->flux->guidance : ck_params_has(n->params, "told.weight");
 }
 
-ck_status ck_network_tell(ck_network *n, ck_unet_config *config, ck_error *err) {
+ck_status ck_network_tell(ck_network *n, ck_network_config *config, ck_error *err) {
     static const int64_t shape[] = {HIDDEN, TOLD};
-    if (!n->unet) return ck_params_add(n->params, "told.weight", 2, shape, err);
-    *config = *n->unet;
-    n->unet = config;
-    return ck_guidance_add(n->params, config, TOLD, err);
+    if (n->unet) {
+        config->unet = *n->unet;
+        n->unet = &config->unet;
+        return ck_guidance_add(n->params, &config->unet, TOLD, err);
+    }
+    if (n->mmdit) {
+        config->mmdit = *n->mmdit;
+        n->mmdit = &config->mmdit;
+        return ck_mmdit_tell(n->params, &config->mmdit, err);
+    }
+    if (n->flux) {
+        config->flux = *n->flux;
+        n->flux = &config->flux;
+        return ck_flux_tell(n->params, &config->flux, err);
+    }
+    return ck_params_add(n->params, "told.weight", 2, shape, err);
 }
 
 ck_node ck_network_answer(ck_graph *g, const ck_network *n, ck_node x, ck_node time,

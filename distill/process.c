@@ -10,15 +10,18 @@ struct ck_process {
     bool edm;
     double data;          /* EDM: standard deviation of the data */
     ck_schedule schedule; /* others */
+    size_t tokens;        /* of flow models */
     float *abar;
 };
 
 static const double SIGMA_MIN = 0.002, SIGMA_MAX = 80, RHO = 7;
 
-ck_status ck_process_new(const ck_schedule *schedule, ck_process **out, ck_error *err) {
+ck_status ck_process_new(const ck_schedule *schedule, size_t tokens, ck_process **out,
+                         ck_error *err) {
     ck_process *p = ck_alloc(sizeof *p);
     if (!p) return ck_fail_memory(err, "a schedule");
     p->schedule = *schedule;
+    p->tokens = tokens;
     if (schedule->prediction != CK_PREDICT_FLOW) {
         p->abar = ck_alloc_array(schedule->train_steps, sizeof *p->abar);
         if (!p->abar) {
@@ -131,7 +134,7 @@ static double normal_quantile(double u) {
 
 ck_moment ck_process_draw(const ck_process *p, double u) {
     if (p->edm) return ck_process_at(p, exp(-1.2 + 1.2 * normal_quantile(u)));
-    if (is_flow(p)) return flow_moment(ck_flow_shift(&p->schedule, 0, u));
+    if (is_flow(p)) return flow_moment(ck_flow_shift(&p->schedule, p->tokens, u));
     return ck_process_at_time(p, floor(u * (double)p->schedule.train_steps));
 }
 
@@ -142,7 +145,7 @@ void ck_process_grid(const ck_process *p, size_t n, ck_moment *grid) {
             double low = pow(SIGMA_MIN, 1 / RHO), high = pow(SIGMA_MAX, 1 / RHO);
             grid[i] = edm_moment(pow(low + left * (high - low), RHO));
         } else if (is_flow(p)) {
-            grid[i] = flow_moment(ck_flow_shift(&p->schedule, 0, left));
+            grid[i] = flow_moment(ck_flow_shift(&p->schedule, p->tokens, left));
         } else {
             double steps = (double)p->schedule.train_steps;
             grid[i] = ck_process_at_time(p, nearbyint(steps * left) - 1);

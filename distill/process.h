@@ -2,7 +2,7 @@
  * x = a x0 + s noise, and sigma = s / a tells how noisy it is.
  *
  *   ck_process *p;
- *   CK_TRY(ck_process_new(&schedule, &p, err));            or ck_process_edm()
+ *   CK_TRY(ck_process_new(&schedule, 0, &p, err));         or ck_process_edm()
  *   ck_moment m = ck_process_at(p, sigma);
  *   ck_wrap w = ck_process_wrap(p, m);        x0 = w.skip x + w.out network(w.in x, m.time)
  *
@@ -27,8 +27,9 @@ typedef struct ck_wrap {
     double in, skip, out;
 } ck_wrap;
 
-/* Of a model's schedule; it is copied. */
-ck_status ck_process_new(const ck_schedule *schedule, ck_process **p, ck_error *err);
+/* Of a model's schedule; it is copied. tokens: of an image, which decide how flow models with a
+ * dynamic shift (FLUX) space their moments; others do not ask. */
+ck_status ck_process_new(const ck_schedule *schedule, size_t tokens, ck_process **p, ck_error *err);
 /* x = x0 + sigma noise with sigma from 0.002 to 80 and F preconditioned for data of standard
  * deviation data (Karras et al., table 1). NULL when out of memory. */
 ck_process *ck_process_edm(double data);

@@ -1,7 +1,7 @@
-/* Images from latents, by a UNet that reads captions. Config:
+/* Images from latents, by a UNet or transformer that reads captions. Config:
  *
- *   "teacher"           a model folder; the student begins as its UNet, uses its VAE and text
- *   "student"           weights of another UNet to begin with (optional)
+ *   "teacher"           a model folder; the student begins as its network, uses its VAE and text
+ *   "student"           weights of another network to begin with (optional)
  *   "student_layers"    of the teacher's, so many layers a level (default: all)
  *   "student_middle"    of the teacher's, whether the middle block (default: if it has one)
  *   "data.images"       a folder of images with captions (see dataset.h), or an IDX file (MNIST
@@ -127,8 +127,8 @@ static ck_status find_sizes(ck_task *t, ck_config *c, ck_error *err) {
     own *o = of(t);
     const ck_vae_config *v = &o->model.vae_config;
     uint64_t factor = (uint64_t)ck_vae_factor(v), size;
-    uint64_t step = factor << (o->model.unet_config.levels - 1);
-    uint64_t usual = factor * (uint64_t)o->model.unet_config.sample_size;
+    uint64_t step = factor * ck_model_multiple(&o->model);
+    uint64_t usual = factor * ck_model_side(&o->model);
     CK_TRY(ck_config_count(c, "data.size", usual, step, CK_IMAGE_SIDE / 2, &size, err));
     if (size % step)
         return ck_config_fail(c, "data.size", err, "must be a multiple of %zu", (size_t)step);
@@ -141,12 +141,13 @@ static ck_status find_sizes(ck_task *t, ck_config *c, ck_error *err) {
     t->width = ck_model_width(&o->model);
     o->encoding = (ck_encoding){&o->model, t->backend, NULL, &o->buckets};
     o->text = ck_encoding_text(&o->encoding);
-    const ck_unet_config *u = &o->model.unet_config;
-    if (!u->added_time) return CK_OK;
+    if (!ck_model_pooled(&o->model)) return CK_OK;
     /* The pooled text goes with the rest, see network.h. */
     t->tokens = 1;
     t->width = o->text;
-    if (u->added_width != (int64_t)ck_model_pooled(&o->model) + 6 * u->added_time)
+    const ck_unet_config *u = &o->model.unet_config;
+    if (u->added_width != (int64_t)ck_model_pooled(&o->model) + 6 * u->added_time &&
+        o->model.kind == CK_MODEL_UNET)
         return ck_config_fail(c, "teacher", err,
                               "its UNet takes other things than SDXL's (a refiner?): it cannot be "
                               "trained");
@@ -237,16 +238,54 @@ static ck_status open_evaluation(ck_task *t, ck_config *c, const char *const *na
 
 /* The teacher's network, or a part of it. */
 static ck_status open_copy(ck_task *t, ck_config *c, ck_error *err) {
-    own *o = of(t);
+    ck_unet_config *u = &of(t)->student.unet;
     uint64_t layers;
     bool middle;
-    CK_TRY(ck_config_count(c, "student_layers", (uint64_t)o->student.level[0].layers, 1, 16,
-                           &layers, err));
-    CK_TRY(ck_config_bool(c, "student_middle", o->student.mid > 0, &middle, err));
-    if ((int64_t)layers == o->student.level[0].layers && middle == (o->student.mid > 0))
+    if (!t->student.unet) return ck_params_copy(t->teacher.params, &t->student.params, err);
+    CK_TRY(ck_config_count(c, "student_layers", (uint64_t)u->level[0].layers, 1, 16, &layers, err));
+    CK_TRY(ck_config_bool(c, "student_middle", u->mid > 0, &middle, err));
+    if ((int64_t)layers == u->level[0].layers && middle == (u->mid > 0))
         return ck_params_copy(t->teacher.params, &t->student.params, err);
-    return ck_shrink(t->teacher.params, &o->student, (int64_t)layers, middle, &t->student.params,
-                     err);
+    return ck_shrink(t->teacher.params, u, (int64_t)layers, middle, &t->student.params, err);
+}
+
+/* A network of the model's kind; config: of that kind, filled in. */
+static ck_network network_of(const own *o, ck_network_config *config) {
+    ck_network n = {.factor = ck_vae_factor(&o->model.vae_config)};
+    switch (o->model.kind) {
+    case CK_MODEL_MMDIT:
+        config->mmdit = o->model.mmdit_config;
+        n.mmdit = &config->mmdit;
+        return n;
+    case CK_MODEL_FLUX:
+        config->flux = o->model.flux_config;
+        n.flux = &config->flux;
+        return n;
+    default:
+        config->unet = o->model.unet_config;
+        n.unet = &config->unet;
+        return n;
+    }
+}
+
+static void detect_guidance(ck_network *student, ck_network_config *config) {
+    if (student->unet) ck_guidance_detect(student->params, &config->unet);
+    if (student->flux) ck_flux_detect(student->params, &config->flux);
+}
+
+/* The student is to be told the scale through an embedding of this width. */
+static ck_status tell_student(ck_task *t, ck_config *c, int64_t width, ck_error *err) {
+    ck_network_config *config = &of(t)->student;
+    bool told = ck_network_guided(&t->student);
+    if (t->student.mmdit)
+        return ck_config_fail(c, "guidance_width", err, "SD3 has no embedding of guidance");
+    if (t->student.flux && width != CK_FLUX_GUIDANCE)
+        return ck_config_fail(c, "guidance_width", err, "FLUX has %d", CK_FLUX_GUIDANCE);
+    if (width % 2 || (told && t->student.unet && config->unet.guidance != width))
+        return ck_config_fail(c, "guidance_width", err, "must be even, and what the student has");
+    if (told) return CK_OK;
+    return t->student.flux ? ck_flux_tell(t->student.params, &config->flux, err)
+                           : ck_guidance_add(t->student.params, &config->unet, width, err);
 }
 
 /* A file's network, or a copy of the teacher's; told the scale of guidance if it was or is to be.
@@ -254,20 +293,15 @@ static ck_status open_copy(ck_task *t, ck_config *c, ck_error *err) {
 static ck_status open_student(ck_task *t, ck_config *c, const char *path, int64_t guidance,
                               ck_error *err) {
     own *o = of(t);
-    o->student = o->model.unet_config;
-    t->student.unet = &o->student;
-    t->student.factor = t->teacher.factor;
+    t->student = network_of(o, &o->student);
     if (path) {
-        CK_TRY(ck_params_open(path, "unet.", &t->student.params, err));
-        ck_guidance_detect(t->student.params, &o->student);
+        const char *part = t->student.unet ? "unet." : "transformer.";
+        CK_TRY(ck_params_open(path, part, &t->student.params, err));
+        detect_guidance(&t->student, &o->student);
     } else {
         CK_TRY(open_copy(t, c, err));
     }
-    if (guidance % 2 || (o->student.guidance && guidance && o->student.guidance != guidance))
-        return ck_config_fail(c, "guidance_width", err, "must be even, and what the student has");
-    return guidance && !o->student.guidance
-               ? ck_guidance_add(t->student.params, &o->student, guidance, err)
-               : CK_OK;
+    return guidance ? tell_student(t, c, guidance, err) : CK_OK;
 }
 
 /* What an encoding needs: the model and the lists of images and captions. */
@@ -279,9 +313,6 @@ static ck_status open_source(ck_task *t, ck_config *c, const char *const *names,
     CK_TRY(ck_config_path(c, "teacher", &teacher, err));
     if (!teacher) return ck_config_fail(c, "teacher", err, "the folder of a model is needed");
     CK_TRY(ck_model_open(teacher, NULL, &o->model, err));
-    if (o->model.kind != CK_MODEL_UNET)
-        return ck_config_fail(c, "teacher", err,
-                              "SD3 and FLUX can be sampled, but not trained yet");
     o->folder = teacher;
     CK_TRY(find_sizes(t, c, err));
     CK_TRY(open_data(o, c, names, name_count, err));
@@ -322,19 +353,19 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     CK_TRY(read_cache(c, &cache, &dtype, err));
     CK_TRY(open_source(t, c, names, name_count, err));
     own *o = of(t);
-    o->model.unet_config.checkpoint = checkpoint;
+    o->model.unet_config.checkpoint = o->model.mmdit_config.checkpoint =
+        o->model.flux_config.checkpoint = checkpoint;
     t->data = (ck_data){o, batch};
     t->teacher_steps = 25;
     t->teacher_walk = CK_WALK_DDIM;
-    CK_TRY(ck_process_new(&o->model.schedule, &t->process, err));
+    CK_TRY(ck_process_new(&o->model.schedule, o->h * o->w / 4, &t->process, err));
     t->from_file = cache;
     if (!t->dry)
         CK_TRY(cache ? ck_latents_open(&o->encoding, cache, &o->latents, err)
                      : ck_latents_encode(&o->encoding, &o->latents, err));
     CK_TRY(open_evaluation(t, c, names, name_count, err));
-    t->teacher = (ck_network){.params = o->model.unet,
-                              .unet = &o->model.unet_config,
-                              .factor = ck_vae_factor(&o->model.vae_config)};
+    t->teacher = network_of(o, &o->teacher);
+    t->teacher.params = o->model.unet;
     o->model.unet = NULL; /* the task's from here on */
     return open_student(t, c, student, (int64_t)guidance, err);
 }
@@ -353,32 +384,39 @@ static void close_task(ck_task *t) {
     free(o);
 }
 
-/* The UNet's config.json beside a student that has an embedding of guidance or blocks other than
+/* The network's config.json beside a student that has an embedding of guidance or blocks other than
  * its teacher's. (A teacher in one file has no config.) */
 static ck_status write_config(const own *o, const char *student, ck_error *err) {
-    char *from = ck_sprintf("%s/unet/config.json", o->folder);
-    char *to = ck_sprintf("%.*s/config.unet.json", (int)(strrchr(student, '/') - student), student);
+    const char *part = o->model.kind == CK_MODEL_UNET ? "unet" : "transformer";
+    char *from = ck_sprintf("%s/%s/config.json", o->folder, part);
+    char *to =
+        ck_sprintf("%.*s/config.%s.json", (int)(strrchr(student, '/') - student), student, part);
     ck_status s = from && to ? CK_OK : ck_fail_memory(err, student);
-    if (s == CK_OK && access(from, F_OK) == 0) s = ck_unet_write(from, &o->student, to, err);
+    if (s == CK_OK && access(from, F_OK) == 0)
+        s = o->model.kind == CK_MODEL_FLUX ? ck_flux_write(from, &o->student.flux, to, err)
+                                           : ck_unet_write(from, &o->student.unet, to, err);
     free(from);
     free(to);
     return s;
 }
 
+/* Whether the teacher's config.json is true of the student. */
+static bool is_alike(const ck_task *t) {
+    const ck_unet_config *mine = t->student.unet, *theirs = t->teacher.unet;
+    if (!mine) return ck_network_guided(&t->student) == ck_network_guided(&t->teacher);
+    return mine->guidance == theirs->guidance && mine->mid == theirs->mid &&
+           mine->level[0].layers == theirs->level[0].layers;
+}
+
 static ck_status export(ck_task *t, const ck_params *weights, const char *path, ck_dtype dtype,
                         const ck_meta *facts, size_t count, ck_error *err) {
-    const own *o = of(t);
     CK_TRY(ck_export(weights, path, dtype, facts, count, err));
-    const ck_unet_config *mine = &o->student, *theirs = &o->model.unet_config;
-    if (mine->guidance == theirs->guidance && mine->mid == theirs->mid &&
-        mine->level[0].layers == theirs->level[0].layers)
-        return CK_OK;
-    return write_config(o, path, err);
+    return is_alike(t) ? CK_OK : write_config(of(t), path, err);
 }
 
 const ck_task_kind ck_task_images = {
     .name = "images",
-    .summary = "images from latents, by a UNet with captions",
+    .summary = "images from latents, by a UNet or transformer with captions",
     .open = open_task,
     .close = close_task,
     .judge = ck_images__judge,

@@ -94,14 +94,6 @@ static ck_status plan_bytes(const ck_backend *b, const ck_graph *g, const ck_nod
     return CK_OK;
 }
 
-/* Whether a gradient comes to a weight: SD3's table of places is in the file but not trained. */
-static bool is_trained(const ck_graph *g, ck_node weight) {
-    for (size_t i = (size_t)weight + 1; i < g->count; i++)
-        for (int k = 0; k < CK_MAX_SRC; k++)
-            if (g->nodes[i].src[k] == weight && !g->nodes[i].detached) return true;
-    return false;
-}
-
 static ck_status measure_graph(const ck_backend *b, const ck_model *m, ck_graph *g, need *n,
                                ck_error *err) {
     ck_model_inputs in;
@@ -115,7 +107,8 @@ static ck_status measure_graph(const ck_backend *b, const ck_model *m, ck_graph 
     ck_node *outputs = ck_alloc_array(count + 1, sizeof *outputs);
     ck_status s = weights && outputs ? CK_OK : ck_fail_memory(err, "a graph");
     for (size_t i = 0; i < forward && s == CK_OK; i++)
-        if (g->nodes[i].op == CK_OP_PARAM && is_trained(g, (ck_node)i)) weights[at++] = (ck_node)i;
+        if (g->nodes[i].op == CK_OP_PARAM && ck_graph_trains(g, (ck_node)i))
+            weights[at++] = (ck_node)i;
     ck_node loss = ck_mean(g, ck_mul(g, out, out));
     if (s == CK_OK) s = ck_gradients(g, loss, weights, at, outputs + 1, err);
     if (s == CK_OK) {

@@ -216,6 +216,7 @@ static ck_status replace_part(const char *path, const char *name, ck_params **pa
 static ck_status replace_parts(ck_model *m, ck_error *err) {
     CK_TRY(replace_part(unet, m->kind == CK_MODEL_UNET ? "unet." : "transformer.", &m->unet, err));
     if (unet && m->kind == CK_MODEL_UNET) ck_guidance_detect(m->unet, &m->unet_config);
+    if (unet && m->kind == CK_MODEL_FLUX) ck_flux_detect(m->unet, &m->flux_config);
     CK_TRY(replace_part(clip, "text_encoder.", &m->text[0].params, err));
     if (clip2 && m->texts < 2)
         return ck_fail(err, CK_USAGE, "--clip2: this model has one CLIP encoder");

@@ -41,9 +41,11 @@ struct ck_trainer {
 
 /* ---- Making ---- */
 
-static bool is_trained(const ck_graph_node *n, const ck_part *part) {
+static bool is_trained(const ck_graph *g, size_t i, const ck_part *part) {
+    const ck_graph_node *n = &g->nodes[i];
     return n->op == CK_OP_PARAM &&
-           (n->params == part->params || (part->heads && n->params == part->heads));
+           (n->params == part->params || (part->heads && n->params == part->heads)) &&
+           ck_graph_trains(g, (ck_node)i);
 }
 
 static float *weight_data(const ck_trainer *t, const work *w, size_t i) {
@@ -59,12 +61,12 @@ static size_t weight_size(const ck_trainer *t, const work *w, size_t i) {
 static ck_status find_outputs(ck_distill *d, work *w, ck_error *err) {
     ck_graph *g = d->graph;
     size_t count = g->count, n = 0;
-    for (size_t i = 0; i < count; i++) n += is_trained(&g->nodes[i], &w->part);
+    for (size_t i = 0; i < count; i++) n += is_trained(g, i, &w->part);
     w->outputs = ck_alloc_array(n + d->feed_count + 1, sizeof *w->outputs);
     w->trained = ck_alloc_array(n, sizeof *w->trained);
     if (!w->outputs || !w->trained) return ck_fail_memory(err, d->method->name);
     for (size_t i = 0; i < count; i++)
-        if (is_trained(&g->nodes[i], &w->part)) w->trained[w->weights++] = (ck_node)i;
+        if (is_trained(g, i, &w->part)) w->trained[w->weights++] = (ck_node)i;
     w->outputs[0] = w->part.loss;
     CK_TRY(ck_gradients(g, w->part.loss, w->trained, w->weights, w->outputs + 1, err));
     w->output_count = 1 + w->weights;

@@ -3,10 +3,8 @@
 
 #include "distill/layers_int.h"
 #include "distill/model_config_int.h"
-#include "io/writer.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- The network ---- */
@@ -200,27 +198,23 @@ void ck_guidance_detect(const ck_params *params, ck_unet_config *c) {
     c->guidance = t && t->rank == 2 ? (int64_t)t->shape[1] : 0;
 }
 
-/* A setting anew; a NULL value is JSON's null. */
-static bool set(cJSON *root, const char *name, cJSON *value) {
-    cJSON_DeleteItemFromObjectCaseSensitive(root, name);
-    return value && cJSON_AddItemToObject(root, name, value);
+static bool is_even(const ck_unet_config *c) {
+    for (int64_t l = 1; l < c->levels; l++)
+        if (c->level[l].layers != c->level[0].layers) return false;
+    return true;
 }
 
 ck_status ck_unet_write(const char *from, const ck_unet_config *c, const char *to, ck_error *err) {
-    ck_json doc;
-    CK_TRY(ck_json_load(from, &doc, err));
-    bool done = true;
+    ck_model_change changes[3];
+    size_t n = 0;
     if (c->guidance)
-        done = set(doc.root, "time_cond_proj_dim", cJSON_CreateNumber((double)c->guidance));
-    const cJSON *layers = cJSON_GetObjectItemCaseSensitive(doc.root, "layers_per_block");
-    if (cJSON_IsNumber(layers))
-        done &= set(doc.root, "layers_per_block", cJSON_CreateNumber((double)c->level[0].layers));
-    if (!c->mid) done &= set(doc.root, "mid_block_type", cJSON_CreateNull());
-    char *text = done ? cJSON_Print(doc.root) : NULL;
-    ck_status s = text ? ck_write_file(to, text, strlen(text), true, err) : ck_fail_memory(err, to);
-    free(text);
-    ck_json_free(&doc);
-    return s;
+        changes[n++] =
+            (ck_model_change){"time_cond_proj_dim", cJSON_CreateNumber((double)c->guidance)};
+    if (is_even(c))
+        changes[n++] =
+            (ck_model_change){"layers_per_block", cJSON_CreateNumber((double)c->level[0].layers)};
+    if (!c->mid) changes[n++] = (ck_model_change){"mid_block_type", cJSON_CreateNull()};
+    return ck_model__write(from, changes, n, to, err);
 }
 
 /* ---- Its config.json ---- */

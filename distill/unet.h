@@ -10,7 +10,7 @@
 #ifndef CK_UNET_H
 #define CK_UNET_H
 
-#include "distill/graph.h"
+#include "distill/taps.h"
 
 enum { CK_UNET_LEVELS = 8, CK_UNET_LAYERS = 16 };
 
@@ -38,13 +38,7 @@ typedef struct ck_unet_config {
     bool checkpoint;     /* blocks are computed again in the backward pass; not in files */
 } ck_unet_config;
 
-/* Where features are looked at: what the blocks of a network give, N H W C or N C, in its order. */
-enum { CK_TAPS = 2 * CK_UNET_LEVELS + 1 };
-typedef struct ck_taps {
-    ck_node node[CK_TAPS];
-    size_t count;   /* 0: not yet filled */
-    size_t encoder; /* so many of them on the way down and in the middle */
-} ck_taps;
+_Static_assert(2 * CK_UNET_LEVELS + 1 <= CK_TAPS, "a tap for every block");
 
 /* N samples. */
 typedef struct ck_unet_inputs {

@@ -617,7 +617,7 @@ static void test_losses(void **state) {
         ck_schedule s = ck_schedule_sd();
         prediction = s.prediction = (ck_prediction)k;
         s.shift = 1;
-        ok(ck_process_new(&s, &process, &err));
+        ok(ck_process_new(&s, 0, &process, &err));
         for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) check(c);
         if (k == CK_PREDICT_EPSILON) check_rates();
         ck_process_free(process);

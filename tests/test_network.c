@@ -88,7 +88,7 @@ typedef struct training {
 static void begin(training *t, const char *method, ck_network teacher, ck_network student) {
     const ck_backend *b;
     *t = (training){.schedule = ck_schedule_sd()};
-    ok(ck_process_new(&t->schedule, &t->process, &err));
+    ok(ck_process_new(&t->schedule, 0, &t->process, &err));
     t->d = (ck_distill){.method = ck_distill_method_find(method),
                         .guidance = 3,
                         .steps = 10,

@@ -27,7 +27,7 @@ static ck_process *process_of(ck_prediction prediction) {
     ck_process *p;
     s.prediction = prediction;
     s.shift = 1;
-    ok(ck_process_new(&s, &p, &err));
+    ok(ck_process_new(&s, 0, &p, &err));
     return p;
 }
 

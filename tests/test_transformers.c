@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N = 1, H = 16, W = 12, TOKENS = 3, PLACES = TOKENS + H * W / 4 };
+enum { N = 1, H = 16, W = 12, TOKENS = 3 };
 
 static ck_error err;
 
@@ -21,7 +21,7 @@ static void ok(ck_status s) {
 }
 
 typedef struct inputs {
-    ck_node x, time, context, pooled, guidance, places;
+    ck_node x, time, context, pooled, guidance;
 } inputs;
 
 static ck_node mmdit(ck_graph *g, ck_params *p, const inputs *in, bool checkpoint) {
@@ -37,7 +37,10 @@ static ck_node mmdit(ck_graph *g, ck_params *p, const inputs *in, bool checkpoin
                                .normed = true,
                                .dual = {true},
                                .checkpoint = checkpoint};
-    return ck_mmdit(g, p, &c, &(ck_mmdit_inputs){in->x, in->time, in->context, in->pooled});
+    return ck_mmdit(
+        g, p, &c,
+        &(ck_mmdit_inputs){
+            .x = in->x, .time = in->time, .context = in->context, .pooled = in->pooled});
 }
 
 static ck_node flux(ck_graph *g, ck_params *p, const inputs *in, bool checkpoint) {
@@ -57,8 +60,7 @@ static ck_node flux(ck_graph *g, ck_params *p, const inputs *in, bool checkpoint
                                      .time = in->time,
                                      .context = in->context,
                                      .pooled = in->pooled,
-                                     .guidance = in->guidance,
-                                     .places = in->places});
+                                     .guidance = in->guidance});
 }
 
 typedef ck_node network(ck_graph *g, ck_params *p, const inputs *in, bool checkpoint);
@@ -77,14 +79,11 @@ static void write_noise(ck_exec *e, ck_node node, ck_shape shape, uint32_t which
 }
 
 static void write_inputs(ck_exec *e, const ck_graph *g, const inputs *in) {
-    float places[PLACES * 3];
-    ck_flux_places(TOKENS, H, W, places);
     write_noise(e, in->x, ck_node_shape(g, in->x), 1);
     write_noise(e, in->context, ck_node_shape(g, in->context), 2);
     write_noise(e, in->pooled, ck_node_shape(g, in->pooled), 3);
     ok(ck_exec_write(e, in->time, (float[]){500}, N, &err));
     ok(ck_exec_write(e, in->guidance, (float[]){3.5f}, N, &err));
-    ok(ck_exec_write(e, in->places, places, PLACES * 3, &err));
 }
 
 /* Weights that a gradient comes to: not SD3's table of places. */
@@ -107,8 +106,7 @@ static result differentiate(network *make, bool checkpoint) {
                  ck_input(g, "time", CK_F32, CK_SHAPE(N)),
                  ck_input(g, "context", CK_F32, CK_SHAPE(N, TOKENS, 12)),
                  ck_input(g, "pooled", CK_F32, CK_SHAPE(N, 10)),
-                 ck_input(g, "guidance", CK_F32, CK_SHAPE(N)),
-                 ck_input(g, "places", CK_F32, CK_SHAPE(PLACES, 3))};
+                 ck_input(g, "guidance", CK_F32, CK_SHAPE(N))};
     ck_node out = make(g, p, &in, checkpoint);
     size_t count = list_weights(g, weights);
     assert_true(count > 20 && count <= MOST);
