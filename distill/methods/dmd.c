@@ -13,16 +13,18 @@
  * every round of training, and begins anew from pure noise, with a new caption, after the last; so
  * this costs no pass. One student is then good for the number of steps and, as each step is judged
  * by itself, for its divisors. The rival is told which step a sample comes from: knowing only the
- * mixture it would let one step be too sharp where another is too blurred. And a step is judged
- * only at moments with no more noise than it met: what little noise leaves alone is not its doing.
+ * mixture it would let one step be too sharp where another is too blurred. Each step is judged at
+ * all moments, also at those with more noise than it met: judged only below that, students of
+ * Fashion-MNIST were worse with four steps than with two.
  *
  * x is the student's answer times `out` (process.h), which is large where there is much noise:
  * v = out^-even. No data are needed.
  *
  * dmd2 has the adversary too (on the teacher's features, as Sauer et al., 2024: LADD, have it):
- * heads learn, in the rival's turn, to tell data from samples, both with the noise of x_t. student:
- * loss - adversary * mean answer of the heads on x_t heads:   mean of max(0, 1 - answer on data) +
- * max(0, 1 + answer on samples)
+ * heads learn, in the rival's turn, to tell data from samples, both with the noise of x_t.
+ *
+ *   student: loss - adversary * mean answer of the heads on x_t
+ *   heads:   mean of max(0, 1 - answer on data) + max(0, 1 + answer on samples)
  */
 #include "distill/heads.h"
 #include "distill/methods.h"
@@ -150,9 +152,8 @@ static size_t step_of(const ck_distill *d, size_t sample) {
     return k < d->round ? k : (size_t)d->round;
 }
 
-/* Between the moment of a step and no noise. */
-static size_t moment_of(double low, double u) {
-    return (size_t)((low + (1 - low) * u) * MOMENTS);
+static size_t moment_of(double u) {
+    return (size_t)(u * MOMENTS);
 }
 
 static void begin(ck_distill *d, size_t sample) {
@@ -172,10 +173,9 @@ static void draw(ck_distill *d) {
     ck_distill_noise(d, 4, d->feeds[o->noise4].value);
     for (size_t i = 0; i < d->batch; i++) {
         size_t k = step_of(d, i);
-        double low = (double)k / d->setting[STEPS];
         /* (2% to 98% of the way where it is judged: the ends say little.) */
-        size_t judged = moment_of(low, 0.02 + 0.96 * ck_distill_uniform(d, 0, i));
-        size_t learned = moment_of(low, ck_distill_uniform(d, 1, i));
+        size_t judged = moment_of(0.02 + 0.96 * ck_distill_uniform(d, 0, i));
+        size_t learned = moment_of(ck_distill_uniform(d, 1, i));
         double out = fabs(ck_process_wrap(d->process, o->grid[k]).out);
         if (k == 0) begin(d, i);
         if (d->told != SIZE_MAX) d->feeds[d->told].value[i] = (float)(1 + k);
