@@ -130,6 +130,7 @@ static ck_arguments arguments(const ck_task *task, const ck_step *step, uint64_t
     return (ck_arguments){.values = step->values,
                           .inputs = step->input_count,
                           .compat = step->compat,
+                          .stored = step->stored,
                           .shape = task->mixed_shape,
                           .rank = task->out.rank,
                           .elements = task->mixed_elements,
@@ -161,7 +162,7 @@ static void eval_registers(worker *w, const ck_task *task, unsigned steps, uint6
         ck_arguments args = arguments(task, step, first);
         if (!step->method)
             for (size_t i = 0; i < n; i++) out[i] = (float)step->constant;
-        else if (step->method->combine)
+        else if (step->combines)
             combine_block(r->kernels, step, inputs, out, n);
         else
             step->method->block(r->kernels, &args, inputs, out, n);
@@ -294,8 +295,8 @@ static ck_status prepare_step(worker *w, const ck_task *task, unsigned s, ck_err
     if (!step->found) return CK_OK;
     whole p = {.pass = {each_strip}, .worker = w, .task = task, .step = s};
     ck_arguments args = arguments(task, step, 0);
-    return step->method->combine ? find_coefficients(step->method, &args, &p.pass, step->found, err)
-                                 : step->method->prepare(&args, &p.pass, step->found, err);
+    return step->combines ? find_coefficients(step->method, &args, &p.pass, step->found, err)
+                          : step->method->prepare(&args, &p.pass, step->found, err);
 }
 
 /* Bytes that a task's prepared steps take at most. */

@@ -41,9 +41,11 @@ typedef struct ck_arguments {
     const uint64_t *shape; /* of the tensor: rank dimensions, outermost first */
     size_t rank;
     uint64_t elements;
-    uint64_t key;      /* made of the seed and the tensor's name, for random numbers */
-    uint64_t first;    /* number of the first element in its tensor */
-    const void *found; /* what prepare left; NULL without */
+    const ck_dtype *stored; /* the types in which the inputs are kept, F32 for one that was
+                             * computed; NULL: F32 all */
+    uint64_t key;           /* made of the seed and the tensor's name, for random numbers */
+    uint64_t first;         /* number of the first element in its tensor */
+    const void *found;      /* what prepare left; NULL without */
 } ck_arguments;
 
 /* A tensor as a method's prepare sees it: all of its inputs, from start to end, in strips of at
@@ -108,9 +110,10 @@ typedef struct ck_method {
      * of no account. Such tensors are prepared few at a time. */
     uint64_t (*needs)(const ck_arguments *args);
 
-    /* Or: the result is a linear combination of the inputs, with coefficients that depend on the
-     * tensor as a whole: fills coefficients[args->inputs] from the inner products of the inputs,
-     * gram[i * inputs + j]. The tensor is read once more for these. */
+    /* Or, except where prepares_for_compat holds: the result is a linear combination of the inputs,
+     * with coefficients that depend on the tensor as a whole: fills coefficients[args->inputs] from
+     * the inner products of the inputs, gram[i * inputs + j]. The tensor is read once more for
+     * these. */
     void (*combine)(const ck_arguments *args, const double *gram, double *coefficients);
 } ck_method;
 

@@ -244,10 +244,12 @@ static void mark(const builder *b, operand o, bool *leaf_used, bool *step_used) 
         mark(b, b->inputs[o.reg][i], leaf_used, step_used);
 }
 
-/* Whether a step needs a pass over the whole tensor first. */
-static bool looks_at_all(const ck_step *step) {
+/* Whether a step needs a pass over the whole tensor first, and what for. */
+static bool looks_at_all(ck_step *step) {
     const ck_method *m = step->method; /* NULL: a constant */
-    return m && (m->combine || (m->prepare && (step->compat || !m->prepares_for_compat)));
+    bool prepares = m && m->prepare && (step->compat || !m->prepares_for_compat);
+    step->combines = m && m->combine && !prepares;
+    return prepares || step->combines;
 }
 
 /* Makes it a task that mixes only the first input channels. */
@@ -283,12 +285,15 @@ static ck_status finish_task(const builder *b, operand result, ck_task *task, ck
         if (!step_used[s]) continue;
         ck_step step = b->steps[s];
         unsigned *inputs = ck_arena_alloc(arena, step.input_count * sizeof *inputs);
-        if (!inputs) return ck_fail_memory(err, "plan");
+        ck_dtype *stored = ck_arena_alloc(arena, step.input_count * sizeof *stored);
+        if (!inputs || !stored) return ck_fail_memory(err, "plan");
         for (unsigned i = 0; i < step.input_count; i++) {
             operand o = b->inputs[s][i];
             inputs[i] = o.step ? step_reg[o.reg] : leaf_reg[o.reg];
+            stored[i] = o.step ? CK_F32 : b->leaves[o.reg].tensor->dtype;
         }
         step.inputs = inputs;
+        step.stored = stored;
         if (looks_at_all(&step)) {
             step.found = ck_arena_alloc(arena, sizeof *step.found);
             if (!step.found) return ck_fail_memory(err, "plan");

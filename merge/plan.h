@@ -55,10 +55,12 @@ typedef struct ck_step {
     double constant;
     const ck_value *values;
     const unsigned *inputs;
+    const ck_dtype *stored; /* of the inputs; F32 of steps */
     unsigned input_count;
     int compat;
-    void **found; /* for a method that looks at whole tensors: where the engine keeps what it found
-                   * while it runs */
+    bool combines; /* what was found are the coefficients of a sum */
+    void **found;  /* for a method that looks at whole tensors: where the engine keeps what it found
+                    * while it runs */
 } ck_step;
 
 typedef struct ck_task {

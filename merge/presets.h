@@ -2,9 +2,9 @@
  *
  *   {"ckmerge_preset": 1, "description": "...", "gradient": [1, 0, 1], "base": 0}
  *
- * with the fields of block weights (merge/weights.h) but for "preset". They lie in the folder that the
- * environment variable CK_PRESETS names; else in ../share/ckmerge/recipes/presets from the program's
- * folder, or in the source tree in recipes/presets.
+ * with the fields of block weights (merge/weights.h) but for "preset". They lie in the folder that
+ * the environment variable CK_PRESETS names; else in ../share/ckmerge/recipes/presets from the
+ * program's folder, or in the source tree in recipes/presets.
  */
 #ifndef CK_PRESETS_H
 #define CK_PRESETS_H

@@ -28,8 +28,8 @@ extern const ck_tool ck_tool_ls, ck_tool_inspect, ck_tool_hash, ck_tool_verify, 
 extern const ck_tool ck_tool_split, ck_tool_join, ck_tool_swap_vae, ck_tool_prune, ck_tool_convert;
 extern const ck_tool ck_tool_scan, ck_tool_extract_lora, ck_tool_merge_loras;
 
-/* A whole program: finds the command, which are program->commands in the same order, parses, runs and
- * reports. Returns the exit status: 0; 1 for an error or a finding; 2 for wrong usage; 130 when
+/* A whole program: finds the command, which are program->commands in the same order, parses, runs
+ * and reports. Returns the exit status: 0; 1 for an error or a finding; 2 for wrong usage; 130 when
  * stopped on request. */
 int ck_tool_main(const ck_program *program, const ck_tool *const *tools, int argc, char **argv);
 

@@ -3,6 +3,7 @@
 #include "kernels/random.h"
 #include "merge/methods/chance.h"
 #include "merge/methods/exact.h"
+#include "merge/recipe.h"
 #include "merge/whole.h"
 #include "tests/check.h"
 #include "tests/fixture.h"
@@ -49,6 +50,7 @@ static ck_status show(const ck_pass *pass, ck_visit *visit, void *context, ck_er
 static uint64_t shape[3] = {N};
 static size_t rank = 1;
 static int compat;
+static uint64_t key = 77;
 
 static void run(const char *name, size_t count, const double *numbers) {
     const ck_method *m = ck_method_find(name);
@@ -66,8 +68,8 @@ static void run(const char *name, size_t count, const double *numbers) {
                          .shape = shape,
                          .rank = rank,
                          .elements = N,
-                         .key = 77};
-    if (m->block) {
+                         .key = key};
+    if (!m->combine || (compat && m->prepare)) {
         const ck_pass pass = {show};
         void *found = NULL;
         ck_error err;
@@ -541,6 +543,104 @@ static void test_della(void **state) {
     set_shape(N, 0, 0);
 }
 
+/* What sd-mecha's own tests expect, as they print it (tests/merge_methods, numbers of four
+ * decimals): three models of four rows, of some of which the differences from zero are merged. */
+enum { PUBLISHED = 16 };
+static const float *const *published; /* the inputs */
+
+static ck_status show_published(const ck_pass *pass, ck_visit *visit, void *context,
+                                ck_error *err) {
+    (void)pass, (void)err;
+    visit(context, published, 0, PUBLISHED);
+    return CK_OK;
+}
+
+static void check_published(const char *name, const float *const *in, size_t inputs,
+                            const ck_value *values, const float *expected) {
+    const ck_method *m = ck_method_find(name);
+    const uint64_t square[2] = {4, 4};
+    ck_arguments args = {.values = values,
+                         .inputs = inputs,
+                         .compat = ck_word_index(m->compat, "mecha") + 1,
+                         .shape = square,
+                         .rank = 2,
+                         .elements = PUBLISHED};
+    float got[PUBLISHED] = {0};
+    assert_true(args.compat > 0);
+    if (m->block) {
+        const ck_pass pass = {show_published};
+        void *found = NULL;
+        ck_error err;
+        published = in;
+        assert_int_equal(m->prepare(&args, &pass, &found, &err), CK_OK);
+        args.found = found;
+        m->block(ck_kernels_best(), &args, in, got, PUBLISHED);
+        free(found);
+    } else {
+        double gram[INPUTS * INPUTS] = {0}, coefficients[INPUTS];
+        for (size_t i = 0; i < inputs; i++)
+            for (size_t j = 0; j < inputs; j++)
+                for (int e = 0; e < PUBLISHED; e++)
+                    gram[i * inputs + j] += (double)in[i][e] * (double)in[j][e];
+        m->combine(&args, gram, coefficients);
+        for (size_t i = 0; i < inputs; i++)
+            for (int e = 0; e < PUBLISHED; e++) got[e] += (float)coefficients[i] * in[i][e];
+    }
+    for (int e = 0; e < PUBLISHED; e++)
+        if (fabsf(got[e] - expected[e]) > 1e-4f)
+            fail_msg("%s, element %d: %g, not %g", name, e, (double)got[e], (double)expected[e]);
+}
+
+static void test_published(void **state) {
+    (void)state;
+    static const float zero[PUBLISHED];
+    static const float first[PUBLISHED] = {3, 4, 1, -2, 2, 1, -4, 3, -1, 2, 3, 4, 4, -3, 2, 1};
+    static const float second[PUBLISHED] = {-1, 3, 4, 2, 4, 2, -3, 1, 3, -1, 2, 4, 2, 4, 1, -3};
+    static const float third[PUBLISHED] = {-1, 2, 3, 4, 4, -3, 2, 1, 3, 4, 1, -2, 2, 1, -4, 3};
+    static const float fourth[PUBLISHED] = {-1, 3, 2, 0, 3, 0, 2, 1, -1, 3, 1, 0, 3, 0, -4, 3};
+    const double half[2] = {0.5, 0.5}, one[2] = {1, 1};
+    const ck_value ties[4] = {{half, 2, NULL}, {one, 2, NULL}, {one, 1, NULL}, {one, 1, NULL}};
+    const float *const of_ties[] = {zero, third, first};
+    check_published("ties", of_ties, 3, ties,
+                    (const float[]){3, 3, 3, 0, 3, -3, 0, 3, 3, 3, 3, 0, 3, -3, 0, 3});
+    const float *const of_stock[] = {zero, first, second, third};
+    check_published("model-stock", of_stock, 4, NULL,
+                    (const float[]){0.2727f, 2.4545f, 2.1818f, 1.0909f, 2.5f, 0, -1.25f, 1.25f,
+                                    0.8696f, 0.8696f, 1.0435f, 1.0435f, -2, -0.5f, 0.25f, -0.25f});
+    const float *const of_median[] = {first, second, fourth};
+    check_published("geometric-median", of_median, 3, NULL,
+                    (const float[]){0.4791f, 3.3698f, 2.2343f, -0.1354f, 2.9323f, 0.9739f, -1.7289f,
+                                    1.7395f, 0.2082f, 1.4220f, 2.0416f, 2.6873f, 3.0677f, 0.0989f,
+                                    -0.2711f, 0.4481f});
+}
+
+/* sd-mecha's DELLA: ranks of the whole tensor, the probabilities of a window of epsilon around the
+ * density; what stays is divided by the density. */
+static void test_della_mecha(void **state) {
+    (void)state;
+    set_shape(27, 19, 0);
+    compat = ck_word_index(ck_method_find("della-linear")->compat, "mecha") + 1;
+    int larger = 0, stayed = 0, stayed_larger = 0;
+    for (unsigned seed = 0; seed < 40; seed++) {
+        key = seed;
+        run("della-linear", 2, (const double[]){0.5, 1, 1, 0, 0.4});
+        double middle = 0;
+        for (int i = 0; i < N; i++) middle += fabs(B - A) / N;
+        for (int i = 0; i < N; i++) {
+            bool stays = fabs((double)out[i] - A) > 1e-9, large = fabs(B - A) > middle;
+            if (stays) assert_true(fabs((double)out[i] - (A + 2 * (B - A))) < 1e-5);
+            larger += large, stayed += stays, stayed_larger += stays && large;
+        }
+    }
+    double share = (double)stayed / (40 * N), of_larger = (double)stayed_larger / larger;
+    assert_true(fabs(share - 0.5) < 0.02);
+    /* About the larger half has probabilities from 0.5 to 0.7. */
+    assert_true(of_larger > 0.55 && of_larger < 0.68);
+    key = 77;
+    compat = 0;
+    set_shape(N, 0, 0);
+}
+
 /* Chance does not depend on how a tensor is cut up, and densities finer than a byte are met. */
 static void test_chance(void **state) {
     (void)state;
@@ -708,7 +808,7 @@ static void test_table(void **state) {
     for (size_t i = 0; ck_methods[i]; i++) {
         const ck_method *m = ck_methods[i];
         assert_true(m->name && m->title && m->formula && m->doc && m->min_inputs > 0);
-        assert_true((m->block != NULL) != (m->combine != NULL));
+        assert_true((m->block != NULL) != (m->combine && !m->prepares_for_compat));
         assert_ptr_equal(ck_method_find(m->name), m);
         for (size_t p = 0; m->parameters[p].name; p++)
             assert_int_equal(ck_method_parameter(m, m->parameters[p].name), p);
@@ -735,6 +835,8 @@ int main(void) {
         cmocka_unit_test(test_crossover),
         cmocka_unit_test(test_smooth_add),
         cmocka_unit_test(test_della),
+        cmocka_unit_test(test_published),
+        cmocka_unit_test(test_della_mecha),
         cmocka_unit_test(test_chance),
         cmocka_unit_test(test_exact_functions),
         cmocka_unit_test(test_ranks),

@@ -1,5 +1,6 @@
 /* Every deterministic method beside the tools it comes from, within one unit in the last place of
- * f16: tests/interop/make_merges.py wrote what they make of the models in tests/data/merges. */
+ * f16: tests/interop/make_merges.py wrote what they make of the models in tests/data/merges. And
+ * what the web UIs make of models in half precision, bit for bit (make_halves.py). */
 #include "io/json.h"
 #include "io/os.h"
 #include "merge/engine.h"
@@ -29,11 +30,12 @@ static int teardown(void **state) {
 }
 
 /* Merges as the case says; returns a reader of the result. */
-static ck_reader *merged(const cJSON *merge) {
-    static const char start[] = "{\"ckmerge_recipe\":1,\"dtype\":\"f16\",\"models\":"
-                                "{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\",\"c\":"
-                                "\"c.safetensors\"},\"merge\":";
-    char *node = cJSON_PrintUnformatted(merge), *json = ck_sprintf("%s%s}", start, node);
+static ck_reader *merged(const char *models, const char *dtype, const cJSON *merge) {
+    char *node = cJSON_PrintUnformatted(merge);
+    char *json = ck_sprintf("{\"ckmerge_recipe\":1,\"dtype\":\"%s\",\"models\":"
+                            "{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\",\"c\":"
+                            "\"c.safetensors\"},\"merge\":%s}",
+                            dtype, node);
     ck_recipe recipe;
     ck_reader *readers[3], *result = NULL;
     ck_plan *plan = NULL;
@@ -41,7 +43,7 @@ static ck_reader *merged(const cJSON *merge) {
     const ck_run_options options = {.threads = 2, .replace = true};
     const char *out = fixture_path(&f, "out");
     ck_error err;
-    ck_status status = ck_recipe_parse("case", json, strlen(json), DATA, NULL, 0, &recipe, &err);
+    ck_status status = ck_recipe_parse("case", json, strlen(json), models, NULL, 0, &recipe, &err);
     for (int i = 0; i < 3 && status == CK_OK; i++)
         status = ck_reader_open(recipe.models[i].path, &readers[i], &err);
     if (status == CK_OK) status = ck_plan_make(&recipe, readers, &plan, &err);
@@ -81,7 +83,7 @@ static bool near(uint16_t mine, uint16_t theirs) {
 
 static void check_case(const cJSON *one, const ck_reader *expected) {
     const char *name = cJSON_GetObjectItem(one, "name")->valuestring;
-    ck_reader *r = merged(cJSON_GetObjectItem(one, "merge"));
+    ck_reader *r = merged(DATA, "f16", cJSON_GetObjectItem(one, "merge"));
     assert_int_equal(ck_reader_count(r), 3);
     for (size_t i = 0; i < ck_reader_count(r); i++) {
         const char *tensor = ck_reader_tensor(r, i)->name;
@@ -100,24 +102,62 @@ static void check_case(const cJSON *one, const ck_reader *expected) {
     ck_reader_close(r);
 }
 
-static void test_other_tools(void **state) {
-    (void)state;
+/* Calls check for every case in a folder; returns how many there are. */
+static int each_case(const char *cases_path, const char *expected_path,
+                     void (*check)(const cJSON *one, const ck_reader *expected)) {
     char *text;
     size_t n;
     ck_error err;
     ck_reader *expected;
-    assert_int_equal(ck_read_file(DATA "cases.json", 1 << 20, &text, &n, &err), CK_OK);
+    assert_int_equal(ck_read_file(cases_path, 1 << 20, &text, &n, &err), CK_OK);
     cJSON *cases = cJSON_ParseWithLength(text, n);
-    assert_int_equal(ck_reader_open(DATA "expected.safetensors", &expected, &err), CK_OK);
-    assert_true(cJSON_GetArraySize(cases) > 30);
+    assert_int_equal(ck_reader_open(expected_path, &expected, &err), CK_OK);
+    int count = cJSON_GetArraySize(cases);
     const cJSON *one;
-    cJSON_ArrayForEach(one, cases) check_case(one, expected);
+    cJSON_ArrayForEach(one, cases) check(one, expected);
     ck_reader_close(expected);
     cJSON_Delete(cases);
     free(text);
+    return count;
+}
+
+static void test_other_tools(void **state) {
+    (void)state;
+    assert_true(each_case(DATA "cases.json", DATA "expected.safetensors", check_case) > 30);
+}
+
+/* ---- In the types in which models are stored ---- */
+
+#define STORED DATA "stored/"
+
+static void check_stored(const cJSON *one, const ck_reader *expected) {
+    const char *name = cJSON_GetObjectItem(one, "name")->valuestring;
+    ck_reader *r = merged(STORED, "keep", cJSON_GetObjectItem(one, "merge"));
+    ck_error err;
+    assert_int_equal(ck_reader_count(r), 6);
+    for (size_t i = 0; i < ck_reader_count(r); i++) {
+        const ck_tensor *mine = ck_reader_tensor(r, i);
+        char wanted[128];
+        snprintf(wanted, sizeof wanted, "%s/%s", name, mine->name);
+        const ck_tensor *theirs = ck_reader_find(expected, wanted);
+        assert_non_null(theirs);
+        assert_int_equal(mine->dtype, theirs->dtype);
+        unsigned char x[4 * 300], y[4 * 300];
+        assert_int_equal(ck_reader_read(r, mine, 0, x, mine->nbytes, &err), CK_OK);
+        assert_int_equal(ck_reader_read(expected, theirs, 0, y, theirs->nbytes, &err), CK_OK);
+        if (memcmp(x, y, mine->nbytes) != 0) fail_msg("%s differs", wanted);
+    }
+    ck_reader_close(r);
+}
+
+static void test_web_uis(void **state) {
+    (void)state;
+    assert_int_equal(each_case(STORED "cases.json", STORED "expected.safetensors", check_stored),
+                     4);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_other_tools)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_other_tools),
+                                       cmocka_unit_test(test_web_uis)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum { EPSILON = CK_NORMALIZE + 1 };
-enum { MERGEKIT = 1 };
+enum { MERGEKIT = 1, MECHA };
 
 /* Ranks are taken along the second axis: for kernels, among the input channels of each place. What
  * lies under one place of the first axis, a slab, is collected, and merged when it is there. */
@@ -39,19 +39,28 @@ static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
     return CK_OK;
 }
 
+/* The probability that the change of this rank, from 0, stays. */
+static double probability(const work *w, double density, size_t rank) {
+    double epsilon = w->args.values[EPSILON].items[0], n = (double)w->line;
+    if (w->args.compat == MECHA)
+        return fmin(1, fmax(0, density + epsilon * ((double)rank + 1 - (n + 1) / 2) / n));
+    return n == 1 ? density : density - epsilon + 2 * epsilon * (double)rank / (n - 1);
+}
+
 /* The factors of one line of an input's changes, which begins at element `at` of the slab. */
 static void choose_line(work *w, size_t input, size_t at, uint64_t first) {
     double density = w->args.values[CK_DENSITY].items[input - 1];
-    double epsilon = w->args.values[EPSILON].items[0], last = (double)(w->line - 1);
     const float *base = w->in[0] + at, *x = w->in[input] + at;
     for (size_t i = 0; i < w->line; i++)
         w->pairs[i] = ck_order_pair(fabsf(x[i * w->stride] - base[i * w->stride]), (uint32_t)i);
     ck_order_sort(w->pairs, w->scratch, w->line);
     for (size_t rank = 0; rank < w->line; rank++) {
         size_t e = at + (uint32_t)w->pairs[rank] * w->stride;
-        double p = w->line == 1 ? density : density - epsilon + 2 * epsilon * (double)rank / last;
+        double p = probability(w, density, rank);
         bool stays = ck_chance_word(&w->args, input, first + e) < p * 0x1p32;
-        w->factors[input][e] = !stays ? 0 : w->scales ? (float)w->scales[input] : (float)(1 / p);
+        w->factors[input][e] = !stays      ? 0
+                               : w->scales ? (float)w->scales[input]
+                                           : (float)(1 / (w->args.compat == MECHA ? density : p));
     }
 }
 
@@ -119,8 +128,9 @@ static ck_status merge(work *w, const ck_pass *pass, float *merged, ck_error *er
 }
 
 static void measure(const ck_arguments *args, work *w) {
-    w->slab = (size_t)(args->rank > 1 ? args->elements / args->shape[0] : args->elements);
-    w->line = (size_t)(args->rank > 1 ? args->shape[1] : args->elements);
+    bool whole = args->rank < 2 || args->compat == MECHA;
+    w->slab = (size_t)(whole ? args->elements : args->elements / args->shape[0]);
+    w->line = (size_t)(whole ? args->elements : args->shape[1]);
     w->stride = w->slab / w->line;
 }
 
@@ -155,7 +165,7 @@ static ck_status prepare_linear(const ck_arguments *args, const ck_pass *pass, v
 
 static ck_status prepare_ties(const ck_arguments *args, const ck_pass *pass, void **found,
                               ck_error *err) {
-    return prepare(args, pass, CK_ELECT_SUM, found, err);
+    return prepare(args, pass, args->compat == MECHA ? CK_ELECT_MOST : CK_ELECT_SUM, found, err);
 }
 
 static uint64_t needs(const ck_arguments *args) {
@@ -189,13 +199,16 @@ const ck_method ck_della = {
         "The base is the first model (or --base). Deep and others 2024. A row lies along the "
         "second axis; a tensor of one axis is one row. Every change is divided by its own "
         "probability, as in the paper, so that the mean is what it was; mergekit, and --compat "
-        "mergekit, scale what stayed to the old L1 norm of the tensor instead. sd-mecha ranks the "
-        "whole tensor. Chance is a function of --seed, the tensor's name, the model and the "
+        "mergekit, scale what stayed to the old L1 norm of the tensor instead. sd-mecha, and "
+        "--compat mecha, ranks the whole tensor (which then is held with all models), lets p go "
+        "from density - epsilon / 2 to density + epsilon / 2, cut to 0..1, divides by the density, "
+        "and elects the sign that most have. Chance is a function of --seed, the tensor's name, "
+        "the model and the "
         "element. Holds one tensor at a time, 4 bytes for an element. A tensor that a model lacks "
         "adds nothing.",
     .min_inputs = 2,
     .parameters = {CK_CHANGES_PARAMETERS(1), EPSILON_ROW},
-    .compat = "mergekit",
+    .compat = "mergekit|mecha",
     .has_base = true,
     .first_stands_in = true,
     .check = check,
@@ -211,7 +224,7 @@ const ck_method ck_della_linear = {
     .doc = "As della, without the election of signs.",
     .min_inputs = 2,
     .parameters = {CK_CHANGES_PARAMETERS(0), EPSILON_ROW},
-    .compat = "mergekit",
+    .compat = "mergekit|mecha",
     .has_base = true,
     .first_stands_in = true,
     .check = check,

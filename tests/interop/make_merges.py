@@ -80,6 +80,8 @@ mecha("weighted_sum", node("weighted-sum", alpha=0.3), lambda a, b, c: torch.ler
 mecha("n_average", node("n-average", "abc"), lambda a, b, c: (a + b + c) / 3)
 mecha("slerp", node("slerp", alpha=0.3, compat="mecha"),
       lambda a, b, c: linear.slerp.__wrapped__(a, b, torch.tensor(0.3)))
+mecha("model_stock", node("model-stock", "abc", compat="mecha"),
+      lambda a, b, c: a + ties.model_stock.__wrapped__(b - a, c - a))
 mecha("ties_sum", node("ties", "abc", density=[0.4, 0.4], compat="mecha"),
       lambda a, b, c: a + ties.ties_sum.__wrapped__(b - a, c - a, k=0.4))
 for letter in "ab":
