@@ -124,7 +124,7 @@ static void test_webui(void **state) {
         say("sd_merge_recipe", webui(cases[i].method, cases[i].more), "{}");
         program_expect(program_run(f.folder,
                                    "ckmerge --replay merged --model-dir m -o again -f -q "
-                                   "&& ckmerge %s -o plain -f -q && cmp again plain",
+                                   "&& ckmerge %s --compat a1111 -o plain -f -q && cmp again plain",
                                    cases[i].same),
                        0, "", "");
     }
