@@ -42,8 +42,9 @@ ck_status ck_dit__tell(ck_params *params, int64_t width, ck_error *err) {
                           &time, err));
     CK_TRY(ck_params_need(params, "time_text_embed.guidance_embedder.linear_1.weight", 2, shape,
                           &told, err));
-    memcpy(ck_params_data(params, told), ck_params_data(params, time),
-           ck_params_elements(params, told) * sizeof(float));
+    float *to = ck_params_data(params, told);
+    size_t n = ck_params_elements(params, told);
+    if (to) memcpy(to, ck_params_data(params, time), n * sizeof *to); /* (NULL: hollow) */
     return CK_OK;
 }
 

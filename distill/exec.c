@@ -6,6 +6,7 @@
  * theirs for the whole run, and so does a copy of a weight where the backend needs one.
  */
 #include "distill/backend.h"
+#include "distill/cost.h"
 #include "io/os.h"
 
 #include <stdlib.h>
@@ -222,6 +223,13 @@ void ck_exec_free(ck_exec *e) {
 }
 
 /* ---- Memory ---- */
+
+double ck_exec_operations(const ck_exec *e) {
+    double sum = 0;
+    for (size_t i = 0; i < e->count; i++)
+        if (e->slots[i].needed) sum += ck_cost_node(e->graph, (ck_node)i);
+    return sum;
+}
 
 size_t ck_exec_peak(const ck_exec *e) {
     return e->arena + e->scratch;

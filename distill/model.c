@@ -40,7 +40,7 @@ static const char *const model_files[] = {"diffusion_pytorch_model.safetensors",
 static const char *const text_files[] = {"model.safetensors", "model.safetensors.index.json",
                                          "model.fp16.safetensors", NULL};
 
-static ck_status open_text(const char *folder, const char *suffix, ck_model_text *t,
+static ck_status open_text(const char *folder, const char *suffix, bool planned, ck_model_text *t,
                            ck_error *err) {
     char part[32];
     snprintf(part, sizeof part, "text_encoder%s", suffix);
@@ -49,7 +49,10 @@ static ck_status open_text(const char *folder, const char *suffix, ck_model_text
     ck_status s = ck_clip_read(config, &t->config, err);
     free(config);
     CK_TRY(s);
+    t->tokens = (size_t)t->config.positions;
+    if (planned) return CK_OK;
     CK_TRY(ck_tokenizer_open(folder, suffix, &t->tokenizer, err));
+    t->tokens = ck_tokenizer_length(t->tokenizer);
     return open_weights(folder, part, text_files, &t->params, err);
 }
 
@@ -109,8 +112,8 @@ static ck_status read_network(const char *folder, const char *part, ck_model *m,
     return s;
 }
 
-static ck_status open_t5(const char *folder, const char *suffix, size_t tokens, ck_model_t5 *t,
-                         ck_error *err) {
+static ck_status open_t5(const char *folder, const char *suffix, size_t tokens, bool planned,
+                         ck_model_t5 *t, ck_error *err) {
     char part[32];
     snprintf(part, sizeof part, "text_encoder%s", suffix);
     char *config = ck_sprintf("%s/%s/config.json", folder, part);
@@ -118,12 +121,12 @@ static ck_status open_t5(const char *folder, const char *suffix, size_t tokens, 
     ck_status s = config && words ? CK_OK : ck_fail_memory(err, folder);
     t->tokens = tokens;
     if (s == CK_OK) s = ck_t5_read(config, &t->config, err);
-    if (s == CK_OK) s = ck_unigram_open(words, &t->tokenizer, err);
-    if (s == CK_OK && ck_unigram_largest(t->tokenizer) >= t->config.vocabulary)
+    if (s == CK_OK && !planned) s = ck_unigram_open(words, &t->tokenizer, err);
+    if (s == CK_OK && !planned && ck_unigram_largest(t->tokenizer) >= t->config.vocabulary)
         s = ck_fail(err, CK_INPUT, "%s: has more pieces than the text encoder knows", words);
     free(config);
     free(words);
-    return s == CK_OK ? open_weights(folder, part, text_files, &t->params, err) : s;
+    return s == CK_OK && !planned ? open_weights(folder, part, text_files, &t->params, err) : s;
 }
 
 /* What pipelines of these models do, unless they are told otherwise. */
@@ -131,16 +134,18 @@ enum { T5_TOKENS_SD3 = 256, T5_TOKENS_FLUX = 512 };
 
 static ck_status open_texts(const char *folder, ck_model *m, ck_error *err) {
     m->texts = 1;
-    CK_TRY(open_text(folder, "", &m->text[0], err));
-    if (m->kind == CK_MODEL_FLUX) return open_t5(folder, "_2", T5_TOKENS_FLUX, &m->t5, err);
+    CK_TRY(open_text(folder, "", m->planned, &m->text[0], err));
+    if (m->kind == CK_MODEL_FLUX)
+        return open_t5(folder, "_2", T5_TOKENS_FLUX, m->planned, &m->t5, err);
     if (has_part(folder, "text_encoder_2")) {
         m->texts = 2;
-        CK_TRY(open_text(folder, "_2", &m->text[1], err));
+        CK_TRY(open_text(folder, "_2", m->planned, &m->text[1], err));
     }
     if (m->kind != CK_MODEL_MMDIT) return CK_OK;
     m->t5.tokens = T5_TOKENS_SD3;
-    return has_part(folder, "text_encoder_3") ? open_t5(folder, "_3", T5_TOKENS_SD3, &m->t5, err)
-                                              : CK_OK;
+    return has_part(folder, "text_encoder_3")
+               ? open_t5(folder, "_3", T5_TOKENS_SD3, m->planned, &m->t5, err)
+               : CK_OK;
 }
 
 static int64_t clip_width(const ck_model *m) {
@@ -169,6 +174,18 @@ static ck_status check_texts(const char *folder, const ck_model *m, ck_error *er
     return CK_OK;
 }
 
+/* The network's weights; in a plan as far as they are there. */
+static ck_status open_network(const char *folder, const char *part, ck_model *m, ck_error *err) {
+    ck_status s = open_weights(folder, part, model_files, &m->unet, err);
+    if (s == CK_IO && m->planned) {
+        m->unet = ck_params_new(0);
+        m->absent = true;
+        s = m->unet ? CK_OK : ck_fail_memory(err, folder);
+    }
+    if (s == CK_OK && m->planned) ck_params_hollow(m->unet);
+    return s;
+}
+
 static ck_status open_parts(const char *folder, ck_model *m, ck_error *err) {
     const char *part = has_part(folder, "transformer") ? "transformer" : "unet";
     CK_TRY(read_index(folder, m, err));
@@ -177,8 +194,8 @@ static ck_status open_parts(const char *folder, ck_model *m, ck_error *err) {
     CK_TRY(read_schedule(folder, m, err));
     /* No file says so; its pipeline does it. */
     if (m->kind == CK_MODEL_FLUX) m->schedule.spacing = CK_SPACING_TRAILING;
-    CK_TRY(open_weights(folder, part, model_files, &m->unet, err));
-    CK_TRY(open_weights(folder, "vae", model_files, &m->vae, err));
+    CK_TRY(open_network(folder, part, m, err));
+    if (!m->planned) CK_TRY(open_weights(folder, "vae", model_files, &m->vae, err));
     CK_TRY(open_texts(folder, m, err));
     return check_texts(folder, m, err);
 }
@@ -254,19 +271,24 @@ static ck_status open_file_parts(const ck_anatomy *a, const char *path, const ch
         ck_model_text *t = &m->text[i];
         CK_TRY(ck_params_open(path, texts[i], &t->params, err));
         CK_TRY(ck_detect__clip(t->params, &t->config, err));
+        t->tokens = (size_t)t->config.positions;
+        if (m->planned) continue;
         CK_TRY(ck_tokenizer_open(tokenizer, i ? "_2" : "", &t->tokenizer, err));
         CK_TRY(check_padding(t, tokenizer, err));
+        t->tokens = ck_tokenizer_length(t->tokenizer);
     }
+    if (m->planned) ck_params_hollow(m->unet);
     return set_published(a, path, m, err);
 }
 
 static ck_status open_file(const char *path, const char *tokenizer, ck_model *m, ck_error *err) {
     ck_reader *r;
     ck_anatomy a;
-    if (!tokenizer)
+    if (!tokenizer && !m->planned)
         return ck_fail(err, CK_USAGE,
-                       "%s: a model in one file has no vocabulary: --tokenizer names a folder with "
-                       "vocab.json and merges.txt, such as any Stable Diffusion folder has",
+                       "%s: a model in one file has no vocabulary: --tokenizer (a config's "
+                       "tokenizer) names a folder with vocab.json and merges.txt, such as any "
+                       "Stable Diffusion folder has",
                        path);
     CK_TRY(ck_reader_open(path, &r, err));
     ck_status s = ck_anatomy_of(r, &a, err);
@@ -278,13 +300,22 @@ static ck_status open_file(const char *path, const char *tokenizer, ck_model *m,
     return s;
 }
 
-ck_status ck_model_open(const char *path, const char *tokenizer, ck_model *m, ck_error *err) {
+static ck_status open_model(const char *path, const char *tokenizer, ck_model *m, ck_error *err) {
     struct stat st;
-    *m = (ck_model){0};
     bool file = stat(path, &st) == 0 && S_ISREG(st.st_mode);
     ck_status s = file ? open_file(path, tokenizer, m, err) : open_parts(path, m, err);
     if (s != CK_OK) ck_model_close(m);
     return s;
+}
+
+ck_status ck_model_open(const char *path, const char *tokenizer, ck_model *m, ck_error *err) {
+    *m = (ck_model){0};
+    return open_model(path, tokenizer, m, err);
+}
+
+ck_status ck_model_plan(const char *path, ck_model *m, ck_error *err) {
+    *m = (ck_model){.planned = true};
+    return open_model(path, NULL, m, err);
 }
 
 void ck_model_close(ck_model *m) {
@@ -327,7 +358,7 @@ bool ck_model_guided(const ck_model *m) {
 
 size_t ck_model_tokens(const ck_model *m) {
     if (m->kind == CK_MODEL_FLUX) return m->t5.tokens;
-    return ck_tokenizer_length(m->text[0].tokenizer) + m->t5.tokens;
+    return m->text[0].tokens + m->t5.tokens;
 }
 
 size_t ck_model_width(const ck_model *m) {
@@ -370,7 +401,7 @@ static void end(once *o) {
 static ck_status run_text(const ck_model *m, size_t which, const int32_t *ids, once *o,
                           const ck_backend *b, float *states, float *pooled, ck_error *err) {
     const ck_model_text *t = &m->text[which];
-    int64_t length = (int64_t)ck_tokenizer_length(t->tokenizer);
+    int64_t length = (int64_t)t->tokens;
     int32_t row;
     ck_clip_ends(&t->config, ids, 1, (size_t)length, &row);
     o->graph = ck_graph_new();
@@ -393,7 +424,7 @@ static ck_status run_text(const ck_model *m, size_t which, const int32_t *ids, o
 
 static ck_status encode_text(ck_model *m, size_t which, const ck_backend *b, const char *prompt,
                              float *states, float *pooled, ck_error *err) {
-    int32_t *ids = ck_alloc_array(ck_tokenizer_length(m->text[which].tokenizer), sizeof *ids);
+    int32_t *ids = ck_alloc_array(m->text[which].tokens, sizeof *ids);
     if (!ids) return ck_fail_memory(err, "a text");
     size_t lost = 0;
     ck_status s = ck_tokenizer_encode(m->text[which].tokenizer, prompt, ids, &lost, err);
@@ -453,7 +484,7 @@ static ck_status encode_prompt(ck_model *m, const ck_backend *b, const char *pro
     }
     for (size_t i = 0; i < m->texts; i++) {
         size_t own = (size_t)m->text[i].config.width;
-        size_t tokens = ck_tokenizer_length(m->text[i].tokenizer);
+        size_t tokens = m->text[i].tokens;
         CK_TRY(encode_text(m, i, b, prompt, states, pooled, err));
         for (size_t t = 0; t < tokens && m->kind != CK_MODEL_FLUX; t++)
             memcpy(context + t * width + at, states + t * own, own * sizeof *states);
@@ -468,7 +499,7 @@ static ck_status encode_prompt(ck_model *m, const ck_backend *b, const char *pro
 static size_t most_states(const ck_model *m) {
     size_t most = 0;
     for (size_t i = 0; i < m->texts; i++) {
-        size_t n = ck_tokenizer_length(m->text[i].tokenizer) * (size_t)m->text[i].config.width;
+        size_t n = m->text[i].tokens * (size_t)m->text[i].config.width;
         if (n > most) most = n;
     }
     return most;

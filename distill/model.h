@@ -26,6 +26,7 @@ typedef struct ck_model_text {
     ck_clip_config config;
     ck_params *params;
     ck_tokenizer *tokenizer;
+    size_t tokens;
 } ck_model_text;
 
 typedef struct ck_model_t5 {
@@ -53,6 +54,8 @@ typedef struct ck_model {
     size_t texts; /* 1, or 2 (SDXL, SD3) */
     ck_model_t5 t5;
     ck_schedule schedule;
+    bool planned;    /* see ck_model_plan */
+    bool absent;     /* planned, and there are no weights at all */
     size_t lost;     /* tokens of prompts that found no place in an encoder so far */
     bool zero_empty; /* the empty prompt is all zeros (SDXL) */
 } ck_model;
@@ -63,6 +66,10 @@ typedef struct ck_model {
  * merges.txt (else it may be NULL). CK_INPUT: a part is missing or not what its config says, with
  * file and field; a file with a model of unusual size, of which shapes do not say all. */
 ck_status ck_model_open(const char *path, const char *tokenizer, ck_model *m, ck_error *err);
+/* Only what planning needs, before anything is downloaded or read: configs and, where there are
+ * weights, their headers. The network's weights are hollow (params.h), text encoders and VAE cannot
+ * be asked. One file needs no tokenizer. */
+ck_status ck_model_plan(const char *path, ck_model *m, ck_error *err);
 void ck_model_close(ck_model *m); /* a zeroed one is allowed */
 
 /* Of latents: channels, the side that the network was trained on, of what sides are multiples. */

@@ -41,6 +41,7 @@ struct ck_params {
     weight *weights;
     size_t count, capacity;
     uint64_t seed;
+    bool hollow; /* weights have no memory */
 };
 
 /* ---- Making and releasing ---- */
@@ -142,6 +143,7 @@ static ck_status add_renamed(ck_reader *view, const ck_params *p,
 
 ck_status ck_params_renamed(const ck_params *p, bool (*rename)(const void *, const char *, char *),
                             const void *context, ck_params **out, ck_error *err) {
+    if (!p->file && p->hollow) return ck_params_copy(p, out, err);
     if (!p->file) return ck_fail(err, CK_USAGE, "only weights of a file can be renamed");
     shared_file *file = ck_alloc(sizeof *file);
     if (!file) return ck_fail_memory(err, ck_reader_path(p->source));
@@ -155,6 +157,7 @@ ck_status ck_params_renamed(const ck_params *p, bool (*rename)(const void *, con
     }
     if (s == CK_OK) {
         *out = params_of(file->reader[0], p->prefix);
+        if (*out) (*out)->hollow = p->hollow;
         if (!*out) s = ck_fail_memory(err, ck_reader_path(p->source));
     }
     if (s != CK_OK)
@@ -168,6 +171,10 @@ ck_params *ck_params_new(uint64_t seed) {
     ck_params *p = params_of(NULL, "");
     if (p) p->seed = seed;
     return p;
+}
+
+void ck_params_hollow(ck_params *p) {
+    p->hollow = true;
 }
 
 void ck_params_free(ck_params *p) {
@@ -339,17 +346,22 @@ static void make(const ck_params *p, weight *w) {
 
 /* ---- Asking ---- */
 
+static ck_status fill(const ck_params *p, weight *w, ck_error *err) {
+    w->data = ck_alloc_pages(w->elements * sizeof *w->data);
+    if (!w->data) return ck_fail_memory(err, w->name);
+    memset(w->data, 0, w->elements * sizeof *w->data);
+    if (w->tensor) CK_TRY(load(p->source, w->tensor, w, err));
+    if (!p->source) make(p, w);
+    return CK_OK;
+}
+
 static ck_status add(ck_params *p, weight *w, ck_error *err) {
     weight *grown = ck_grow(p->weights, p->count, &p->capacity, sizeof *grown);
     if (!grown) return ck_fail_memory(err, w->name);
     p->weights = grown;
     w->elements = 1;
     for (int i = 0; i < w->rank; i++) w->elements *= (size_t)w->shape[i];
-    w->data = ck_alloc_pages(w->elements * sizeof *w->data);
-    if (!w->data) return ck_fail_memory(err, w->name);
-    memset(w->data, 0, w->elements * sizeof *w->data);
-    if (w->tensor) CK_TRY(load(p->source, w->tensor, w, err));
-    if (!p->source) make(p, w);
+    if (!p->hollow) CK_TRY(fill(p, w, err));
     if (w->tensor) p->index_of[number_of(p->source, w->tensor)] = p->count + 1;
     p->weights[p->count++] = *w;
     return CK_OK;
@@ -386,7 +398,7 @@ ck_status ck_params_add(ck_params *p, const char *name, int rank, const int64_t 
         return ck_fail(err, CK_USAGE, "there is a weight '%s' already", name);
     CK_TRY(add_named(p, name, rank, shape, NULL, err));
     weight *w = &p->weights[p->count - 1];
-    memset(w->data, 0, w->elements * sizeof *w->data);
+    if (w->data) memset(w->data, 0, w->elements * sizeof *w->data);
     return CK_OK;
 }
 
@@ -394,6 +406,7 @@ ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err) {
     ck_params *c = params_of(p->source, p->prefix);
     if (!c) return ck_fail_memory(err, "a copy of the weights");
     c->seed = p->seed;
+    c->hollow = p->hollow;
     c->file = p->file;
     if (c->file) c->file->users++;
     for (size_t i = 0; i < p->count; i++) {
@@ -401,14 +414,14 @@ ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err) {
         weight *grown = ck_grow(c->weights, c->count, &c->capacity, sizeof *grown);
         if (grown) c->weights = grown;
         w.name = ck_strdup(w.name);
-        w.data = ck_alloc_pages(w.elements * sizeof *w.data);
-        if (!grown || !w.name || !w.data) {
+        w.data = p->hollow ? NULL : ck_alloc_pages(w.elements * sizeof *w.data);
+        if (!grown || !w.name || !(w.data || p->hollow)) {
             free(w.name);
             free(w.data);
             ck_params_free(c);
             return ck_fail_memory(err, "a copy of the weights");
         }
-        memcpy(w.data, p->weights[i].data, w.elements * sizeof *w.data);
+        if (w.data) memcpy(w.data, p->weights[i].data, w.elements * sizeof *w.data);
         c->weights[c->count++] = w;
     }
     for (size_t i = 0; p->source && i < ck_reader_count(p->source); i++)

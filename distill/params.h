@@ -43,6 +43,9 @@ ck_status ck_params_renamed(const ck_params *p,
                             bool (*rename)(const void *context, const char *name, char *new_name),
                             const void *context, ck_params **renamed, ck_error *err);
 void ck_params_free(ck_params *p); /* NULL is allowed */
+/* From here on weights that are asked for have a shape, which is checked, but no memory: their data
+ * are NULL, nothing is read. For planning; what is made of p (copies, renamed) is hollow, too. */
+void ck_params_hollow(ck_params *p);
 
 /* The index of the weight, loading (or making) it. shape is the engine's, rank 1 to 5. */
 ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t *shape,

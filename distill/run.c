@@ -1,6 +1,7 @@
 /* The loop of a run, see run.h. */
 #include "distill/run_int.h"
 
+#include "distill/cost.h"
 #include "distill/interrupt.h"
 #include "io/os.h"
 #include "io/progress.h"
@@ -326,17 +327,40 @@ static ck_status go(ck_session *r, ck_error *err) {
 
 /* ---- Dry runs ---- */
 
-/* The second and third step, on the clock: the first one makes everything ready. */
-static ck_status estimate(ck_session *r, ck_error *err) {
-    enum { TIMED = 2 };
+/* How many steps of a hundred a part has its turn in, over a hundred. */
+static double share_of(ck_session *r, size_t part) {
+    enum { LOOKED_AT = 100 };
+    if (!r->d.method->turn) return 1;
+    double turns = 0;
+    for (r->d.step = 0; r->d.step < LOOKED_AT; r->d.step++)
+        turns += r->d.method->turn(&r->d) >> part & 1;
+    return turns / LOOKED_AT;
+}
+
+static void say_time(const ck_session *r, const char *about, double each) {
     char text[32];
-    double need = (double)(ck_trainer_peak(r->trainer) + ck_trainer_held(r->trainer));
-    double there = memory_of("/proc/meminfo", "MemAvailable:"), start = 0;
-    if (there > 0 && need > there) {
-        ck_format_bytes(text, sizeof text, (uint64_t)there);
-        say(r, "this machine has %s to give: too little for it, so that no step was timed\n", text);
-        return CK_OK;
-    }
+    say(r, "%s%.3g s a step, %.3g samples/s: %s for all steps, without evaluations\n", about, each,
+        (double)(r->d.total * r->settings.accumulate) / each,
+        clock_text(text, each * (double)r->d.steps));
+}
+
+/* The time of a step whose operations are counted, but not made. */
+static ck_status guess_time(ck_session *r, const char *why, ck_error *err) {
+    double operations = 0, speed;
+    for (size_t i = 0; i < r->d.part_count; i++)
+        operations += share_of(r, i) * ck_trainer_operations(r->trainer, i);
+    operations *= (double)r->settings.accumulate;
+    CK_TRY(ck_cost_speed(r->task->backend, &speed, err));
+    say(r, "%s: no step was timed. By its %.3g operations, at this machine's %.0f GFLOP/s:\n", why,
+        operations, speed / 1e9);
+    say_time(r, "about ", operations / speed);
+    return CK_OK;
+}
+
+/* The second and third step, on the clock: the first one makes everything ready. */
+static ck_status take_time(ck_session *r, ck_error *err) {
+    enum { TIMED = 2 };
+    double start = 0;
     CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
     for (int i = 0; i <= TIMED; i++) {
         ck_trainer_report report;
@@ -345,11 +369,26 @@ static ck_status estimate(ck_session *r, ck_error *err) {
         CK_TRY(ck_trainer_run(r->trainer, &r->data, &report, err));
         CK_TRY(ck_trainer_update(r->trainer, 0, err));
     }
-    double each = (now() - start) / TIMED;
-    say(r, "%.3g s a step, %.3g samples/s: %s for all steps, without evaluations\n", each,
-        (double)(r->d.total * r->settings.accumulate) / each,
-        clock_text(text, each * (double)r->d.steps));
+    say_time(r, "", (now() - start) / TIMED);
     return CK_OK;
+}
+
+/* First the plan, which needs next to nothing; only what fits is opened and tried. */
+static ck_status estimate(ck_session *r, ck_error *err) {
+    char text[32], why[96];
+    CK_TRY(ck_run_open(r, CK_OPEN_PLAN, err));
+    describe(r);
+    double need = (double)(ck_trainer_peak(r->trainer) + ck_trainer_held(r->trainer));
+    double there = memory_of("/proc/meminfo", "MemAvailable:");
+    if (r->task->absent) return guess_time(r, "the model's weights are not there", err);
+    if (there > 0 && need > there) {
+        ck_format_bytes(text, sizeof text, (uint64_t)there);
+        snprintf(why, sizeof why, "this machine has %s to give, which is too little", text);
+        return guess_time(r, why, err);
+    }
+    ck_run_shut(r);
+    CK_TRY(ck_run_open(r, CK_OPEN_DRY, err));
+    return take_time(r, err);
 }
 
 /* ---- Starting ---- */
@@ -393,9 +432,9 @@ static ck_status make_run(ck_session *r, ck_error *err) {
 
 static ck_status start(ck_session *r, ck_error *err) {
     CK_TRY(ck_world_open(&r->world, err));
-    CK_TRY(ck_run_open(r, err));
-    describe(r);
     if (r->options->dry_run) return estimate(r, err);
+    CK_TRY(ck_run_open(r, CK_OPEN_WHOLE, err));
+    describe(r);
     CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
     CK_TRY(ck_world_agree(&r->world, r->world.rank ? CK_OK : make_run(r, err), err));
     CK_TRY(event(r, "started", NULL, err));
@@ -420,9 +459,9 @@ static ck_status reopen(ck_session *r, ck_error *err) {
     ck_status s = ck_config_load(path, NULL, 0, &r->config, err);
     free(path);
     CK_TRY(s);
-    CK_TRY(ck_run_open(r, err));
-    describe(r);
     if (r->options->dry_run) return estimate(r, err);
+    CK_TRY(ck_run_open(r, CK_OPEN_WHOLE, err));
+    describe(r);
     CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
     return load(r, err);
 }
@@ -451,7 +490,7 @@ static ck_status evaluate_run(ck_session *r, ck_error *err) {
 
 static ck_status evaluate_config(ck_session *r, ck_error *err) {
     CK_TRY(ck_world_open(&r->world, err));
-    CK_TRY(ck_run_open(r, err));
+    CK_TRY(ck_run_open(r, CK_OPEN_WHOLE, err));
     CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
     CK_TRY(ck_world_agree(&r->world, r->world.rank ? CK_OK : make_run(r, err), err));
     return judge_run(r, err);

@@ -29,7 +29,9 @@
 
 typedef struct ck_run_options {
     bool quiet;   /* no progress, no words */
-    bool dry_run; /* only say what it takes: memory, weights, seconds a step */
+    /* Only say what it takes: memory, seconds a step. Of the model its configs are enough, or a
+     * file's header; what fits and is there is tried for three steps. */
+    bool dry_run;
     bool force;   /* start anew in a folder that has a run */
 } ck_run_options;
 

@@ -137,6 +137,13 @@ static ck_status read_guard(ck_session *r, ck_error *err) {
     return ck_config_number(r->config, "guard.skips", g->skips, 0, INFINITY, &g->skips, err);
 }
 
+static ck_status new_params(const ck_session *r, ck_params **p, ck_error *err) {
+    *p = ck_params_new(r->seed);
+    if (!*p) return ck_fail_memory(err, "weights");
+    if (r->task->how == CK_OPEN_PLAN) ck_params_hollow(*p);
+    return CK_OK;
+}
+
 /* The student as factors beside weights that stay: the teacher's, unless it has a file of its own.
  */
 static ck_status read_adapter(ck_session *r, ck_error *err) {
@@ -155,8 +162,7 @@ static ck_status read_adapter(ck_session *r, ck_error *err) {
         return ck_config_fail(c, "guidance_width", err,
                               "a LoRA has no embedding of guidance; train the whole network");
     a->base = own ? r->task->student.params : r->task->teacher.params;
-    r->factors = ck_params_new(r->seed);
-    return r->factors ? CK_OK : ck_fail_memory(err, "factors");
+    return new_params(r, &r->factors, err);
 }
 
 /* Which networks there are, as far as they are not copies. */
@@ -203,9 +209,7 @@ static ck_status copy_networks(ck_session *r, ck_error *err) {
     if (d->method->promote) CK_TRY(ck_params_copy(d->teacher.params, &d->teacher.params, err));
     if (d->method->average) CK_TRY(ck_params_copy(d->student.params, &d->average.params, err));
     if (d->method->rival) CK_TRY(ck_params_copy(rival, &d->rival.params, err));
-    if (d->method->heads && !(d->heads = ck_params_new(r->seed)))
-        return ck_fail_memory(err, "a discriminator");
-    return CK_OK;
+    return d->method->heads ? new_params(r, &d->heads, err) : CK_OK;
 }
 
 static ck_status open_data(ck_session *r, ck_error *err) {
@@ -218,7 +222,7 @@ static ck_status open_data(ck_session *r, ck_error *err) {
     return CK_OK;
 }
 
-ck_status ck_run_open(ck_session *r, ck_error *err) {
+ck_status ck_run_open(ck_session *r, ck_opening how, ck_error *err) {
     const ck_backend *backend;
     size_t batch;
     r->settings.world = &r->world;
@@ -228,7 +232,7 @@ ck_status ck_run_open(ck_session *r, ck_error *err) {
         return ck_config_fail(r->config, "batch", err, "cannot be shared by %zu processes evenly",
                               r->world.size);
     size_t part = batch / r->world.size;
-    CK_TRY(ck_task_open(r->config, backend, r->seed, part, r->options->dry_run, &r->task, err));
+    CK_TRY(ck_task_open(r->config, backend, r->seed, part, how, &r->task, err));
     CK_TRY(read_adapter(r, err));
     CK_TRY(read_loss(r, err));
     CK_TRY(read_optimiser(r, err));
@@ -251,7 +255,7 @@ ck_status ck_run_open(ck_session *r, ck_error *err) {
     return ck_trainer_new(&r->d, backend, &r->settings, &r->trainer, err);
 }
 
-void ck_run_close(ck_session *r) {
+void ck_run_shut(ck_session *r) {
     ck_prefetch_free(r->prefetch);
     ck_runlog_close(r->log);
     ck_trainer_free(r->trainer);
@@ -265,6 +269,12 @@ void ck_run_close(ck_session *r) {
     ck_run_forget(r);
     ck_params_free(r->factors);
     ck_task_close(r->task);
+    *r = (ck_session){
+        .folder = r->folder, .options = r->options, .world = r->world, .config = r->config};
+}
+
+void ck_run_close(ck_session *r) {
+    ck_run_shut(r);
     ck_config_free(r->config);
 }
 

@@ -54,8 +54,9 @@ typedef struct ck_session {
     uint64_t stepped; /* and how many they were */
 } ck_session;
 
-/* run_config.c: everything up to the trainer's memory. */
-ck_status ck_run_open(ck_session *r, ck_error *err);
+/* run_config.c: everything up to the trainer's memory. shut releases it; close also the config. */
+ck_status ck_run_open(ck_session *r, ck_opening how, ck_error *err);
+void ck_run_shut(ck_session *r);
 void ck_run_close(ck_session *r);
 
 /* What the student's metadata say. facts point into text. */

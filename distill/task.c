@@ -38,11 +38,11 @@ static ck_status new_task(ck_config *c, const ck_backend *backend, ck_task **t, 
 }
 
 ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, size_t batch,
-                       bool dry, ck_task **out, ck_error *err) {
+                       ck_opening how, ck_task **out, ck_error *err) {
     ck_task *t;
     CK_TRY(new_task(c, backend, &t, err));
     t->seed = seed;
-    t->dry = dry;
+    t->how = how;
     t->shape.d[0] = (int64_t)batch;
     ck_status s = t->kind->open(t, c, err);
     if (s != CK_OK)

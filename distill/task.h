@@ -32,6 +32,10 @@ typedef struct ck_row {
 
 enum { CK_ROW_PICTURES = 10 };
 
+/* How much of a task is wanted: all; to see what training takes, without the data that take time to
+ * make (they are zeros, and nothing can be judged); or the plan alone: networks are hollow. */
+typedef enum ck_opening { CK_OPEN_WHOLE, CK_OPEN_DRY, CK_OPEN_PLAN } ck_opening;
+
 typedef struct ck_task ck_task;
 
 typedef struct ck_task_kind {
@@ -57,7 +61,8 @@ struct ck_task {
     const ck_task_kind *kind;
     const ck_backend *backend;
     uint64_t seed;
-    bool dry;
+    ck_opening how;
+    bool absent; /* planned, of a model whose weights are not there */
     ck_process *process;
     ck_shape shape; /* of a batch */
     size_t tokens, width;
@@ -71,10 +76,8 @@ struct ck_task {
     void *own;
 };
 
-/* dry: only to see what training takes; data that take time to make are zeros, and nothing can be
- * judged. */
 ck_status ck_task_open(ck_config *c, const ck_backend *backend, uint64_t seed, size_t batch,
-                       bool dry, ck_task **t, ck_error *err);
+                       ck_opening how, ck_task **t, ck_error *err);
 /* `ckdistill cache`: CK_USAGE where the task has no such thing. */
 ck_status ck_task_cache(ck_config *c, const ck_backend *backend, ck_error *err);
 void ck_task_close(ck_task *t); /* NULL is allowed */

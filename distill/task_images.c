@@ -1,6 +1,7 @@
 /* Images from latents, by a UNet or transformer that reads captions. Config:
  *
  *   "teacher"           a model folder; the student begins as its network, uses its VAE and text
+ *   "tokenizer"         of a teacher in one file: a folder with vocab.json and merges.txt
  *   "student"           weights of another network to begin with (optional)
  *   "student_layers"    of the teacher's, so many layers a level (default: all)
  *   "student_middle"    of the teacher's, whether the middle block (default: if it has one)
@@ -229,7 +230,7 @@ static ck_status open_evaluation(ck_task *t, ck_config *c, const char *const *na
     if (path) CK_TRY(ck_classifier_open(path, &o->classifier, err));
     CK_TRY(try_classifier(o, err));
     o->classes = path && !count && name_count == ck_classifier_classes(o->classifier);
-    if (t->dry) return CK_OK;
+    if (t->how != CK_OPEN_WHOLE) return CK_OK;
     if (count) return ask_texts(t, prompts, count, err);
     return name_count ? ask_texts(t, names, name_count, err) : ask_captions(o, err);
 }
@@ -297,6 +298,7 @@ static ck_status open_student(ck_task *t, ck_config *c, const char *path, int64_
     if (path) {
         const char *part = t->student.unet ? "unet." : "transformer.";
         CK_TRY(ck_params_open(path, part, &t->student.params, err));
+        if (t->how == CK_OPEN_PLAN) ck_params_hollow(t->student.params);
         detect_guidance(&t->student, &o->student);
     } else {
         CK_TRY(open_copy(t, c, err));
@@ -309,10 +311,14 @@ static ck_status open_source(ck_task *t, ck_config *c, const char *const *names,
                              ck_error *err) {
     own *o = t->own = ck_alloc(sizeof *o);
     if (!o) return ck_fail_memory(err, "a task");
-    const char *teacher;
+    const char *teacher, *tokenizer;
+    CK_TRY(ck_config_path(c, "tokenizer", &tokenizer, err));
     CK_TRY(ck_config_path(c, "teacher", &teacher, err));
-    if (!teacher) return ck_config_fail(c, "teacher", err, "the folder of a model is needed");
-    CK_TRY(ck_model_open(teacher, NULL, &o->model, err));
+    if (!teacher)
+        return ck_config_fail(c, "teacher", err, "a model is needed: a folder, or a file");
+    CK_TRY(t->how == CK_OPEN_PLAN ? ck_model_plan(teacher, &o->model, err)
+                                  : ck_model_open(teacher, tokenizer, &o->model, err));
+    t->absent = o->model.absent;
     o->folder = teacher;
     CK_TRY(find_sizes(t, c, err));
     CK_TRY(open_data(o, c, names, name_count, err));
@@ -360,7 +366,7 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     t->teacher_walk = CK_WALK_DDIM;
     CK_TRY(ck_process_new(&o->model.schedule, o->h * o->w / 4, &t->process, err));
     t->from_file = cache;
-    if (!t->dry)
+    if (t->how == CK_OPEN_WHOLE)
         CK_TRY(cache ? ck_latents_open(&o->encoding, cache, &o->latents, err)
                      : ck_latents_encode(&o->encoding, &o->latents, err));
     CK_TRY(open_evaluation(t, c, names, name_count, err));

@@ -1,4 +1,5 @@
 /* ckdistill info: what a model takes, for sampling and for training. */
+#include "distill/cost.h"
 #include "distill/model_network.h"
 #include "distill/tools.h"
 #include "io/os.h"
@@ -51,45 +52,12 @@ typedef struct need {
     double forward, step;      /* operations */
 } need;
 
-/* Multiplications and additions of what takes the time. */
-static double operations(const ck_graph *g, size_t from) {
-    double total = 0;
-    for (size_t i = from; i < g->count; i++) {
-        const ck_graph_node *n = &g->nodes[i];
-        ck_shape a = ck_node_shape(g, n->src[0]), b = ck_node_shape(g, n->src[1]);
-        double out = (double)ck_shape_count(&n->shape);
-        switch (n->op) {
-        case CK_OP_MATMUL:
-            total += 2 * out * (double)a.d[!n->i[0]];
-            break;
-        case CK_OP_CONV:
-            total += 2 * out * (double)(b.d[1] * b.d[2] * b.d[3]);
-            break;
-        case CK_OP_CONV_DATA_GRAD:
-            total += 2 * (double)ck_shape_count(&a) * (double)(b.d[1] * b.d[2] * b.d[3]);
-            break;
-        case CK_OP_CONV_WEIGHT_GRAD:
-            total += 2 * (double)ck_shape_count(&b) *
-                     (double)(n->shape.d[1] * n->shape.d[2] * n->shape.d[3]);
-            break;
-        case CK_OP_ATTENTION:
-            total += 4 * (double)(a.d[0] * a.d[1] * a.d[2] * b.d[1]);
-            break;
-        case CK_OP_ATTENTION_GRAD:
-            total += 10 * (double)(a.d[0] * a.d[1] * a.d[2] * b.d[1]);
-            break;
-        default:
-            break;
-        }
-    }
-    return total;
-}
-
-static ck_status plan_bytes(const ck_backend *b, const ck_graph *g, const ck_node *outputs,
-                            size_t n, size_t *bytes, ck_error *err) {
+static ck_status plan_graph(const ck_backend *b, const ck_graph *g, const ck_node *outputs,
+                            size_t n, size_t *bytes, double *operations, ck_error *err) {
     ck_exec *e;
     CK_TRY(ck_exec_new(b, g, outputs, n, &e, err));
     *bytes = ck_exec_peak(e);
+    *operations = ck_exec_operations(e);
     ck_exec_free(e);
     return CK_OK;
 }
@@ -101,8 +69,7 @@ static ck_status measure_graph(const ck_backend *b, const ck_model *m, ck_graph 
     ck_node out = ck_model_network(g, m, n->batch, side, side, &in);
     CK_TRY(ck_graph_check(g, err));
     size_t forward = g->count, count = ck_params_count(m->unet), at = 0;
-    CK_TRY(plan_bytes(b, g, &out, 1, &n->sampling, err));
-    n->forward = operations(g, 0);
+    CK_TRY(plan_graph(b, g, &out, 1, &n->sampling, &n->forward, err));
     ck_node *weights = ck_alloc_array(count, sizeof *weights);
     ck_node *outputs = ck_alloc_array(count + 1, sizeof *outputs);
     ck_status s = weights && outputs ? CK_OK : ck_fail_memory(err, "a graph");
@@ -113,8 +80,7 @@ static ck_status measure_graph(const ck_backend *b, const ck_model *m, ck_graph 
     if (s == CK_OK) s = ck_gradients(g, loss, weights, at, outputs + 1, err);
     if (s == CK_OK) {
         outputs[0] = loss;
-        n->step = operations(g, 0);
-        s = plan_bytes(b, g, outputs, at + 1, &n->training, err);
+        s = plan_graph(b, g, outputs, at + 1, &n->training, &n->step, err);
     }
     free(weights);
     free(outputs);
@@ -126,28 +92,6 @@ static ck_status measure(const ck_backend *b, const ck_model *m, need *n, ck_err
     if (!g) return ck_fail_memory(err, "a graph");
     ck_status s = measure_graph(b, m, g, n, err);
     ck_graph_free(g);
-    return s;
-}
-
-/* Operations per second of a large matrix product: the best of a few. */
-static ck_status measure_speed(const ck_backend *b, double *speed, ck_error *err) {
-    enum { SIZE = 1024, TIMES = 4 };
-    ck_graph *g = ck_graph_new();
-    ck_exec *e = NULL;
-    if (!g) return ck_fail_memory(err, "a graph");
-    ck_node x = ck_const(g, CK_SHAPE(SIZE, SIZE), 1), y = ck_matmul(g, x, x, false, true, CK_NONE);
-    ck_status s = ck_exec_new(b, g, &y, 1, &e, err);
-    if (s == CK_OK) s = ck_exec_allocate(e, 0, err);
-    double best = 1e9, before = 0;
-    for (int i = 0; i < TIMES && s == CK_OK; i++) {
-        s = ck_exec_run(e, err);
-        double after = ck_exec_seconds(e)[CK_OP_MATMUL];
-        if (after - before < best) best = after - before;
-        before = after;
-    }
-    ck_exec_free(e);
-    ck_graph_free(g);
-    *speed = 2. * SIZE * SIZE * SIZE / best;
     return s;
 }
 
@@ -194,7 +138,7 @@ static ck_status inform(ck_model *m, ck_error *err) {
         needs[i].batch = (size_t)1 << (2 * i);
         CK_TRY(measure(b, m, &needs[i], err));
     }
-    CK_TRY(measure_speed(b, &speed, err));
+    CK_TRY(ck_cost_speed(b, &speed, err));
     size_t weights = 0;
     for (size_t i = 0; i < ck_params_count(m->unet); i++) weights += ck_params_elements(m->unet, i);
     if (json) return print_json(needs, weights, speed, err);

@@ -31,7 +31,7 @@ static ck_text_list sets;
 #define DRY_RUN                                                                                    \
     {                                                                                              \
         .name = "dry-run", .type = CK_OPT_FLAG, .value = &dry_run,                                 \
-        .help = "say what it takes of memory and time, and stop"                                   \
+        .help = "say what it takes of memory and time, and stop; the model's configs are enough"   \
     }
 
 static ck_run_options run_options(void) {

@@ -1,6 +1,7 @@
 /* A step of training, see trainer.h. */
 #include "distill/trainer.h"
 
+#include "distill/cost.h"
 #include "distill/shard.h"
 
 #include "io/os.h"
@@ -163,6 +164,10 @@ size_t ck_trainer_held(const ck_trainer *t) {
         if (size > 1 && t->world.rank == 0) bytes += moments * elements * sizeof(float);
     }
     return bytes;
+}
+
+double ck_trainer_operations(const ck_trainer *t, size_t part) {
+    return ck_exec_operations(t->works[part].exec);
 }
 
 size_t ck_trainer_trained(const ck_trainer *t) {

@@ -63,6 +63,8 @@ void ck_trainer_free(ck_trainer *t); /* NULL is allowed */
 /* Bytes of the arenas, and of everything that lasts: weights, moments, averages. */
 size_t ck_trainer_peak(const ck_trainer *t);
 size_t ck_trainer_held(const ck_trainer *t);
+/* Operations of a round of a part, see cost.h. */
+double ck_trainer_operations(const ck_trainer *t, size_t part);
 /* How many numbers are trained. */
 size_t ck_trainer_trained(const ck_trainer *t);
 ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err);
