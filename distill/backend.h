@@ -17,12 +17,13 @@
 
 #include "distill/graph.h"
 
-enum { CK_BACKEND_ABI = 1 };
+enum { CK_BACKEND_ABI = 2 };
 
 /* One operation, ready to run: where its result and sources lie. */
 typedef struct ck_call {
     const ck_graph *graph;
     ck_node node;
+    const bool *half; /* by node: whether its numbers are stored as bfloat16 */
     void *dst;
     const void *src[CK_MAX_SRC]; /* NULL for CK_NONE */
     void *scratch;               /* of the size that prepare asked for */
@@ -36,6 +37,21 @@ static inline const ck_graph_node *ck_call_node(const ck_call *call) {
 
 static inline ck_shape ck_call_shape(const ck_call *call, int source) {
     return ck_node_shape(call->graph, ck_call_node(call)->src[source]);
+}
+
+/* Whether the result (source -1) or a source is stored as bfloat16. */
+static inline bool ck_call_half(const ck_call *call, int source) {
+    return call->half[source < 0 ? call->node : ck_call_node(call)->src[source]];
+}
+
+/* Bytes of a packed result of n numbers of `element` bytes, up to what lies behind it, which is
+ * never stored as bfloat16. */
+static inline size_t ck_packed_bytes(int64_t n, size_t element) {
+    return ((size_t)n * element + 3) / 4 * 4;
+}
+
+static inline void *ck_packed_rest(const void *at, int64_t n, size_t element) {
+    return (char *)at + ck_packed_bytes(n, element);
 }
 
 typedef struct ck_kernel {
@@ -52,8 +68,12 @@ typedef struct ck_backend {
     const char *name;
     size_t element; /* bytes of a real number: 4, or 8 for reference64 */
     bool host;      /* its memory is the program's: weights are used where they are */
-    /* How node n will be run. CK_USAGE with the operation's name when it cannot be. */
-    ck_status (*prepare)(const struct ck_backend *b, const ck_graph *g, ck_node n,
+    /* Whether source number `source` of node n, or its result (-1), may be stored as bfloat16.
+     * NULL: none is. */
+    bool (*takes_half)(const ck_graph *g, ck_node n, int source);
+    /* How node n will be run; half: by node, what is stored as bfloat16. CK_USAGE with the
+     * operation's name when it cannot be. */
+    ck_status (*prepare)(const struct ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
                          ck_kernel *kernel, ck_error *err);
     void *(*alloc)(size_t bytes); /* aligned to 64 bytes */
     void (*free)(void *p);
@@ -61,8 +81,9 @@ typedef struct ck_backend {
     void (*read)(void *dst, const void *src, size_t bytes);  /* to host memory */
 } ck_backend;
 
-/* "cpu", "cpu-bf16" (sources of convolutions and products rounded to bfloat16, sums and weights in
- * f32), "reference", "reference64"; other names are CK_USAGE. Backends live for ever. */
+/* "cpu", "cpu-bf16" (sources of convolutions and products rounded to bfloat16, and where the
+ * processor has AMX, activations and their gradients stored so; sums, statistics and weights f32),
+ * "reference", "reference64"; other names are CK_USAGE. Backends live for ever. */
 ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err);
 
 /* ---- exec.c: a graph on a backend ---- */

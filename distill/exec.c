@@ -7,6 +7,7 @@
  */
 #include "distill/backend.h"
 #include "distill/cost.h"
+#include "distill/half.h"
 #include "io/os.h"
 
 #include <stdlib.h>
@@ -16,7 +17,6 @@
 enum { ALIGN = 64 };
 
 typedef struct slot {
-    bool needed;
     ck_node root;         /* whose memory it is: itself, or what a view shows */
     size_t shift;         /* bytes into the root's memory */
     size_t bytes, offset; /* in the arena, of a root */
@@ -26,8 +26,9 @@ typedef struct slot {
 struct ck_exec {
     const ck_backend *backend;
     const ck_graph *graph;
-    size_t count; /* nodes of the graph when this was planned; it may grow */
-    slot *slots;  /* by node */
+    size_t count;        /* nodes of the graph when this was planned; it may grow */
+    slot *slots;         /* by node, as the next three */
+    bool *needed, *half; /* half: stored as bfloat16 */
     ck_kernel *kernels;
     size_t scratch, arena; /* bytes */
     char *memory;          /* arena, then scratch; NULL before ck_exec_allocate */
@@ -39,7 +40,15 @@ static size_t aligned(size_t n) {
 }
 
 static size_t element_bytes(const ck_exec *e, ck_node n) {
-    return e->graph->nodes[n].dtype == CK_I32 ? 4 : e->backend->element;
+    return e->graph->nodes[n].dtype == CK_I32 ? 4 : e->half[n] ? 2 : e->backend->element;
+}
+
+/* From the beginning of a node to its number `at`; behind a result that is stored as bfloat16 they
+ * are f32. */
+static size_t bytes_to(const ck_exec *e, ck_node n, int64_t at) {
+    int64_t result = ck_node_main(e->graph, n);
+    if (!e->half[n] || at < result) return (size_t)at * element_bytes(e, n);
+    return ck_packed_bytes(result, 2) + (size_t)(at - result) * 4;
 }
 
 /* A weight that is used where the params have it. */
@@ -51,11 +60,10 @@ static bool in_params(const ck_exec *e, ck_node n) {
 /* ---- Planning ---- */
 
 static void mark_needed(ck_exec *e, const ck_node *outputs, size_t count) {
-    for (size_t i = 0; i < count; i++) e->slots[outputs[i]].needed = true;
+    for (size_t i = 0; i < count; i++) e->needed[outputs[i]] = true;
     for (size_t i = e->count; i-- > 0;)
-        for (int s = 0; s < CK_MAX_SRC && e->slots[i].needed; s++)
-            if (e->graph->nodes[i].src[s] != CK_NONE)
-                e->slots[e->graph->nodes[i].src[s]].needed = true;
+        for (int s = 0; s < CK_MAX_SRC && e->needed[i]; s++)
+            if (e->graph->nodes[i].src[s] != CK_NONE) e->needed[e->graph->nodes[i].src[s]] = true;
 }
 
 static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
@@ -63,14 +71,14 @@ static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
     for (ck_node i = 0; i < end; i++) {
         const ck_graph_node *n = &e->graph->nodes[i];
         slot *s = &e->slots[i];
-        *s = (slot){.needed = s->needed, .root = i, .first = i, .last = i};
-        if (!s->needed) continue;
+        *s = (slot){.root = i, .first = i, .last = i};
+        if (!e->needed[i]) continue;
         if (n->op == CK_OP_VIEW) {
             const slot *from = &e->slots[n->src[0]];
             s->root = from->root;
-            s->shift = from->shift + (size_t)n->i[0] * element_bytes(e, i);
+            s->shift = from->shift + bytes_to(e, n->src[0], n->i[0]);
         } else if (!in_params(e, i)) {
-            s->bytes = aligned((size_t)ck_shape_count(&n->shape) * element_bytes(e, i));
+            s->bytes = aligned(bytes_to(e, i, ck_shape_count(&n->shape)));
         }
         if (n->op == CK_OP_INPUT || n->op == CK_OP_PARAM) s->first = 0, s->last = end;
         for (int k = 0; k < CK_MAX_SRC; k++)
@@ -110,7 +118,7 @@ static void share_places(ck_exec *e) {
     for (ck_node i = 0; i < (ck_node)e->count; i++) {
         slot *s = &e->slots[i];
         s->root = e->slots[s->root].root; /* of a view: where its source went */
-        if (!s->needed || !is_elementwise(e->graph->nodes[i].op)) continue;
+        if (!e->needed[i] || !is_elementwise(e->graph->nodes[i].op)) continue;
         ck_node root = dying_source(e, i);
         if (root == CK_NONE) continue;
         e->slots[root].last = s->last;
@@ -149,7 +157,7 @@ static void place(ck_exec *e, block *blocks, const block **placed) {
     size_t count = 0;
     for (size_t i = 0; i < e->count; i++) {
         const slot *s = &e->slots[i];
-        if (s->needed && s->root == (ck_node)i && s->bytes)
+        if (e->needed[i] && s->root == (ck_node)i && s->bytes)
             blocks[count++] = (block){s->bytes, 0, s->first, s->last, (ck_node)i};
     }
     qsort(blocks, count, sizeof *blocks, by_size);
@@ -166,14 +174,14 @@ static void place(ck_exec *e, block *blocks, const block **placed) {
 
 static bool is_run(const ck_exec *e, size_t n) {
     ck_op op = e->graph->nodes[n].op;
-    return e->slots[n].needed && op != CK_OP_INPUT && op != CK_OP_PARAM && op != CK_OP_VIEW;
+    return e->needed[n] && op != CK_OP_INPUT && op != CK_OP_PARAM && op != CK_OP_VIEW;
 }
 
 static ck_status prepare(ck_exec *e, ck_error *err) {
     for (size_t i = 0; i < e->count; i++) {
         if (!is_run(e, i)) continue;
         ck_kernel *k = &e->kernels[i];
-        CK_TRY(e->backend->prepare(e->backend, e->graph, (ck_node)i, k, err));
+        CK_TRY(e->backend->prepare(e->backend, e->graph, (ck_node)i, e->half, k, err));
         if (aligned(k->scratch) > e->scratch) e->scratch = aligned(k->scratch);
     }
     return CK_OK;
@@ -182,12 +190,15 @@ static ck_status prepare(ck_exec *e, ck_error *err) {
 static ck_status plan(ck_exec *e, const ck_node *outputs, size_t count, ck_error *err) {
     size_t n = e->count = e->graph->count;
     e->slots = ck_alloc_array(n, sizeof *e->slots);
+    e->needed = ck_alloc_array(n, sizeof *e->needed);
+    e->half = ck_alloc_array(n, sizeof *e->half);
     e->kernels = ck_alloc_array(n, sizeof *e->kernels);
     block *blocks = ck_alloc_array(n, sizeof *blocks);
     const block **placed = ck_alloc_array(n, sizeof(block *));
-    bool ok = e->slots && e->kernels && blocks && placed;
+    bool ok = e->slots && e->needed && e->half && e->kernels && blocks && placed;
     if (ok) {
         mark_needed(e, outputs, count);
+        ck_half_choose(e->backend, e->graph, e->needed, outputs, count, e->half);
         find_lifetimes(e, outputs, count);
         share_places(e);
         place(e, blocks, placed);
@@ -219,6 +230,8 @@ void ck_exec_free(ck_exec *e) {
     if (e->memory) e->backend->free(e->memory);
     free(e->kernels);
     free(e->slots);
+    free(e->needed);
+    free(e->half);
     free(e);
 }
 
@@ -227,7 +240,7 @@ void ck_exec_free(ck_exec *e) {
 double ck_exec_operations(const ck_exec *e) {
     double sum = 0;
     for (size_t i = 0; i < e->count; i++)
-        if (e->slots[i].needed) sum += ck_cost_node(e->graph, (ck_node)i);
+        if (e->needed[i]) sum += ck_cost_node(e->graph, (ck_node)i);
     return sum;
 }
 
@@ -284,7 +297,7 @@ static void to_real(const ck_exec *e, ck_node node, const void *data, size_t n) 
 
 ck_status ck_exec_write(ck_exec *e, ck_node input, const void *data, size_t n, ck_error *err) {
     CK_TRY(check_count(e, input, n, err));
-    if (e->slots[input].needed) to_real(e, input, data, n);
+    if (e->needed[input]) to_real(e, input, data, n);
     return CK_OK;
 }
 
@@ -311,6 +324,7 @@ static void run_node(ck_exec *e, ck_node i) {
     const ck_graph_node *n = &e->graph->nodes[i];
     ck_call call = {.graph = e->graph,
                     .node = i,
+                    .half = e->half,
                     .dst = address(e, i),
                     .scratch = e->memory + e->arena,
                     .state = e->kernels[i].state};
@@ -324,7 +338,7 @@ ck_status ck_exec_run(ck_exec *e, ck_error *err) {
     double before = now();
     for (size_t i = 0; i < e->count; i++) {
         const ck_graph_node *n = &e->graph->nodes[i];
-        if (n->op == CK_OP_PARAM && e->slots[i].needed && !in_params(e, (ck_node)i))
+        if (n->op == CK_OP_PARAM && e->needed[i] && !in_params(e, (ck_node)i))
             to_real(e, (ck_node)i, ck_params_data(n->params, n->param),
                     ck_params_elements(n->params, n->param));
         if (!is_run(e, i)) continue;

@@ -170,15 +170,18 @@ static void conv_rule(walk *w, ck_node id, ck_node dy) {
     row_rule(w, n.src[2], dy);
 }
 
-/* Both norms: a packed gradient of x, gain and bias, taken apart by views. */
+/* Both norms: a packed gradient of x, gain and bias, taken apart by views; those of gain and bias
+ * are copied, so that the whole need not be kept for them. */
 static void give_norm(walk *w, ck_graph_node n, ck_node packed) {
     ck_shape s = ck_node_shape(w->g, n.src[0]);
     int64_t total = ck_shape_count(&s), c = s.d[s.rank - 1];
     if (wants(w, n.src[0])) give(w, n.src[0], ck_view(w->g, packed, 0, s));
     for (int i = 1; i <= 2; i++)
-        if (wants(w, n.src[i]))
-            give(w, n.src[i],
-                 ck_view(w->g, packed, total + (i - 1) * c, ck_node_shape(w->g, n.src[i])));
+        if (wants(w, n.src[i])) {
+            ck_node sum = ck_view(w->g, packed, total + (i - 1) * c, CK_SHAPE(c));
+            sum = ck_slice(w->g, sum, 0, 0, c);
+            give(w, n.src[i], ck_reshape(w->g, sum, ck_node_shape(w->g, n.src[i])));
+        }
 }
 
 static void group_norm_rule(walk *w, ck_node id, ck_node dy) {

@@ -51,6 +51,13 @@ bool ck_op_packed(ck_op op) {
     return op == CK_OP_GROUP_NORM || op == CK_OP_LAYER_NORM || op == CK_OP_ATTENTION;
 }
 
+int64_t ck_node_main(const ck_graph *g, ck_node n) {
+    ck_op op = g->nodes[n].op;
+    bool behind = ck_op_packed(op) || op == CK_OP_GROUP_NORM_GRAD || op == CK_OP_LAYER_NORM_GRAD;
+    ck_shape s = behind ? ck_node_shape(g, g->nodes[n].src[0]) : g->nodes[n].shape;
+    return ck_shape_count(&s);
+}
+
 /* ---- Shapes ---- */
 
 int64_t ck_shape_count(const ck_shape *s) {

@@ -197,5 +197,8 @@ ck_node ck_append(ck_graph *g, ck_graph_node node);
  * ATTENTION   ln of the sum of exp of the scaled scores, for each image, head, query (in this
  * order) */
 bool ck_op_packed(ck_op op);
+/* How many numbers of a node are its result, or of the gradient of a norm, that of its first
+ * source: all but those behind. */
+int64_t ck_node_main(const ck_graph *g, ck_node n);
 
 #endif

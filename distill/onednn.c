@@ -12,9 +12,9 @@ const char *ck_onednn_version(void) {
     return NULL;
 }
 
-ck_status ck_onednn_prepare(const ck_graph *g, ck_node n, bool bf16, ck_kernel *kernel, bool *done,
-                            ck_error *err) {
-    (void)g, (void)n, (void)bf16, (void)kernel, (void)err;
+ck_status ck_onednn_prepare(const ck_graph *g, ck_node n, const bool *half, bool bf16,
+                            ck_kernel *kernel, bool *done, ck_error *err) {
+    (void)g, (void)n, (void)half, (void)bf16, (void)kernel, (void)err;
     *done = false;
     return CK_OK;
 }
@@ -147,7 +147,7 @@ static void run(const ck_call *call) {
 /* ---- Descriptions of arrays ---- */
 
 typedef struct descriptions {
-    dnnl_memory_desc_t x, w, bias, y;             /* as the engine has them, f32 */
+    dnnl_memory_desc_t x, w, bias, y;             /* as the engine has them */
     dnnl_memory_desc_t inner_x, inner_w, inner_y; /* as asked of the primitive */
 } descriptions;
 
@@ -170,20 +170,26 @@ static dnnl_memory_desc_t described(int rank, const dnnl_dim_t *dims, dnnl_data_
 /* x: N H W C, w: K R S C, y: N P Q K, whichever of the three the node makes. */
 typedef struct convolution {
     ck_shape x, w, y;
+    dnnl_data_type_t x_type, y_type;
     dnnl_dims_t stride, dilation, before, after;
     bool bias;
 } convolution;
 
-static convolution convolution_of(const ck_graph *g, ck_node id) {
+static dnnl_data_type_t type_of(const bool *half, ck_node n) {
+    return half[n] ? dnnl_bf16 : dnnl_f32;
+}
+
+static convolution convolution_of(const ck_graph *g, ck_node id, const bool *half) {
     const ck_graph_node *n = &g->nodes[id];
-    ck_shape a = ck_node_shape(g, n->src[0]), b = ck_node_shape(g, n->src[1]);
-    convolution c;
-    if (n->op == CK_OP_CONV)
-        c = (convolution){.x = a, .w = b, .y = n->shape, .bias = n->src[2] != CK_NONE};
-    else if (n->op == CK_OP_CONV_DATA_GRAD)
-        c = (convolution){.x = n->shape, .w = b, .y = a};
-    else
-        c = (convolution){.x = a, .w = n->shape, .y = b};
+    ck_node x = n->src[0], w = n->src[1], y = id;
+    if (n->op == CK_OP_CONV_DATA_GRAD) x = id, y = n->src[0];
+    if (n->op == CK_OP_CONV_WEIGHT_GRAD) w = id, y = n->src[1];
+    convolution c = {.x = ck_node_shape(g, x),
+                     .w = ck_node_shape(g, w),
+                     .y = ck_node_shape(g, y),
+                     .x_type = type_of(half, x),
+                     .y_type = type_of(half, y),
+                     .bias = n->op == CK_OP_CONV && n->src[2] != CK_NONE};
     for (int i = 0; i < 2; i++) {
         c.stride[i] = n->i[0];
         c.before[i] = n->i[1 + i];
@@ -196,9 +202,9 @@ static void describe_convolution(const convolution *c, bool bf16, descriptions *
     dnnl_dims_t x = {c->x.d[0], c->x.d[3], c->x.d[1], c->x.d[2]};
     dnnl_dims_t w = {c->w.d[0], c->w.d[3], c->w.d[1], c->w.d[2]};
     dnnl_dims_t y = {c->y.d[0], c->y.d[3], c->y.d[1], c->y.d[2]};
-    d->x = described(4, x, dnnl_f32, dnnl_nhwc);
+    d->x = described(4, x, c->x_type, dnnl_nhwc);
     d->w = described(4, w, dnnl_f32, dnnl_ohwi);
-    d->y = described(4, y, dnnl_f32, dnnl_nhwc);
+    d->y = described(4, y, c->y_type, dnnl_nhwc);
     d->bias = c->bias ? described(1, w, dnnl_f32, dnnl_a) : NULL;
     dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;
     d->inner_x = described(4, x, type, dnnl_nhwc);
@@ -210,7 +216,7 @@ static dnnl_status_t make_convolution(product *p, ck_op op, const convolution *c
                                       const descriptions *d, const_dnnl_primitive_attr_t attr) {
     const dnnl_alg_kind_t direct = dnnl_convolution_direct;
     dnnl_primitive_desc_t forward = NULL, desc = NULL;
-    /* Results are f32: of the forward pass here, of the gradients below. */
+    /* Results are as the engine wants them: of the forward pass here, of the gradients below. */
     dnnl_status_t s = dnnl_convolution_forward_primitive_desc_create(
         &forward, engine, dnnl_forward_training, direct, d->inner_x, d->inner_w, d->bias,
         op == CK_OP_CONV ? d->y : d->inner_y, c->stride, c->dilation, c->before, c->after, attr);
@@ -250,16 +256,17 @@ static dnnl_status_t make_convolution(product *p, ck_op op, const convolution *c
 
 /* ---- Matrix product ---- */
 
-static void describe_matmul(const ck_graph *g, ck_node id, bool bf16, descriptions *d) {
+static void describe_matmul(const ck_graph *g, ck_node id, const bool *half, bool bf16,
+                            descriptions *d) {
     const ck_graph_node *n = &g->nodes[id];
     ck_shape a = ck_node_shape(g, n->src[0]), b = ck_node_shape(g, n->src[1]);
     bool ta = n->i[0], tb = n->i[1];
     dnnl_dims_t x = {a.d[ta], a.d[!ta]}, w = {b.d[tb], b.d[!tb]};
     dnnl_dims_t y = {n->shape.d[0], n->shape.d[1]}, row = {1, y[1]};
     dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;
-    d->x = described(2, x, dnnl_f32, ta ? dnnl_ba : dnnl_ab);
-    d->w = described(2, w, dnnl_f32, tb ? dnnl_ba : dnnl_ab);
-    d->y = described(2, y, dnnl_f32, dnnl_ab);
+    d->x = described(2, x, type_of(half, n->src[0]), ta ? dnnl_ba : dnnl_ab);
+    d->w = described(2, w, type_of(half, n->src[1]), tb ? dnnl_ba : dnnl_ab);
+    d->y = described(2, y, type_of(half, id), dnnl_ab);
     d->bias = n->src[2] != CK_NONE ? described(2, row, dnnl_f32, dnnl_ab) : NULL;
     d->inner_x = described(2, x, type, ta ? dnnl_ba : dnnl_ab);
     d->inner_w = described(2, w, type, dnnl_format_tag_any);
@@ -281,7 +288,7 @@ static dnnl_status_t make_matmul(product *p, const descriptions *d,
 
 /* ---- Nodes ---- */
 
-static dnnl_status_t make(product *p, const ck_graph *g, ck_node n, bool bf16) {
+static dnnl_status_t make(product *p, const ck_graph *g, ck_node n, const bool *half, bool bf16) {
     dnnl_primitive_attr_t attr;
     dnnl_status_t s = dnnl_primitive_attr_create(&attr);
     if (s != dnnl_success) return s;
@@ -289,10 +296,10 @@ static dnnl_status_t make(product *p, const ck_graph *g, ck_node n, bool bf16) {
     dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
     descriptions d = {0};
     if (g->nodes[n].op == CK_OP_MATMUL) {
-        describe_matmul(g, n, bf16, &d);
+        describe_matmul(g, n, half, bf16, &d);
         s = make_matmul(p, &d, attr);
     } else {
-        convolution c = convolution_of(g, n);
+        convolution c = convolution_of(g, n, half);
         describe_convolution(&c, bf16, &d);
         s = make_convolution(p, g->nodes[n].op, &c, &d, attr);
     }
@@ -301,8 +308,8 @@ static dnnl_status_t make(product *p, const ck_graph *g, ck_node n, bool bf16) {
     return s;
 }
 
-ck_status ck_onednn_prepare(const ck_graph *g, ck_node n, bool bf16, ck_kernel *kernel, bool *done,
-                            ck_error *err) {
+ck_status ck_onednn_prepare(const ck_graph *g, ck_node n, const bool *half, bool bf16,
+                            ck_kernel *kernel, bool *done, ck_error *err) {
     ck_op op = g->nodes[n].op;
     *done = false;
     if (op != CK_OP_MATMUL && op != CK_OP_CONV && op != CK_OP_CONV_DATA_GRAD &&
@@ -312,15 +319,18 @@ ck_status ck_onednn_prepare(const ck_graph *g, ck_node n, bool bf16, ck_kernel *
     if (!stream) return CK_OK;
     product *p = ck_alloc(sizeof *p);
     if (!p) return ck_fail_memory(err, ck_op_name(op));
-    dnnl_status_t s = make(p, g, n, bf16);
+    dnnl_status_t s = make(p, g, n, half, bf16);
     if (s == dnnl_success) {
         *kernel = (ck_kernel){.run = run, .scratch = p->scratch, .state = p, .release = release};
         *done = true;
         return CK_OK;
     }
     release(p);
-    /* What it does not know the reference does. */
-    return s == dnnl_out_of_memory ? ck_fail_memory(err, ck_op_name(op)) : CK_OK;
+    if (s == dnnl_out_of_memory) return ck_fail_memory(err, ck_op_name(op));
+    /* What it does not know the reference does, in f32. */
+    if (half[n] || half[g->nodes[n].src[0]] || half[g->nodes[n].src[1]])
+        return ck_fail(err, CK_USAGE, "%s: oneDNN does not know it in bfloat16", ck_op_name(op));
+    return CK_OK;
 }
 
 #endif

@@ -29,6 +29,15 @@ static int64_t last_of(const ck_shape *s) {
     return s->d[s->rank - 1];
 }
 
+/* Number i of an array, where it is read and where it is written. */
+static const void *of(const ck_nn *k, const void *x, int64_t i) {
+    return (const char *)x + (size_t)i * k->element;
+}
+
+static void *in(const ck_nn *k, void *y, int64_t i) {
+    return (char *)y + (size_t)i * k->element;
+}
+
 /* ---- Element by element ---- */
 
 /* CK_NN_UNARIES for those that have no kernel. */
@@ -57,16 +66,15 @@ static void run_unary(const ck_call *call) {
     const ck_graph_node *n = ck_call_node(call);
     const ck_nn *k = call->state;
     int64_t count = ck_shape_count(&n->shape);
-    const float *x = call->src[0], *dy = call->src[1];
-    float *y = call->dst;
     ck_nn_unary f = unary_of(n);
 #pragma omp parallel for if (count > PIECE)
     for (int64_t at = 0; at < count; at += PIECE) {
         size_t size = (size_t)least(PIECE, count - at);
         if (n->op == CK_OP_UNARY)
-            k->unary[f](y + at, x + at, size);
+            k->unary[f](in(k, call->dst, at), of(k, call->src[0], at), size);
         else
-            k->unary_grad[f](y + at, x + at, dy + at, size);
+            k->unary_grad[f](in(k, call->dst, at), of(k, call->src[0], at), of(k, call->src[1], at),
+                             size);
     }
 }
 
@@ -110,12 +118,13 @@ static int64_t run_start(const ck_shape *a, const ck_shape *b, int outer, int64_
     return at;
 }
 
-static void combine(const ck_nn *k, ck_op op, bool repeated, float *y, const float *a,
-                    const float *b, int64_t n) {
+/* (One number for all is f32: see ck_simd_takes_half.) */
+static void combine(const ck_nn *k, ck_op op, bool repeated, void *y, const void *a, const void *b,
+                    int64_t n) {
     if (repeated && op == CK_OP_ADD)
-        k->affine(y, a, 1, *b, (size_t)n);
+        k->affine(y, a, 1, *(const float *)b, (size_t)n);
     else if (repeated)
-        k->affine(y, a, *b, 0, (size_t)n);
+        k->affine(y, a, *(const float *)b, 0, (size_t)n);
     else if (op == CK_OP_ADD)
         k->add(y, a, b, (size_t)n);
     else
@@ -128,13 +137,12 @@ static void run_binary(const ck_call *call) {
     ck_shape shape = ck_call_shape(call, 1);
     int64_t count = ck_shape_count(&n->shape);
     run_length r = run_length_of(&n->shape, &shape);
-    const float *a = call->src[0], *b = call->src[1];
-    float *y = call->dst;
 #pragma omp parallel for collapse(2) if (count > PIECE)
     for (int64_t i = 0; i < count / r.n; i++)
         for (int64_t begin = 0; begin < r.n; begin += PIECE) {
             int64_t at = i * r.n + begin, from = run_start(&n->shape, &shape, r.outer, i);
-            combine(k, n->op, r.repeated, y + at, a + at, b + from + (r.repeated ? 0 : begin),
+            combine(k, n->op, r.repeated, in(k, call->dst, at), of(k, call->src[0], at),
+                    of(k, call->src[1], from + (r.repeated ? 0 : begin)),
                     least(PIECE, r.n - begin));
         }
 }
@@ -143,23 +151,23 @@ static void run_geglu(const ck_call *call) {
     ck_shape s = ck_call_node(call)->shape;
     const ck_nn *k = call->state;
     int64_t c = last_of(&s), count = ck_shape_count(&s);
-    const float *x = call->src[0];
-    float *y = call->dst;
 #pragma omp parallel for if (count > PIECE)
     for (int64_t r = 0; r < count / c; r++)
-        k->geglu(y + r * c, x + 2 * r * c, x + (2 * r + 1) * c, (size_t)c);
+        k->geglu(in(k, call->dst, r * c), of(k, call->src[0], 2 * r * c),
+                 of(k, call->src[0], (2 * r + 1) * c), (size_t)c);
 }
 
 static void run_geglu_grad(const ck_call *call) {
     ck_shape s = ck_call_shape(call, 1);
     const ck_nn *k = call->state;
     int64_t c = last_of(&s), count = ck_shape_count(&s);
-    const float *x = call->src[0], *dy = call->src[1];
-    float *dx = call->dst;
+    const void *x = call->src[0];
+    void *dx = call->dst;
 #pragma omp parallel for if (count > PIECE)
     for (int64_t r = 0; r < count / c; r++) {
         int64_t value = 2 * r * c, gate = value + c;
-        k->geglu_grad(dx + value, dx + gate, x + value, x + gate, dy + r * c, (size_t)c);
+        k->geglu_grad(in(k, dx, value), in(k, dx, gate), of(k, x, value), of(k, x, gate),
+                      of(k, call->src[1], r * c), (size_t)c);
     }
 }
 
@@ -203,14 +211,13 @@ static void run_sum_to(const ck_call *call) {
     ck_shape s = ck_call_shape(call, 0);
     summing v;
     find_summing(&s, &ck_call_node(call)->shape, &v);
-    const float *x = call->src[0];
     float *y = call->dst;
     double *sums = call->scratch;
 #pragma omp parallel for collapse(2) if (v.outer * v.n * v.inner > PIECE)
     for (int64_t i = 0; i < v.outer * v.pieces; i++)
         for (int64_t begin = 0; begin < v.inner; begin += STRIP) {
             int64_t row = i % v.pieces * v.rows, rows = least(v.rows, v.n - row);
-            const float *from = x + (i / v.pieces * v.n + row) * v.inner + begin;
+            const void *from = of(k, call->src[0], (i / v.pieces * v.n + row) * v.inner + begin);
             double *sum = sums + i * v.inner + begin;
             size_t width = (size_t)least(STRIP, v.inner - begin);
             memset(sum, 0, width * sizeof *sum);
@@ -326,8 +333,7 @@ static void run_group_norm(const ck_call *call) {
     const ck_nn *k = call->state;
     groups v = groups_of_call(call);
     int64_t count = v.n * v.pixels * v.c;
-    const float *x = call->src[0];
-    float *y = call->dst;
+    float *statistics = ck_packed_rest(call->dst, count, k->element);
 #pragma omp parallel if (count > PIECE)
     {
 #pragma omp for
@@ -336,17 +342,17 @@ static void run_group_norm(const ck_call *call) {
             int64_t at = piece_at(&v, p, &rows);
             double *sum = sums_of(&v, p);
             memset(sum, 0, (size_t)(2 * v.c) * sizeof *sum);
-            k->columns(sum, sum + v.c, x + at, rows, (size_t)v.c, (size_t)v.c);
+            k->columns(sum, sum + v.c, of(k, call->src[0], at), rows, (size_t)v.c, (size_t)v.c);
         }
 #pragma omp for
         for (int64_t n = 0; n < v.n; n++)
-            find_statistics(&v, n, ck_call_node(call)->x[0], y + count);
+            find_statistics(&v, n, ck_call_node(call)->x[0], statistics);
 #pragma omp for
         for (int64_t p = 0; p < v.n * v.pieces; p++) {
             size_t rows;
             int64_t at = piece_at(&v, p, &rows);
             ck_nn_norm norm = norm_of(call, &v, p / v.pieces);
-            k->norm(&norm, y + at, x + at, rows);
+            k->norm(&norm, in(k, call->dst, at), of(k, call->src[0], at), rows);
         }
     }
 }
@@ -372,12 +378,13 @@ static void run_group_norm_grad(const ck_call *call) {
     const ck_nn *k = call->state;
     groups v = groups_of_call(call);
     int64_t count = v.n * v.pixels * v.c;
-    const float *x = call->src[0], *packed = call->src[3], *dy = call->src[4];
-    float *dx = call->dst, *dgain = dx + count, *dbias = dgain + v.c;
+    const void *x = call->src[0], *dy = call->src[4];
+    const float *statistics = ck_packed_rest(call->src[3], count, k->element);
+    float *dgain = ck_packed_rest(call->dst, count, k->element), *dbias = dgain + v.c;
 #pragma omp parallel if (count > PIECE)
     {
 #pragma omp for
-        for (int64_t n = 0; n < v.n; n++) set_statistics(&v, n, packed + count);
+        for (int64_t n = 0; n < v.n; n++) set_statistics(&v, n, statistics);
 #pragma omp for
         for (int64_t p = 0; p < v.n * v.pieces; p++) {
             size_t rows;
@@ -385,7 +392,7 @@ static void run_group_norm_grad(const ck_call *call) {
             ck_nn_norm norm = norm_of(call, &v, p / v.pieces);
             double *sum = sums_of(&v, p);
             memset(sum, 0, (size_t)(2 * v.c) * sizeof *sum);
-            k->norm_sums(&norm, sum, sum + v.c, x + at, dy + at, rows);
+            k->norm_sums(&norm, sum, sum + v.c, of(k, x, at), of(k, dy, at), rows);
         }
 #pragma omp for
         for (int64_t n = 0; n < v.n; n++) find_means(&v, n, call->src[1]);
@@ -404,8 +411,8 @@ static void run_group_norm_grad(const ck_call *call) {
             size_t rows;
             int64_t at = piece_at(&v, p, &rows), image = p / v.pieces;
             ck_nn_norm norm = norm_of(call, &v, image);
-            k->norm_grad(&norm, dx + at, x + at, dy + at, v.first + image * v.c,
-                         v.second + image * v.c, rows);
+            k->norm_grad(&norm, in(k, call->dst, at), of(k, x, at), of(k, dy, at),
+                         v.first + image * v.c, v.second + image * v.c, rows);
         }
     }
 }
@@ -444,26 +451,27 @@ static void run_layer_norm(const ck_call *call) {
     const ck_nn *k = call->state;
     layer v = layer_of_call(call);
     double eps = ck_call_node(call)->x[0];
-    const float *x = call->src[0], *gain = call->src[1], *bias = call->src[2];
-    float *y = call->dst, *statistics = y + v.n * v.c;
+    const float *gain = call->src[1], *bias = call->src[2];
+    float *statistics = ck_packed_rest(call->dst, v.n * v.c, k->element);
 #pragma omp parallel for if (v.n * v.c > PIECE)
     for (int64_t r = 0; r < v.n; r++)
-        k->layer_norm(y + r * v.c, statistics + 2 * r, x + r * v.c, gain ? gain : v.one,
-                      bias ? bias : v.zero, eps, (size_t)v.c);
+        k->layer_norm(in(k, call->dst, r * v.c), statistics + 2 * r, of(k, call->src[0], r * v.c),
+                      gain ? gain : v.one, bias ? bias : v.zero, eps, (size_t)v.c);
 }
 
 static void run_layer_norm_grad(const ck_call *call) {
     const ck_nn *k = call->state;
     layer v = layer_of_call(call);
-    const float *x = call->src[0], *packed = call->src[1], *dy = call->src[2], *gain = call->src[3];
-    const float *statistics = packed + v.n * v.c;
-    float *dx = call->dst, *dgain = dx + v.n * v.c, *dbias = dgain + v.c;
+    const float *gain = call->src[3];
+    const float *statistics = ck_packed_rest(call->src[1], v.n * v.c, k->element);
+    float *dgain = ck_packed_rest(call->dst, v.n * v.c, k->element), *dbias = dgain + v.c;
 #pragma omp parallel for if (v.n * v.c > PIECE)
     for (int64_t p = 0; p < v.pieces; p++) {
         double *sum = v.sums + p * 2 * v.c;
         memset(sum, 0, (size_t)(2 * v.c) * sizeof *sum);
         for (int64_t r = p * v.rows; r < least((p + 1) * v.rows, v.n); r++)
-            k->layer_norm_grad(dx + r * v.c, sum, sum + v.c, x + r * v.c, dy + r * v.c,
+            k->layer_norm_grad(in(k, call->dst, r * v.c), sum, sum + v.c,
+                               of(k, call->src[0], r * v.c), of(k, call->src[2], r * v.c),
                                gain ? gain : v.one, statistics + 2 * r, (size_t)v.c);
     }
     for (int64_t i = 0; i < v.c; i++) {
@@ -495,13 +503,15 @@ ck_nn_attention ck_simd__attention(const ck_call *call) {
                          .scale = (float)n->x[0],
                          .causal = n->i[1]};
     bool grad = n->op == CK_OP_ATTENTION_GRAD;
-    a.y = grad ? (float *)call->src[3] : call->dst;
-    a.sums = a.y + ck_shape_count(&q);
+    a.half = ck_call_half(call, 0);
+    size_t element = a.half ? 2 : 4, bytes = (size_t)ck_shape_count(&q) * element;
+    a.y = grad ? (void *)call->src[3] : call->dst;
+    a.sums = ck_packed_rest(a.y, ck_shape_count(&q), element);
     if (!grad) return a;
     a.dy = call->src[4];
     a.dq = call->dst;
-    a.dk = a.dq + ck_shape_count(&q);
-    a.dv = a.dk + ck_shape_count(&k);
+    a.dk = (char *)a.dq + bytes;
+    a.dv = (char *)a.dk + (size_t)ck_shape_count(&k) * element;
     return a;
 }
 
@@ -524,12 +534,29 @@ static void run_attention_grad(const ck_call *call) {
         for (size_t h = 0; h < a.heads; h++) k->attention_grad(&a, n, h);
 }
 
+/* ---- Sums of 2 x 2 pixels ---- */
+
+static void run_upsample_grad(const ck_call *call) {
+    const ck_nn *k = call->state;
+    ck_shape s = ck_call_node(call)->shape;
+    int64_t w = s.d[2], c = s.d[3], rows = s.d[0] * s.d[1];
+#pragma omp parallel for if (4 * rows * w * c > PIECE)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t q = 0; q < w; q++) {
+            int64_t upper = (4 * r * w + 2 * q) * c, lower = upper + 2 * w * c;
+            const void *dy = call->src[0];
+            k->add_four(in(k, call->dst, (r * w + q) * c), of(k, dy, upper), of(k, dy, upper + c),
+                        of(k, dy, lower), of(k, dy, lower + c), (size_t)c);
+        }
+}
+
 /* ---- The table ---- */
 
 static const struct {
     void (*run)(const ck_call *call);
     bool (*takes)(const ck_graph *g, ck_node n);     /* NULL: all */
     size_t (*scratch)(const ck_graph *g, ck_node n); /* NULL: none */
+    bool half_only;                                  /* of f32 the reference does it */
 } own[CK_OP_COUNT] = {
     [CK_OP_UNARY] = {run_unary, takes_unary, NULL},
     [CK_OP_UNARY_GRAD] = {run_unary, takes_unary, NULL},
@@ -537,6 +564,11 @@ static const struct {
     [CK_OP_ADD] = {run_binary, NULL, NULL},
     [CK_OP_MUL] = {run_binary, NULL, NULL},
     [CK_OP_SUM_TO] = {run_sum_to, takes_sum_to, sum_to_scratch},
+    [CK_OP_CONCAT] = {ck_simd__concat, NULL, NULL},
+    [CK_OP_SLICE] = {ck_simd__slice, NULL, NULL},
+    [CK_OP_PAD] = {ck_simd__pad, NULL, NULL},
+    [CK_OP_UPSAMPLE] = {ck_simd__upsample, NULL, NULL},
+    [CK_OP_UPSAMPLE_GRAD] = {run_upsample_grad, NULL, NULL, .half_only = true},
     [CK_OP_MATMUL] = {ck_simd__matmul, NULL, ck_simd__matmul_scratch},
     [CK_OP_CONV] = {ck_simd__conv, NULL, ck_simd__conv_scratch},
     [CK_OP_CONV_DATA_GRAD] = {ck_simd__conv_data_grad, NULL, ck_simd__conv_data_grad_scratch},
@@ -551,12 +583,23 @@ static const struct {
     [CK_OP_ATTENTION_GRAD] = {run_attention_grad, NULL, NULL},
 };
 
-ck_status ck_simd_prepare(const ck_graph *g, ck_node n, ck_kernel *kernel, bool *done,
-                          ck_error *err) {
+bool ck_simd__takes_half(const ck_graph *g, ck_node n) {
+    const ck_graph_node *at = &g->nodes[n];
+    if (at->op == CK_OP_ADD) {
+        ck_shape b = ck_node_shape(g, at->src[1]);
+        return !run_length_of(&at->shape, &b).repeated;
+    }
+    return own[at->op].run && (!own[at->op].takes || own[at->op].takes(g, n));
+}
+
+ck_status ck_simd_prepare(const ck_graph *g, ck_node n, const bool *half, ck_kernel *kernel,
+                          bool *done, ck_error *err) {
     ck_op op = g->nodes[n].op;
-    *done = own[op].run && (!own[op].takes || own[op].takes(g, n));
+    bool halves = half && half[g->nodes[n].src[0]];
+    *done =
+        own[op].run && (!own[op].takes || own[op].takes(g, n)) && (halves || !own[op].half_only);
     if (!*done) return CK_OK;
-    const ck_nn *k = ck_nn_best();
+    const ck_nn *k = halves ? ck_nn_amx_best()->half : ck_nn_best();
     if (!k) return ck_fail(err, CK_USAGE, "CK_ISA names no instruction set of this processor");
     *kernel = (ck_kernel){.run = own[op].run,
                           .scratch = own[op].scratch ? own[op].scratch(g, n) : 0,

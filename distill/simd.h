@@ -11,15 +11,20 @@
 
 #include "distill/backend.h"
 
-/* Unary functions but roots and the like, affine, add, mul, sums, products of matrices,
- * convolutions, norms, GEGLU, attention, and their gradients; for others *done is false. CK_USAGE
- * when CK_ISA asks for an instruction set that the processor has not. */
-ck_status ck_simd_prepare(const ck_graph *g, ck_node n, ck_kernel *kernel, bool *done,
-                          ck_error *err);
+/* Unary functions but roots and the like, affine, add, mul, sums, copies, products of matrices,
+ * convolutions, norms, GEGLU, attention, and their gradients; for others *done is false. half: by
+ * node, what is stored as bfloat16. CK_USAGE when CK_ISA asks for an instruction set that the
+ * processor has not. */
+ck_status ck_simd_prepare(const ck_graph *g, ck_node n, const bool *half, ck_kernel *kernel,
+                          bool *done, ck_error *err);
 
-/* The same of what is rounded to bfloat16 before it is multiplied: CK_OP_ATTENTION and
- * CK_OP_ATTENTION_GRAD, where the processor has AMX. */
+/* The same of what is rounded to bfloat16 before it is multiplied: products of matrices,
+ * CK_OP_ATTENTION and CK_OP_ATTENTION_GRAD, where the processor has AMX. */
 ck_status ck_simd_prepare_bf16(const ck_graph *g, ck_node n, ck_kernel *kernel, bool *done,
                                ck_error *err);
+
+/* What may be stored as bfloat16 (takes_half of a ck_backend): nothing where the processor has no
+ * AMX. Loss and schedule are computed with operations that do not (mul, affine, roots). */
+bool ck_simd_takes_half(const ck_graph *g, ck_node n, int source);
 
 #endif

@@ -1,4 +1,5 @@
-/* Neural network kernels in f32: one table of functions per instruction set.
+/* Neural network kernels in f32: one table of functions per instruction set, and one for arrays of
+ * bf16 (what is computed is f32 there, too).
  *
  *   const ck_nn *k = ck_nn_best();
  *   k->unary[CK_NN_SILU](y, x, n);
@@ -39,12 +40,14 @@ enum { CK_NN_HEAD = 512, CK_NN_QUERIES = 64 };
 
 typedef struct ck_nn_attention {
     size_t queries, keys, channels, heads, width;
-    const float *q, *k, *v; /* tokens x channels for each image */
+    bool half; /* the arrays are bf16 (kernels of ck_nn_amx only), else f32; sums is f32 */
+    const void *q, *k, *v; /* tokens x channels for each image */
     float scale;
     bool causal;
-    float *y, *sums; /* written forward, read backward */
-    const float *dy; /* backward only, as the rest */
-    float *dq, *dk, *dv;
+    void *y; /* written forward, read backward, as sums */
+    float *sums;
+    const void *dy; /* backward only, as the rest */
+    void *dq, *dk, *dv;
 } ck_nn_attention;
 
 /* A matrix whose element (i, j) is at[i * row + j * column]. */
@@ -53,50 +56,67 @@ typedef struct ck_nn_matrix {
     size_t row, column;
 } ck_nn_matrix;
 
+/* The same, of f32 or (half) of bf16. */
+typedef struct ck_nn_side {
+    const void *at;
+    size_t row, column;
+    bool half;
+} ck_nn_side;
+
+/* A left side as the matrix unit reads it, in bytes from one to the next: rows, steps of 32
+ * numbers, groups of 16 rows. */
+typedef struct ck_nn_left {
+    const void *at;
+    size_t row, step, group;
+} ck_nn_left;
+
 typedef struct ck_nn {
     const char *isa; /* "portable", "avx2", "avx512" */
+    size_t element;  /* bytes of a number of the arrays that are void here: 4 (f32) or 2 (bf16) */
 
     /* y = f(x); dx = dy f'(x); n elements */
-    void (*unary[CK_NN_UNARIES])(float *y, const float *x, size_t n);
-    void (*unary_grad[CK_NN_UNARIES])(float *dx, const float *x, const float *dy, size_t n);
+    void (*unary[CK_NN_UNARIES])(void *y, const void *x, size_t n);
+    void (*unary_grad[CK_NN_UNARIES])(void *dx, const void *x, const void *dy, size_t n);
 
     /* y = factor x + offset */
-    void (*affine)(float *y, const float *x, float factor, float offset, size_t n);
-    void (*add)(float *y, const float *a, const float *b, size_t n);
-    void (*multiply)(float *y, const float *a, const float *b, size_t n);
+    void (*affine)(void *y, const void *x, float factor, float offset, size_t n);
+    void (*add)(void *y, const void *a, const void *b, size_t n);
+    void (*multiply)(void *y, const void *a, const void *b, size_t n);
+    /* y = a + b + c + d */
+    void (*add_four)(void *y, const void *a, const void *b, const void *c, const void *d, size_t n);
 
     /* y = value gelu(gate), n elements */
-    void (*geglu)(float *y, const float *value, const float *gate, size_t n);
-    void (*geglu_grad)(float *dvalue, float *dgate, const float *value, const float *gate,
-                       const float *dy, size_t n);
+    void (*geglu)(void *y, const void *value, const void *gate, size_t n);
+    void (*geglu_grad)(void *dvalue, void *dgate, const void *value, const void *gate,
+                       const void *dy, size_t n);
 
     /* The sum of n elements. */
-    double (*total)(const float *x, size_t n);
+    double (*total)(const void *x, size_t n);
     /* sum[c] += the sum of column c, squares[c] (if it is not NULL) that of its squares; n columns,
      * rows `stride` elements apart. */
-    void (*columns)(double *sum, double *squares, const float *x, size_t rows, size_t n,
+    void (*columns)(double *sum, double *squares, const void *x, size_t rows, size_t n,
                     size_t stride);
 
     /* Rows of v->n elements, one after the other. */
-    void (*norm)(const ck_nn_norm *v, float *y, const float *x, size_t rows);
+    void (*norm)(const ck_nn_norm *v, void *y, const void *x, size_t rows);
     /* With dz the gradient of what silu is applied to and xhat = (x - mean) scale:
      * sum[c] += dz, product[c] += dz xhat. */
-    void (*norm_sums)(const ck_nn_norm *v, double *sum, double *product, const float *x,
-                      const float *dy, size_t rows);
+    void (*norm_sums)(const ck_nn_norm *v, double *sum, double *product, const void *x,
+                      const void *dy, size_t rows);
     /* dx = scale (gain dz - first - xhat second), all by channel. */
-    void (*norm_grad)(const ck_nn_norm *v, float *dx, const float *x, const float *dy,
+    void (*norm_grad)(const ck_nn_norm *v, void *dx, const void *x, const void *dy,
                       const float *first, const float *second, size_t rows);
 
     /* Layer norm of a row: y = (x - mean) scale gain + bias with scale = 1 / sqrt(variance + eps);
      * mean and scale go to statistics. */
-    void (*layer_norm)(float *y, float statistics[2], const float *x, const float *gain,
+    void (*layer_norm)(void *y, float statistics[2], const void *x, const float *gain,
                        const float *bias, double eps, size_t n);
     /* dx of a row; dgain += dy xhat, dbias += dy. */
-    void (*layer_norm_grad)(float *dx, double *dgain, double *dbias, const float *x,
-                            const float *dy, const float *gain, const float statistics[2],
-                            size_t n);
+    void (*layer_norm_grad)(void *dx, double *dgain, double *dbias, const void *x, const void *dy,
+                            const float *gain, const float statistics[2], size_t n);
 
-    /* c = a b + (add ? c : 0): c has m x n elements, n a multiple of 16, rows c_stride apart; a has
+    /* The rest is there for f32 only.
+     * c = a b + (add ? c : 0): c has m x n elements, n a multiple of 16, rows c_stride apart; a has
      * m x k, b k x n, rows b_stride apart. */
     void (*product)(float *c, size_t c_stride, ck_nn_matrix a, const float *b, size_t b_stride,
                     size_t m, size_t n, size_t k, bool add);
@@ -113,19 +133,20 @@ typedef struct ck_nn {
 enum { CK_NN_AMX_HEAD = 256, CK_NN_AMX_QUERIES = 512 };
 
 typedef struct ck_nn_amx {
+    const ck_nn *half;                                  /* the kernels for arrays of bf16 */
     size_t (*attention_room)(const ck_nn_attention *a); /* reads keys and width */
     /* Queries first to first + CK_NN_AMX_QUERIES - 1 (as far as there are so many). */
     void (*attention)(const ck_nn_attention *a, size_t image, size_t head, size_t first,
                       void *memory);
     void (*attention_grad)(const ck_nn_attention *a, size_t image, size_t head, void *memory);
-    /* The left (right) side of products: m vectors of k numbers, vector i at x.at + i * x.row, its
-     * numbers x.column apart; one of both is 1. m and k are multiples of 16. It takes m / 16 times
-     * CK_NN_AMX_STEPS(k) KiB. */
-    void (*pack)(uint32_t *to, ck_nn_matrix x, size_t m, size_t k, bool right);
+    /* Brings m vectors of k numbers into tiles: vector i at x.at + i * x.row, its numbers x.column
+     * apart; one of both is 1. m and k are multiples of 16. It takes m / 16 times
+     * CK_NN_AMX_STEPS(k) KiB. right: for the right side of a product. */
+    void (*pack)(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool right);
     /* c = the inner products of m left and n right vectors, + bias (of n) unless that is NULL,
-     * + c if add is set. Rows of c are `stride` apart. */
-    void (*multiply)(float *c, size_t stride, const uint32_t *left, const uint32_t *right, size_t m,
-                     size_t n, size_t k, const float *bias, bool add);
+     * + c if add is set. Rows of c are `stride` apart; half: it is of bf16 (and add is not set). */
+    void (*multiply)(void *c, size_t stride, bool half, ck_nn_left left, const uint32_t *right,
+                     size_t m, size_t n, size_t k, const float *bias, bool add);
 } ck_nn_amx;
 
 #define CK_NN_AMX_STEPS(k) (((k) + 31) / 32)

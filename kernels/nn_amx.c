@@ -79,10 +79,10 @@ INLINE sizes sizes_of(const ck_nn_attention *a) {
     return (sizes){(a->width + DEPTH - 1) / DEPTH, (a->width + TILE - 1) / TILE};
 }
 
-/* n tokens of a head, times a factor, as rows: for each 16 tokens `steps` tiles. Zeros up to `to`
- * tokens. */
-INLINE void make_rows(pair *rows, const float *from, const ck_nn_attention *a, size_t n, size_t to,
-                      float factor) {
+/* n tokens of a head, the first of which begins at number `at`, times a factor, as rows: for each
+ * 16 tokens `steps` tiles. Zeros up to `to` tokens. */
+INLINE void make_rows(pair *rows, const void *from, size_t at, const ck_nn_attention *a, size_t n,
+                      size_t to, float factor) {
     sizes z = sizes_of(a);
     __m512 by = _mm512_set1_ps(factor);
     for (size_t c = 0; c < z.steps * DEPTH; c += TILE) {
@@ -90,7 +90,7 @@ INLINE void make_rows(pair *rows, const float *from, const ck_nn_attention *a, s
         __mmask16 mask = (__mmask16)((1u << some) - 1);
         pair *tile = rows + c / DEPTH * AREA + c % DEPTH / 2;
         for (size_t t = 0; t < to; t++) {
-            __m512 x = _mm512_maskz_loadu_ps(t < n ? mask : 0, from + t * a->channels + c);
+            __m512 x = numbers(from, at + t * a->channels + c, a->half, t < n ? mask : 0);
             __m256bh y = _mm512_cvtneps_pbh(_mm512_mul_ps(x, by));
             memcpy(tile + t / TILE * z.steps * AREA + t % TILE * TILE, &y, sizeof y);
         }
@@ -116,17 +116,18 @@ INLINE void turn_all(pair *to, const pair *from, size_t tiles) {
 
 /* Tiles of 16 tokens x 16 channels, as many as a head has, times a factor, to where the first n
  * tokens are. */
-INLINE void put(float *to, const ck_nn_attention *a, const float *tiles, size_t n, float factor) {
+INLINE void put(void *to, size_t at, const ck_nn_attention *a, const float *tiles, size_t n,
+                float factor) {
     for (size_t c = 0; c < a->width; c += TILE, tiles += AREA) {
         __mmask16 mask = (__mmask16)((1u << least(a->width - c, TILE)) - 1);
         for (size_t i = 0; i < n; i++)
-            _mm512_mask_storeu_ps(to + i * a->channels + c, mask,
-                                  _mm512_loadu_ps(tiles + i * TILE) * factor);
+            set_numbers(to, at + i * a->channels + c, a->half, mask,
+                        _mm512_loadu_ps(tiles + i * TILE) * factor);
     }
 }
 
 /* Of turned ones; there is a factor for each token. */
-INLINE void put_turned(float *to, const ck_nn_attention *a, const float *tiles, size_t n,
+INLINE void put_turned(void *to, size_t at, const ck_nn_attention *a, const float *tiles, size_t n,
                        __m512 factors) {
     ALIGNED float tile[AREA], turned[AREA];
     for (size_t c = 0; c < a->width; c += TILE, tiles += AREA) {
@@ -135,8 +136,8 @@ INLINE void put_turned(float *to, const ck_nn_attention *a, const float *tiles, 
             _mm512_store_ps(tile + i * TILE, _mm512_loadu_ps(tiles + i * TILE) * factors);
         turn((pair *)turned, (const pair *)tile);
         for (size_t i = 0; i < n; i++)
-            _mm512_mask_storeu_ps(to + i * a->channels + c, mask,
-                                  _mm512_load_ps(turned + i * TILE));
+            set_numbers(to, at + i * a->channels + c, a->half, mask,
+                        _mm512_load_ps(turned + i * TILE));
     }
 }
 
@@ -189,14 +190,14 @@ INLINE void take_scores(column *c, const float *scores, size_t rows, size_t chan
     _mm512_store_ps(c->sum, _mm512_fmadd_ps(_mm512_load_ps(c->sum), keep, sum));
 }
 
-/* 32 queries, n of them there, against all keys of a head. */
-TARGET static void attend(const ck_nn_attention *a, const float *q, const pair *keys,
-                          const pair *values, size_t first, size_t n, float *y, float *sums) {
+/* 32 queries, n of them there, against all keys of a head, whose numbers begin at q. */
+TARGET static void attend(const ck_nn_attention *a, size_t q, const pair *keys, const pair *values,
+                          size_t first, size_t n, float *sums) {
     ALIGNED pair rows[2 * STEPS * AREA], queries[2 * STEPS * AREA], p[2][KEYS / 2 * TILE];
     ALIGNED float scores[2][KEYS * TILE];
     column columns[2];
     sizes z = sizes_of(a);
-    make_rows(rows, q + first * a->channels, a, n, DEPTH, a->scale / LN2);
+    make_rows(rows, a->q, q + first * a->channels, a, n, DEPTH, a->scale / LN2);
     turn_all(queries, rows, 2 * z.steps);
     for (int i = 0; i < 2; i++) {
         memset(columns[i].out, 0, z.tiles * AREA * sizeof(float));
@@ -222,7 +223,7 @@ TARGET static void attend(const ck_nn_attention *a, const float *q, const pair *
         const column *c = &columns[i / TILE];
         size_t some = least(TILE, n - i);
         __m512 scale = _mm512_div_ps(_mm512_set1_ps(1), _mm512_load_ps(c->sum));
-        put_turned(y + (first + i) * a->channels, a, c->out, some, scale);
+        put_turned(a->y, q + (first + i) * a->channels, a, c->out, some, scale);
         for (size_t k = 0; k < some; k++)
             sums[first + i + k] = LN2 * c->largest[k] + logf(c->sum[k]);
     }
@@ -247,22 +248,22 @@ TARGET static void attention(const ck_nn_attention *a, size_t image, size_t head
     pair *keys = memory, *rows = keys + to / TILE * z.steps * AREA;
     pair *pairs = rows + to / TILE * z.steps * AREA;
     pair *values = pairs + to / DEPTH * z.tiles * AREA;
-    make_rows(keys, a->k + k, a, a->keys, to, 1);
-    make_rows(rows, a->v + k, a, a->keys, to, 1);
+    make_rows(keys, a->k, k, a, a->keys, to, 1);
+    make_rows(rows, a->v, k, a, a->keys, to, 1);
     make_pairs(pairs, rows, z, to);
     turn_all(values, pairs, to / DEPTH * z.tiles);
     open_tiles();
     for (; first < end; first += DEPTH)
-        attend(a, a->q + q, keys, values, first, least(DEPTH, end - first), a->y + q, sums);
+        attend(a, q, keys, values, first, least(DEPTH, end - first), sums);
     _tile_release();
 }
 
 /* ---- Backward ---- */
 
-/* A head: where its numbers begin, and those of its keys and values in tiles. */
+/* A head: where the numbers of its queries begin, and its keys and values in tiles. */
 typedef struct head_grad {
-    const float *q, *y, *sums, *dy;
-    float *dq;
+    size_t at;
+    const float *sums;
     const pair *keys, *values, *turned; /* turned: pairs of keys */
     float *dk, *dv;                     /* tiles: 16 keys x 16 channels */
 } head_grad;
@@ -304,12 +305,13 @@ INLINE void differentiate(query_block *b, size_t half, size_t j) {
     }
 }
 
-INLINE float inner(const float *x, const float *y, size_t n) {
+/* dy y of a query. */
+INLINE float inner(const ck_nn_attention *a, size_t at) {
     __m512 sum = _mm512_setzero_ps();
-    for (size_t c = 0; c < n; c += TILE) {
-        __mmask16 mask = (__mmask16)((1u << least(n - c, TILE)) - 1);
-        sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, x + c),
-                              _mm512_maskz_loadu_ps(mask, y + c), sum);
+    for (size_t c = 0; c < a->width; c += TILE) {
+        __mmask16 mask = (__mmask16)((1u << least(a->width - c, TILE)) - 1);
+        sum = _mm512_fmadd_ps(numbers(a->y, at + c, a->half, mask),
+                              numbers(a->dy, at + c, a->half, mask), sum);
     }
     return _mm512_reduce_add_ps(sum);
 }
@@ -318,16 +320,15 @@ INLINE float inner(const float *x, const float *y, size_t n) {
 INLINE void open_block(query_block *b, const ck_nn_attention *a, const head_grad *h, size_t first,
                        size_t n) {
     sizes z = sizes_of(a);
-    make_rows(b->rows, h->q + first * a->channels, a, n, QUERIES, a->scale / LN2);
+    make_rows(b->rows, a->q, h->at + first * a->channels, a, n, QUERIES, a->scale / LN2);
     turn_all(b->q, b->rows, COLUMNS * z.steps);
     make_pairs(b->q_pairs, b->rows, z, QUERIES);
-    make_rows(b->rows, h->dy + first * a->channels, a, n, QUERIES, 1);
+    make_rows(b->rows, a->dy, h->at + first * a->channels, a, n, QUERIES, 1);
     turn_all(b->dy, b->rows, COLUMNS * z.steps);
     make_pairs(b->dy_pairs, b->rows, z, QUERIES);
     for (size_t i = 0; i < COLUMNS; i++) memset(b->dq[i], 0, z.tiles * AREA * sizeof(float));
     for (size_t i = 0; i < QUERIES; i++) {
-        const float *y = h->y + (first + i) * a->channels, *dy = h->dy + (first + i) * a->channels;
-        b->dy_y[i] = i < n ? inner(y, dy, a->width) : 0;
+        b->dy_y[i] = i < n ? inner(a, h->at + (first + i) * a->channels) : 0;
         b->sum[i] = i < n ? h->sums[first + i] / LN2 : 0;
     }
 }
@@ -368,7 +369,7 @@ TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, siz
         }
     }
     for (size_t i = 0; i < n; i += TILE)
-        put_turned(h->dq + (first + i) * a->channels, a, b.dq[i / TILE], least(TILE, n - i),
+        put_turned(a->dq, h->at + (first + i) * a->channels, a, b.dq[i / TILE], least(TILE, n - i),
                    _mm512_set1_ps(a->scale));
 }
 
@@ -382,13 +383,11 @@ TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t
     pair *keys = (pair *)(dv + to * z.tiles * TILE), *values = keys + to / TILE * z.steps * AREA;
     pair *pairs = values + to / TILE * z.steps * AREA;
     pair *turned = pairs + to / DEPTH * z.tiles * AREA;
-    head_grad h = {a->q + q,  a->y + q,  a->sums + (image * a->heads + head) * a->queries,
-                   a->dy + q, a->dq + q, keys,
-                   values,    turned,    dk,
+    head_grad h = {q, a->sums + (image * a->heads + head) * a->queries, keys, values, turned, dk,
                    dv};
     memset(dk, 0, 2 * to * z.tiles * TILE * sizeof *dk);
-    make_rows(keys, a->k + k, a, a->keys, to, 1);
-    make_rows(values, a->v + k, a, a->keys, to, 1);
+    make_rows(keys, a->k, k, a, a->keys, to, 1);
+    make_rows(values, a->v, k, a, a->keys, to, 1);
     make_pairs(pairs, keys, z, to);
     turn_all(turned, pairs, to / DEPTH * z.tiles);
     open_tiles();
@@ -397,8 +396,9 @@ TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t
     _tile_release();
     for (size_t t = 0; t < a->keys; t += TILE) {
         size_t from = t * z.tiles * TILE, some = least(TILE, a->keys - t);
-        put(a->dk + k + t * a->channels, a, dk + from, some, LN2); /* queries had been over ln 2 */
-        put(a->dv + k + t * a->channels, a, dv + from, some, 1);
+        /* queries had been over ln 2 */
+        put(a->dk, k + t * a->channels, a, dk + from, some, LN2);
+        put(a->dv, k + t * a->channels, a, dv + from, some, 1);
     }
 }
 
@@ -417,9 +417,11 @@ static void find_out(void) {
     usable = syscall(SYS_arch_prctl, GET_PERMISSION, TILE_DATA) == 0;
 }
 
+extern const ck_nn ck_nn_avx512_half;
+
 const ck_nn_amx *ck_nn_amx_best(void) {
-    static const ck_nn_amx table = {room, attention, attention_grad, ck_nn_amx__pack,
-                                    ck_nn_amx__multiply};
+    static const ck_nn_amx table = {
+        &ck_nn_avx512_half, room, attention, attention_grad, ck_nn_amx__pack, ck_nn_amx__multiply};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, find_out);
     const ck_nn *k = ck_nn_best();

@@ -79,6 +79,24 @@ INLINE void turn(pair *to, const pair *from) {
     UNROLLED for (int i = 0; i < TILE; i++) _mm512_storeu_si512(to + i * TILE, x[i]);
 }
 
+/* Up to 16 numbers of an array, as mask says; half: it is of bf16. */
+INLINE __m512 numbers(const void *from, size_t at, bool half, __mmask16 mask) {
+    if (!half) return _mm512_maskz_loadu_ps(mask, (const float *)from + at);
+    __m256i x = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)from + at);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+
+INLINE void set_numbers(void *to, size_t at, bool half, __mmask16 mask, __m512 x) {
+    if (half) {
+        __m256bh y = _mm512_cvtneps_pbh(x);
+        __m256i bits;
+        memcpy(&bits, &y, sizeof bits);
+        _mm256_mask_storeu_epi16((uint16_t *)to + at, mask, bits);
+    } else {
+        _mm512_mask_storeu_ps((float *)to + at, mask, x);
+    }
+}
+
 /* Two rows of numbers as one of pairs, rounded half up. */
 INLINE __m512i paired(__m512 first, __m512 second) {
     __m512i half = _mm512_set1_epi32(0x8000);
@@ -88,8 +106,8 @@ INLINE __m512i paired(__m512 first, __m512 second) {
 }
 
 /* nn_amx_product.c */
-void ck_nn_amx__pack(uint32_t *to, ck_nn_matrix x, size_t m, size_t k, bool right);
-void ck_nn_amx__multiply(float *c, size_t stride, const uint32_t *a, const uint32_t *b, size_t m,
-                         size_t n, size_t k, const float *bias, bool add);
+void ck_nn_amx__pack(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool right);
+void ck_nn_amx__multiply(void *c, size_t stride, bool half, ck_nn_left a, const uint32_t *b,
+                         size_t m, size_t n, size_t k, const float *bias, bool add);
 
 #endif

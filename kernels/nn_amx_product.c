@@ -3,39 +3,52 @@
 #if defined(__x86_64__)
 #include "kernels/nn_amx_int.h"
 
+INLINE __m512i bits_of(__m512bh x) {
+    __m512i bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
 /* Numbers of a vector are beside each other: a left side. */
-INLINE void pack_rows(pair *to, const float *from, size_t row, size_t n) {
-    for (size_t i = 0; i < TILE; i++, from += row) {
-        __m512 last = n > TILE ? _mm512_loadu_ps(from + TILE) : _mm512_setzero_ps();
-        __m512bh x = _mm512_cvtne2ps_pbh(last, _mm512_loadu_ps(from));
-        memcpy(to + i * TILE, &x, sizeof x);
+INLINE void pack_rows(pair *to, ck_nn_side x, size_t at, size_t n) {
+    for (size_t i = 0; i < TILE; i++, at += x.row) {
+        __m512i row;
+        if (x.half) {
+            row = _mm512_maskz_loadu_epi16(n > TILE ? ~0u : 0xffffu, (const uint16_t *)x.at + at);
+        } else {
+            __m512 last = n > TILE ? numbers(x.at, at + TILE, false, 0xffff) : _mm512_setzero_ps();
+            row = bits_of(_mm512_cvtne2ps_pbh(last, numbers(x.at, at, false, 0xffff)));
+        }
+        _mm512_storeu_si512(to + i * TILE, row);
     }
 }
 
 /* The first numbers of vectors are, then the second: a right side. */
-INLINE void pack_columns(pair *to, const float *from, size_t column, size_t n) {
-    for (size_t i = 0; i < TILE; i++, from += 2 * column) {
-        __m512i x = _mm512_setzero_si512();
-        if (2 * i < n) x = paired(_mm512_loadu_ps(from), _mm512_loadu_ps(from + column));
-        _mm512_storeu_si512(to + i * TILE, x);
+INLINE void pack_columns(pair *to, ck_nn_side x, size_t at, size_t n) {
+    for (size_t i = 0; i < TILE; i++, at += 2 * x.column) {
+        __m512i row = _mm512_setzero_si512();
+        if (2 * i < n)
+            row = paired(numbers(x.at, at, x.half, 0xffff),
+                         numbers(x.at, at + x.column, x.half, 0xffff));
+        _mm512_storeu_si512(to + i * TILE, row);
     }
 }
 
-TARGET void ck_nn_amx__pack(uint32_t *to, ck_nn_matrix x, size_t m, size_t k, bool right) {
+TARGET void ck_nn_amx__pack(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool right) {
     bool rows = x.column == 1;
     for (size_t i = 0; i < m; i += TILE)
         for (size_t s = 0; s < k; s += DEPTH, to += AREA) {
-            const float *from = x.at + i * x.row + s * x.column;
+            size_t at = i * x.row + s * x.column;
             if (rows)
-                pack_rows(to, from, x.row, least(DEPTH, k - s));
+                pack_rows(to, x, at, least(DEPTH, k - s));
             else
-                pack_columns(to, from, x.column, least(DEPTH, k - s));
+                pack_columns(to, x, at, least(DEPTH, k - s));
             if (rows == right) turn(to, to);
         }
 }
 
 /* One or two by one or two tiles of sums. */
-INLINE void multiply(float *c, size_t stride, const pair *a, const pair *b, size_t steps, bool two,
+INLINE void multiply(float *c, size_t stride, ck_nn_left a, const pair *b, size_t steps, bool two,
                      bool wide, const float *bias, bool add) {
     size_t bytes = stride * sizeof *c;
     float *below = c + TILE * stride;
@@ -55,13 +68,14 @@ INLINE void multiply(float *c, size_t stride, const pair *a, const pair *b, size
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (size_t s = 0; s < steps; s++, a += AREA, b += AREA) {
-        LOAD(4, a);
+    const char *left = a.at;
+    for (size_t s = 0; s < steps; s++, left += a.step, b += AREA) {
+        LOAD_ROWS(4, left, a.row);
         LOAD(6, b);
         _tile_dpbf16ps(0, 4, 6);
         if (wide) LOAD(7, b + steps * AREA);
         if (wide) _tile_dpbf16ps(1, 4, 7);
-        if (two) LOAD(5, a + steps * AREA);
+        if (two) LOAD_ROWS(5, left + a.group, a.row);
         if (two) _tile_dpbf16ps(2, 5, 6);
         if (two && wide) _tile_dpbf16ps(3, 5, 7);
     }
@@ -71,22 +85,36 @@ INLINE void multiply(float *c, size_t stride, const pair *a, const pair *b, size
     if (two && wide) _tile_stored(3, below + TILE, bytes);
 }
 
-TARGET void ck_nn_amx__multiply(float *c, size_t stride, const uint32_t *a, const uint32_t *b,
+/* Up to 32 rows of 32 numbers, rounded. */
+INLINE void round_block(uint16_t *to, size_t stride, const float *from, size_t rows, bool wide) {
+    for (size_t i = 0; i < rows; i++, to += stride, from += 2 * TILE) {
+        __m512 last = wide ? _mm512_load_ps(from + TILE) : _mm512_setzero_ps();
+        __m512i row = bits_of(_mm512_cvtne2ps_pbh(last, _mm512_load_ps(from)));
+        _mm512_mask_storeu_epi16(to, wide ? ~0u : 0xffffu, row);
+    }
+}
+
+TARGET void ck_nn_amx__multiply(void *c, size_t stride, bool half, ck_nn_left a, const uint32_t *b,
                                 size_t m, size_t n, size_t k, const float *bias, bool add) {
+    ALIGNED float block[2 * TILE * 2 * TILE];
     size_t steps = CK_NN_AMX_STEPS(k);
     open_tiles();
-    for (size_t i = 0; i < m; i += 2 * TILE)
+    for (size_t i = 0; i < m; i += 2 * TILE, a.at = (const char *)a.at + 2 * a.group)
         for (size_t j = 0; j < n; j += 2 * TILE) {
-            float *to = c + i * stride + j;
-            const pair *left = a + i / TILE * steps * AREA, *right = b + j / TILE * steps * AREA;
-            const float *row = bias ? bias + j : NULL;
+            float *to = half ? block : (float *)c + i * stride + j;
+            size_t row = half ? 2 * TILE : stride;
+            const pair *right = b + j / TILE * steps * AREA;
+            const float *first = bias ? bias + j : NULL;
             bool two = i + TILE < m, wide = j + TILE < n;
             if (two && wide)
-                multiply(to, stride, left, right, steps, true, true, row, add);
+                multiply(to, row, a, right, steps, true, true, first, add);
             else if (two)
-                multiply(to, stride, left, right, steps, true, false, row, add);
+                multiply(to, row, a, right, steps, true, false, first, add);
             else
-                multiply(to, stride, left, right, steps, false, wide, row, add);
+                multiply(to, row, a, right, steps, false, wide, first, add);
+            if (half)
+                round_block((uint16_t *)c + i * stride + j, stride, block, least(2 * TILE, m - i),
+                            wide);
         }
     _tile_release();
 }

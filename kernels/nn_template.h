@@ -1,6 +1,7 @@
 /* Neural network kernels, written once. Included by nn_ISA.c after these macros are defined:
  *
  *   SUFFIX       appended to the table's name
+ *   HALF         defined if the elements of arrays are bf16
  *   TARGET       function attribute that allows the instruction set
  *   VL           f32 elements in a vector
  *   FMA(a,b,c), VECTOR_FMA(a,b,c)   a * b + c of floats and of vectors, fused where that is one
@@ -17,6 +18,41 @@
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 #define SIMD   _Pragma("omp simd")
+
+/* ---- Elements of arrays ---- */
+
+#ifdef HALF
+typedef uint16_t element;
+
+INLINE float get(const element *x) {
+    uint32_t bits = (uint32_t)*x << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Rounded to the nearest, ties to even; NaN stays NaN. */
+INLINE void put(element *x, float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+    *x = (element)((value == value ? rounded : bits | 0x400000) >> 16);
+}
+#else
+typedef float element;
+
+INLINE float get(const element *x) {
+    return *x;
+}
+
+INLINE void put(element *x, float value) {
+    *x = value;
+}
+#endif
+
+/* Element i of an array. */
+#define GET(x, i)        get((const element *)(x) + (i))
+#define PUT(x, i, value) put((element *)(x) + (i), value)
 
 /* ---- Functions of e ---- */
 
@@ -103,11 +139,11 @@ INLINE float quick_gelu_slope(float x) {
 }
 
 #define UNARY(NAME, SLOPE)                                                                         \
-    TARGET static void run_##NAME(float *y, const float *x, size_t n) {                            \
-        SIMD for (size_t i = 0; i < n; i++) y[i] = NAME(x[i]);                                     \
+    TARGET static void run_##NAME(void *y, const void *x, size_t n) {                              \
+        SIMD for (size_t i = 0; i < n; i++) PUT(y, i, NAME(GET(x, i)));                            \
     }                                                                                              \
-    TARGET static void run_##NAME##_grad(float *dx, const float *x, const float *dy, size_t n) {   \
-        SIMD for (size_t i = 0; i < n; i++) dx[i] = dy[i] * SLOPE(x[i]);                           \
+    TARGET static void run_##NAME##_grad(void *dx, const void *x, const void *dy, size_t n) {      \
+        SIMD for (size_t i = 0; i < n; i++) PUT(dx, i, GET(dy, i) * SLOPE(GET(x, i)));             \
     }
 
 UNARY(silu, silu_slope)
@@ -116,153 +152,168 @@ UNARY(gelu_tanh, gelu_tanh_slope)
 UNARY(quick_gelu, quick_gelu_slope)
 UNARY(exponential, exponential)
 
-TARGET static void affine(float *y, const float *x, float factor, float offset, size_t n) {
-    SIMD for (size_t i = 0; i < n; i++) y[i] = FMA(x[i], factor, offset);
+TARGET static void affine(void *y, const void *x, float factor, float offset, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) PUT(y, i, FMA(GET(x, i), factor, offset));
 }
 
-TARGET static void add(float *y, const float *a, const float *b, size_t n) {
-    SIMD for (size_t i = 0; i < n; i++) y[i] = a[i] + b[i];
+TARGET static void add(void *y, const void *a, const void *b, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) PUT(y, i, GET(a, i) + GET(b, i));
 }
 
-TARGET static void multiply(float *y, const float *a, const float *b, size_t n) {
-    SIMD for (size_t i = 0; i < n; i++) y[i] = a[i] * b[i];
+TARGET static void multiply(void *y, const void *a, const void *b, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) PUT(y, i, GET(a, i) * GET(b, i));
 }
 
-TARGET static void geglu(float *y, const float *value, const float *gate, size_t n) {
-    SIMD for (size_t i = 0; i < n; i++) y[i] = value[i] * gelu(gate[i]);
+TARGET static void add_four(void *y, const void *a, const void *b, const void *c, const void *d,
+                            size_t n) {
+    SIMD for (size_t i = 0; i < n; i++)
+        PUT(y, i, (GET(a, i) + GET(b, i)) + (GET(c, i) + GET(d, i)));
 }
 
-TARGET static void geglu_grad(float *dvalue, float *dgate, const float *value, const float *gate,
-                              const float *dy, size_t n) {
+TARGET static void geglu(void *y, const void *value, const void *gate, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) PUT(y, i, GET(value, i) * gelu(GET(gate, i)));
+}
+
+TARGET static void geglu_grad(void *dvalue, void *dgate, const void *value, const void *gate,
+                              const void *dy, size_t n) {
     SIMD for (size_t i = 0; i < n; i++) {
-        float density, x = gate[i], p = normal(x, &density), d = dy[i], v = value[i];
-        dvalue[i] = d * x * p;
-        dgate[i] = d * v * FMA(x, density, p);
+        float density, x = GET(gate, i), p = normal(x, &density), d = GET(dy, i);
+        float v = GET(value, i);
+        PUT(dvalue, i, d * x * p);
+        PUT(dgate, i, d * v * FMA(x, density, p));
     }
 }
 
 /* ---- Sums, in double ---- */
 
-TARGET static double total(const float *x, size_t n) {
+TARGET static double total(const void *x, size_t n) {
     double sum = 0;
-    _Pragma("omp simd reduction(+ : sum)") for (size_t i = 0; i < n; i++) sum += (double)x[i];
+    _Pragma("omp simd reduction(+ : sum)") for (size_t i = 0; i < n; i++) sum += (double)GET(x, i);
     return sum;
 }
 
 /* Four rows at a time: sums are loaded and stored less often. */
-TARGET static void columns(double *sum, double *squares, const float *x, size_t rows, size_t n,
+TARGET static void columns(double *sum, double *squares, const void *x, size_t rows, size_t n,
                            size_t stride) {
     size_t r = 0;
     for (; r + 4 <= rows; r += 4) {
-        const float *a = x + r * stride, *b = a + stride, *c = b + stride, *d = c + stride;
+        const element *a = (const element *)x + r * stride, *b = a + stride, *c = b + stride;
+        const element *d = c + stride;
         SIMD for (size_t i = 0; i < n; i++) {
-            sum[i] += ((double)a[i] + b[i]) + ((double)c[i] + d[i]);
+            sum[i] += ((double)GET(a, i) + GET(b, i)) + ((double)GET(c, i) + GET(d, i));
         }
         if (!squares) continue;
         SIMD for (size_t i = 0; i < n; i++) {
-            squares[i] += ((double)a[i] * a[i] + (double)b[i] * b[i]) +
-                          ((double)c[i] * c[i] + (double)d[i] * d[i]);
+            squares[i] += ((double)GET(a, i) * GET(a, i) + (double)GET(b, i) * GET(b, i)) +
+                          ((double)GET(c, i) * GET(c, i) + (double)GET(d, i) * GET(d, i));
         }
     }
     for (; r < rows; r++) {
-        const float *a = x + r * stride;
-        SIMD for (size_t i = 0; i < n; i++) sum[i] += (double)a[i];
+        const element *a = (const element *)x + r * stride;
+        SIMD for (size_t i = 0; i < n; i++) sum[i] += (double)GET(a, i);
         if (!squares) continue;
-        SIMD for (size_t i = 0; i < n; i++) squares[i] += (double)a[i] * a[i];
+        SIMD for (size_t i = 0; i < n; i++) squares[i] += (double)GET(a, i) * GET(a, i);
     }
 }
 
 /* ---- Norms by channel ---- */
 
-TARGET static void norm(const ck_nn_norm *v, float *y, const float *x, size_t rows) {
+TARGET static void norm(const ck_nn_norm *v, void *to, const void *from, size_t rows) {
     const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
+    const element *x = from;
+    element *y = to;
     size_t n = v->n;
     for (size_t r = 0; r < rows; r++, x += n, y += n)
         if (v->silu) {
-            SIMD for (size_t i = 0; i < n; i++) y[i] =
-                silu(FMA((x[i] - mean[i]) * scale[i], gain[i], bias[i]));
+            SIMD for (size_t i = 0; i < n; i++)
+                PUT(y, i, silu(FMA((GET(x, i) - mean[i]) * scale[i], gain[i], bias[i])));
         } else {
-            SIMD for (size_t i = 0; i < n; i++) y[i] =
-                FMA((x[i] - mean[i]) * scale[i], gain[i], bias[i]);
+            SIMD for (size_t i = 0; i < n; i++)
+                PUT(y, i, FMA((GET(x, i) - mean[i]) * scale[i], gain[i], bias[i]));
         }
 }
 
-TARGET static void norm_sums(const ck_nn_norm *v, double *sum, double *product, const float *x,
-                             const float *dy, size_t rows) {
+TARGET static void norm_sums(const ck_nn_norm *v, double *sum, double *product, const void *from,
+                             const void *change, size_t rows) {
     const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
+    const element *x = from, *dy = change;
     size_t n = v->n;
     for (size_t r = 0; r < rows; r++, x += n, dy += n)
         if (v->silu) {
             SIMD for (size_t i = 0; i < n; i++) {
-                float xhat = (x[i] - mean[i]) * scale[i];
-                float dz = dy[i] * silu_slope(FMA(xhat, gain[i], bias[i]));
+                float xhat = (GET(x, i) - mean[i]) * scale[i];
+                float dz = GET(dy, i) * silu_slope(FMA(xhat, gain[i], bias[i]));
                 sum[i] += (double)dz;
                 product[i] += (double)dz * xhat;
             }
         } else {
             SIMD for (size_t i = 0; i < n; i++) {
-                float xhat = (x[i] - mean[i]) * scale[i];
-                sum[i] += (double)dy[i];
-                product[i] += (double)dy[i] * xhat;
+                float xhat = (GET(x, i) - mean[i]) * scale[i], dz = GET(dy, i);
+                sum[i] += (double)dz;
+                product[i] += (double)dz * xhat;
             }
         }
 }
 
-TARGET static void norm_grad(const ck_nn_norm *v, float *dx, const float *x, const float *dy,
+TARGET static void norm_grad(const ck_nn_norm *v, void *to, const void *from, const void *change,
                              const float *first, const float *second, size_t rows) {
     const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
+    const element *x = from, *dy = change;
+    element *dx = to;
     size_t n = v->n;
     for (size_t r = 0; r < rows; r++, x += n, dy += n, dx += n)
         if (v->silu) {
             SIMD for (size_t i = 0; i < n; i++) {
-                float xhat = (x[i] - mean[i]) * scale[i];
-                float dz = dy[i] * silu_slope(FMA(xhat, gain[i], bias[i]));
-                dx[i] = scale[i] * (FMA(dz, gain[i], -first[i]) - xhat * second[i]);
+                float xhat = (GET(x, i) - mean[i]) * scale[i];
+                float dz = GET(dy, i) * silu_slope(FMA(xhat, gain[i], bias[i]));
+                PUT(dx, i, scale[i] * (FMA(dz, gain[i], -first[i]) - xhat * second[i]));
             }
         } else {
             SIMD for (size_t i = 0; i < n; i++) {
-                float xhat = (x[i] - mean[i]) * scale[i];
-                dx[i] = scale[i] * (FMA(dy[i], gain[i], -first[i]) - xhat * second[i]);
+                float xhat = (GET(x, i) - mean[i]) * scale[i], dz = GET(dy, i);
+                PUT(dx, i, scale[i] * (FMA(dz, gain[i], -first[i]) - xhat * second[i]));
             }
         }
 }
 
 /* ---- Layer norm ---- */
 
-TARGET static void layer_norm(float *y, float statistics[2], const float *x, const float *gain,
+TARGET static void layer_norm(void *y, float statistics[2], const void *x, const float *gain,
                               const float *bias, double eps, size_t n) {
     double sum = 0, squares = 0;
     _Pragma("omp simd reduction(+ : sum, squares)") for (size_t i = 0; i < n; i++) {
-        sum += (double)x[i];
-        squares += (double)x[i] * x[i];
+        sum += (double)GET(x, i);
+        squares += (double)GET(x, i) * GET(x, i);
     }
     double average = sum / (double)n, variance = squares / (double)n - average * average;
     float mean = (float)average;
     float scale = (float)(1 / sqrt((variance > 0 ? variance : 0) + eps));
-    SIMD for (size_t i = 0; i < n; i++) y[i] = FMA((x[i] - mean) * scale, gain[i], bias[i]);
+    SIMD for (size_t i = 0; i < n; i++)
+        PUT(y, i, FMA((GET(x, i) - mean) * scale, gain[i], bias[i]));
     statistics[0] = mean;
     statistics[1] = scale;
 }
 
-TARGET static void layer_norm_grad(float *dx, double *dgain, double *dbias, const float *x,
-                                   const float *dy, const float *gain, const float statistics[2],
+TARGET static void layer_norm_grad(void *dx, double *dgain, double *dbias, const void *x,
+                                   const void *dy, const float *gain, const float statistics[2],
                                    size_t n) {
     float mean = statistics[0], scale = statistics[1];
     double sum = 0, product = 0;
     _Pragma("omp simd reduction(+ : sum, product)") for (size_t i = 0; i < n; i++) {
-        float xhat = (x[i] - mean) * scale, d = dy[i] * gain[i];
+        float xhat = (GET(x, i) - mean) * scale, d = GET(dy, i) * gain[i];
         sum += (double)d;
         product += (double)d * xhat;
-        dgain[i] += (double)dy[i] * xhat;
-        dbias[i] += (double)dy[i];
+        dgain[i] += (double)GET(dy, i) * xhat;
+        dbias[i] += (double)GET(dy, i);
     }
     float first = (float)(sum / (double)n), second = (float)(product / (double)n);
     SIMD for (size_t i = 0; i < n; i++) {
-        float xhat = (x[i] - mean) * scale;
-        dx[i] = scale * (FMA(dy[i], gain[i], -first) - xhat * second);
+        float xhat = (GET(x, i) - mean) * scale;
+        PUT(dx, i, scale * (FMA(GET(dy, i), gain[i], -first) - xhat * second));
     }
 }
 
+#ifndef HALF
 /* ---- Products of small matrices ---- */
 
 typedef float vf __attribute__((vector_size(4 * VL)));
@@ -461,8 +512,8 @@ TARGET static void attention(const ck_nn_attention *a, size_t image, size_t head
     size_t end = a->queries - first < BLOCK ? a->queries : first + BLOCK;
     float *sums = a->sums + (image * a->heads + head) * a->queries;
     for (; first < end; first += block_of(a->width))
-        attend(a, a->q + q, a->k + k, a->v + k, part_at(first, block_of(a->width), end), a->y + q,
-               sums);
+        attend(a, (const float *)a->q + q, (const float *)a->k + k, (const float *)a->v + k,
+               part_at(first, block_of(a->width), end), (float *)a->y + q, sums);
 }
 
 INLINE float inner(const float *x, const float *y, size_t n) {
@@ -533,15 +584,15 @@ TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, par
 TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t head) {
     size_t q = image * a->queries * a->channels + head * a->width;
     size_t k = image * a->keys * a->channels + head * a->width;
-    head_grad h = {.q = a->q + q,
-                   .k = a->k + k,
-                   .v = a->v + k,
-                   .y = a->y + q,
+    head_grad h = {.q = (const float *)a->q + q,
+                   .k = (const float *)a->k + k,
+                   .v = (const float *)a->v + k,
+                   .y = (const float *)a->y + q,
                    .sums = a->sums + (image * a->heads + head) * a->queries,
-                   .dy = a->dy + q,
-                   .dq = a->dq + q,
-                   .dk = a->dk + k,
-                   .dv = a->dv + k};
+                   .dy = (const float *)a->dy + q,
+                   .dq = (float *)a->dq + q,
+                   .dk = (float *)a->dk + k,
+                   .dv = (float *)a->dv + k};
     for (size_t t = 0; t < a->keys; t++) {
         memset(h.dk + t * a->channels, 0, a->width * sizeof(float));
         memset(h.dv + t * a->channels, 0, a->width * sizeof(float));
@@ -549,6 +600,8 @@ TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t
     for (size_t first = 0; first < a->queries; first += block_of(a->width))
         attend_back(a, &h, part_at(first, block_of(a->width), a->queries));
 }
+
+#endif /* HALF */
 
 #define TABLE_NAME_(suffix) ck_nn_##suffix
 #define TABLE_NAME(suffix)  TABLE_NAME_(suffix)
@@ -558,6 +611,7 @@ TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t
 extern const ck_nn TABLE_NAME(SUFFIX);
 const ck_nn TABLE_NAME(SUFFIX) = {
     .isa = STRING(SUFFIX),
+    .element = sizeof(element),
     .unary = {[CK_NN_SILU] = run_silu,
               [CK_NN_GELU] = run_gelu,
               [CK_NN_GELU_TANH] = run_gelu_tanh,
@@ -571,6 +625,7 @@ const ck_nn TABLE_NAME(SUFFIX) = {
     .affine = affine,
     .add = add,
     .multiply = multiply,
+    .add_four = add_four,
     .geglu = geglu,
     .geglu_grad = geglu_grad,
     .total = total,
@@ -580,7 +635,9 @@ const ck_nn TABLE_NAME(SUFFIX) = {
     .norm_grad = norm_grad,
     .layer_norm = layer_norm,
     .layer_norm_grad = layer_norm_grad,
+#ifndef HALF
     .product = product,
     .attention = attention,
     .attention_grad = attention_grad,
+#endif
 };

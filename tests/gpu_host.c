@@ -31,9 +31,9 @@ static ck_status prepare_convolution(const ck_gpu_library *l, const ck_graph *g,
 
 static const ck_gpu_library library = {NULL, matmul, prepare_convolution};
 
-static ck_status prepare(const ck_backend *b, const ck_graph *g, ck_node n, ck_kernel *kernel,
-                         ck_error *err) {
-    (void)b;
+static ck_status prepare(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                         ck_kernel *kernel, ck_error *err) {
+    (void)b, (void)half;
     return ck_gpu_prepare(&library, g, n, kernel, err);
 }
 
@@ -41,5 +41,5 @@ static void copy(void *dst, const void *src, size_t bytes) {
     memcpy(dst, src, bytes);
 }
 
-const ck_backend ck_gpu_host = {CK_BACKEND_ABI, "gpu-host", sizeof(float), true, prepare,
-                                ck_alloc_pages, free,       copy,          copy};
+const ck_backend ck_gpu_host = {CK_BACKEND_ABI, "gpu-host",     sizeof(float), true, NULL,
+                                prepare,        ck_alloc_pages, free,          copy, copy};

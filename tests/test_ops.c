@@ -26,7 +26,9 @@ typedef struct net {
     ck_graph *g;
     ck_node in[MAX_INPUTS]; /* what gradients are taken of */
     int count;
-    ck_node ids, weight; /* inputs without gradient, or CK_NONE */
+    ck_node ids, weight;         /* inputs without gradient, or CK_NONE */
+    ck_node one[MAX_INPUTS + 1]; /* identity matrices, see `through` */
+    int ones;
     ck_node y, loss, grads[MAX_INPUTS];
 } net;
 
@@ -38,10 +40,21 @@ typedef struct op_case {
     int p[MAX_PARAMETERS];
 } op_case;
 
+/* x by an identity matrix: a product may be stored as bf16, where an input is not. */
+static ck_node through(net *n, ck_node x) {
+    ck_shape s = ck_node_shape(n->g, x);
+    int64_t c = s.d[s.rank - 1];
+    ck_node flat = ck_reshape(n->g, x, CK_SHAPE(ck_shape_count(&s) / c, c));
+    ck_node one = n->one[n->ones++] = ck_input(n->g, "one", CK_F32, CK_SHAPE(c, c));
+    return ck_reshape(n->g, ck_matmul(n->g, flat, one, false, false, CK_NONE), s);
+}
+
+static bool between_products; /* before and behind the operation */
+
 static ck_node in(net *n, ck_shape s) {
     ck_node x = ck_input(n->g, "x", CK_F32, s);
     n->in[n->count++] = x;
-    return x;
+    return between_products && s.rank > 1 ? through(n, x) : x;
 }
 
 static ck_shape four(const int *p) {
@@ -198,6 +211,7 @@ static void make(net *n, build *f, const int *p) {
     *n = (net){.g = ck_graph_new(), .ids = CK_NONE, .weight = CK_NONE};
     assert_non_null(n->g);
     n->y = f(n, p);
+    if (between_products) n->y = through(n, n->y);
     ck_error err;
     if (ck_graph_check(n->g, &err) != CK_OK) fail_msg("%s", err.message);
 }
@@ -249,8 +263,18 @@ static void write_random(ck_exec *e, const net *n, ck_node x, uint64_t seed) {
     free(values);
 }
 
+static void write_identity(ck_exec *e, const net *n, ck_node x) {
+    ck_error err;
+    size_t count = count_of(n, x), c = (size_t)ck_node_shape(n->g, x).d[0];
+    float *values = calloc(count, sizeof *values);
+    for (size_t i = 0; i < c; i++) values[i * c + i] = 1;
+    assert_int_equal(ck_exec_write(e, x, values, count, &err), CK_OK);
+    free(values);
+}
+
 /* The same numbers whatever the backend. */
 static void write_inputs(ck_exec *e, const net *n) {
+    for (int i = 0; i < n->ones; i++) write_identity(e, n, n->one[i]);
     for (int i = 0; i < n->count; i++) write_random(e, n, n->in[i], 100 + (uint64_t)i);
     if (n->weight != CK_NONE) write_random(e, n, n->weight, 99);
     if (n->ids == CK_NONE) return;
@@ -746,6 +770,63 @@ static void test_bf16(void **state) {
     for (int k = 0; k < SIXTEENS; k++) compare("cpu-bf16", &sixteens[k], "reference", 1.5e-2);
 }
 
+/* What is stored as bf16 between products: all operations that can be there. */
+static ck_node gelu_of_rows(net *n, const int *p) {
+    return ck_unary_op(n->g, (ck_unary)p[2], in(n, CK_SHAPE(p[0], p[1])), 0);
+}
+
+/* What is used twice: gradients are added, and those of the gain, which lie behind a result, too.
+ */
+static ck_node norm_twice(net *n, const int *p) {
+    ck_node x = in(n, CK_SHAPE(p[0], p[1], p[2])), gain = in(n, CK_SHAPE(p[2]));
+    ck_node y = ck_layer_norm(n->g, x, gain, CK_NONE, 1e-5);
+    return ck_add(n->g, x, ck_layer_norm(n->g, y, gain, CK_NONE, 1e-5));
+}
+
+static const op_case stored[] = {
+    {"gelu", gelu_of_rows, {300, 80, CK_GELU}},
+    {"silu", gelu_of_rows, {300, 80, CK_SILU}},
+    {"add", add, {2, 31, 17, 32, 2, 31, 17, 32}},
+    {"add per image", add, {2, 31, 17, 32, 2, 1, 1, 32}},
+    {"add a number", add, {2, 31, 17, 32, 2, 1, 1, 1}},
+    {"sum_to a row", sum_to, {2, 31, 9, 64, 1, 1, 1, 64}},
+    {"concat", concat, {2, 31, 9, 32, 3, 16}},
+    {"slice", slice, {2, 31, 17, 48, 3, 3, 32}},
+    {"pad", pad, {2, 31, 17, 16, 1, 2, 40}},
+    {"group_norm, silu", group_norm, {2, 17, 19, 48, 12, 1, 1}},
+    {"group_norm", group_norm, {2, 17, 19, 33, 3, 0, 1}},
+    {"layer_norm", layer_norm, {2, 150, 64, 1, 1}},
+    {"layer_norm, odd", layer_norm, {1, 151, 77, 0, 1}},
+    {"layer_norm twice", norm_twice, {2, 150, 48}},
+    {"geglu", geglu, {150, 80}},
+    {"attention", attention, {2, 70, 70, 48, 6, 0, 35}},
+    {"attention, crossed", attention, {2, 67, 16, 48, 2, 0, 20}},
+    {"attention, causal", attention, {2, 77, 77, 32, 1, 1, 22}},
+    {"attention, many queries", attention, {1, 530, 140, 48, 3, 0, 25}},
+    {"upsample", upsample, {2, 9, 17, 16}},
+    {"linear", linear, {2, 24, 48, 80}},
+    {"linear, many tokens", linear, {4, 404, 32, 48}},
+    {"linear, odd", linear, {2, 19, 41, 71}},
+    {"conv 3", conv, {2, 9, 7, 10, 17, 3, 1, 1, 1, 1, 1, 1}},
+    {"conv 3, stride 2", conv, {2, 9, 8, 32, 16, 3, 2, 0, 0, 1, 1, 1}},
+};
+enum { STORED = sizeof stored / sizeof *stored };
+
+/* Numbers are rounded once more between operations (2e-3), gradients twice. */
+static void test_stored_bf16(void **state) {
+    (void)state;
+    between_products = true;
+    for (int k = 0; k < STORED; k++) compare("cpu-bf16", &stored[k], "reference", 2e-2);
+    for (int k = 0; k < STORED; k++) compare("cpu", &stored[k], "reference", 5e-6);
+    net n;
+    make(&n, group_norm, (const int[]){2, 32, 32, 48, 12, 1, 1});
+    ck_exec *half = exec_of(&n, "cpu-bf16", &n.y, 1), *full = exec_of(&n, "cpu", &n.y, 1);
+    if (ck_nn_amx_best()) assert_true(ck_exec_peak(half) < ck_exec_peak(full));
+    ck_exec_free(half), ck_exec_free(full);
+    ck_graph_free(n.g);
+    between_products = false;
+}
+
 /* Far out functions go to their limits, and a loss that is not a number any more shows. */
 static void test_extreme_values(void **state) {
     (void)state;
@@ -852,6 +933,12 @@ static void test_threads(void **state) {
         check_threads("cpu-bf16", &large[k]);
     }
     for (int k = 2; k < SIXTEENS && ck_nn_amx_best(); k++) check_threads("cpu-bf16", &sixteens[k]);
+    between_products = true;
+    for (int k = 0; k < STORED && ck_nn_amx_best(); k++) {
+        build *f = stored[k].make;
+        if (f != conv && !strstr(stored[k].name, "odd")) check_threads("cpu-bf16", &stored[k]);
+    }
+    between_products = false;
 }
 
 /* ---- Checkpointing ---- */
@@ -879,12 +966,13 @@ static void make_deep(net *n, bool blocks) {
 
 static void test_checkpointing(void **state) {
     (void)state;
-    for (int b = 1; b < BACKENDS; b++) {
+    for (int b = 1; b <= BACKENDS; b++) {
+        const char *name = b < BACKENDS ? backends[b] : "cpu-bf16";
         net plain, blocks;
         make_deep(&plain, false);
         make_deep(&blocks, true);
-        ck_exec *p = exec_of(&plain, backends[b], plain.grads, plain.count);
-        ck_exec *q = exec_of(&blocks, backends[b], blocks.grads, blocks.count);
+        ck_exec *p = exec_of(&plain, name, plain.grads, plain.count);
+        ck_exec *q = exec_of(&blocks, name, blocks.grads, blocks.count);
         assert_true(ck_exec_peak(q) < ck_exec_peak(p));
         write_inputs(p, &plain);
         write_inputs(q, &blocks);
@@ -1195,6 +1283,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_cpu),
         cmocka_unit_test(test_gpu),
         cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_stored_bf16),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_checkpointing),
         cmocka_unit_test(test_places),
