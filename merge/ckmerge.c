@@ -128,7 +128,7 @@ static const ck_option options[] = {
      .value = &flags.sweep,
      .help =
          "one output for each value of a parameter (with --recipe: of a variable), of a range or "
-         "of a list VALUE,VALUE,...; the models are gone through once"},
+         "of a list VALUE,VALUE,...; the models are read once, and memory is that of one merge"},
     {.name = "output",
      .letter = 'o',
      .argument = "FILE",
@@ -996,10 +996,9 @@ static bool method_commands(int argc, char **argv, int *status) {
 /* One merge for each value: as if it was given with --set. */
 static ck_status prepare_sweep(merge *all, const ck_sweep *sweep, const char *const *paths,
                                size_t count, ck_error *err) {
-    if (flags.resume || flags.lock || flags.write_recipe || flags.explain)
+    if (flags.lock || flags.write_recipe || flags.explain)
         return ck_fail(err, CK_USAGE,
-                       "explain, --resume, --lock and --write-recipe are for one output, not for a "
-                       "sweep");
+                       "explain, --lock and --write-recipe are for one output, not for a sweep");
     const char **items =
         ck_grow(flags.set.items, flags.set.count, &flags.set.capacity, sizeof *items);
     if (!items) return ck_fail_memory(err, "--sweep");

@@ -15,8 +15,13 @@
  * of as many tensors as may be prepared at once, and a round writes its tensors before the next
  * begins. Where a round ends within a chunk, the chunk waits in a buffer of its own.
  *
- * Several outputs of the same models (ck_run_several) take turns round by round, and rounds are
- * then short enough that what the first has read is still in the page cache for the last.
+ * Several outputs of the same models (ck_run_several): whoever takes a chunk makes it for all of
+ * them, one after the other in the same buffers, and holds what it has read of the models until the
+ * last has it; so the models are read once and memory does not depend on how many outputs there
+ * are. (The same chunk of another output may begin a few bytes earlier or later, as their headers
+ * are not of one length; these bytes are read again.) Where tensors are prepared, outputs take
+ * turns round by round instead, and rounds are then short enough that what the first has read is
+ * still in the page cache for the last.
  *
  * Going on where a killed run was (resume): the chunks that are done are noted (io/partial.h) and
  * skipped, and of a round only the tensors are prepared that have chunks to come.
@@ -52,6 +57,7 @@ enum {
     ROUND_BUDGET = 8 << 20,   /* bytes that prepared tensors take together, if not one takes more */
     RESUME_ROUND = 256 << 20, /* bytes of output in a round, when it may be gone on with later */
     SEVERAL_ROUND = 128 << 20, /* and when there are several outputs */
+    MAX_HELD = 256,            /* pieces of the models, of a chunk */
     CARRY_BUDGET = 8 << 20,    /* bytes that all outputs' carries take */
 };
 
@@ -60,9 +66,15 @@ typedef struct run {
     const ck_plan *plan;
     const ck_run_options *options;
     const ck_kernels *kernels;
+    struct run *all; /* the outputs, of which this is one */
+    size_t outputs;
+    size_t together;     /* from this one on, so many are made at once, chunk by chunk */
+    size_t held_bytes;   /* that a worker can hold of the models for them */
     ck_writer *writer;   /* of partial, where there is one */
     ck_partial *partial; /* NULL: what is interrupted is dropped */
     size_t chunk_bytes, block_elements;
+    size_t leaf_bytes; /* of one element of all leaves, at most, of all outputs */
+    unsigned registers;
     uint64_t chunk_count;
     _Atomic uint64_t next_chunk;
     _Atomic size_t next_task; /* to be prepared */
@@ -72,7 +84,7 @@ typedef struct run {
     unsigned char *carry;     /* that chunk, as far as it is filled; NULL where none waits */
     uint64_t carry_clipped;   /* values in it */
     uint64_t round_bytes;     /* of output; 0: rounds are as long as may be */
-    bool prepares;            /* some task looks at its whole tensor */
+    bool prepares;            /* some task, of some output, looks at its whole tensor */
     bool hashes_models;
     bool finished;             /* the last round is over */
     _Atomic size_t next_model; /* to be hashed */
@@ -88,23 +100,37 @@ typedef struct run {
     uint64_t turn;               /* the chunk that is hashed next; under lock */
 } run;
 
+/* What is held of the models while the outputs' chunks are made. */
+typedef struct held {
+    const ck_tensor *tensor;
+    uint64_t begin, end; /* bytes of the tensor */
+    const unsigned char *data;
+} held;
+
 /* One worker's buffers. */
 typedef struct worker {
     run *run;
     unsigned char *chunk;
-    unsigned char *raw; /* the leaves' blocks as they were read, one after another */
-    float *strips;      /* max_registers strips */
-    uint64_t clipped;   /* values, of the chunk, and a task that had some */
+    unsigned char *raw;  /* the leaves' blocks as they were read, one after another */
+    float *strips;       /* max_registers strips */
+    unsigned char *kept; /* held_bytes, of which `kept_bytes` are in use */
+    size_t kept_bytes, piece_count;
+    held pieces[MAX_HELD];
+    uint64_t clipped; /* values, of the chunk, and a task that had some */
     size_t clipped_task;
     ck_error error;
 } worker;
 
+/* With one output, all fail. */
 static void fail(run *r, const ck_error *error) {
-    pthread_mutex_lock(&r->lock);
-    if (!r->failed) r->error = *error;
-    r->failed = true;
-    pthread_cond_broadcast(&r->turn_changed);
-    pthread_mutex_unlock(&r->lock);
+    for (size_t i = 0; i < r->outputs; i++) {
+        run *one = &r->all[i];
+        pthread_mutex_lock(&one->lock);
+        if (!one->failed) one->error = *error;
+        one->failed = true;
+        pthread_cond_broadcast(&one->turn_changed);
+        pthread_mutex_unlock(&one->lock);
+    }
 }
 
 static ck_status check_cancel(const run *r, ck_error *err) {
@@ -169,6 +195,59 @@ static void eval_registers(worker *w, const ck_task *task, unsigned steps, uint6
     }
 }
 
+/* ---- Reading ---- */
+
+/* The piece that has a tensor's byte `begin`, or NULL; *n is then cut to what it has, else to where
+ * the next one begins. */
+static const held *find_held(const worker *w, const ck_tensor *tensor, uint64_t begin, size_t *n) {
+    for (size_t i = 0; i < w->piece_count; i++) {
+        const held *p = &w->pieces[i];
+        if (p->tensor != tensor || p->end <= begin || p->begin >= begin + *n) continue;
+        *n = p->begin > begin      ? (size_t)(p->begin - begin)
+             : p->end < begin + *n ? (size_t)(p->end - begin)
+                                   : *n;
+        if (p->begin <= begin) return p;
+    }
+    return NULL;
+}
+
+/* Keeps what was read, where there is room. */
+static void hold(worker *w, const ck_tensor *tensor, uint64_t begin, const void *data, size_t n) {
+    held *last = w->piece_count ? &w->pieces[w->piece_count - 1] : NULL;
+    if (n > w->run->held_bytes - w->kept_bytes) return;
+    unsigned char *to = w->kept + w->kept_bytes;
+    if (last && last->tensor == tensor && last->end == begin) {
+        last->end += n;
+    } else {
+        if (w->piece_count == MAX_HELD) return;
+        w->pieces[w->piece_count++] = (held){tensor, begin, begin + n, to};
+    }
+    memcpy(to, data, n);
+    w->kept_bytes += n;
+}
+
+/* n bytes of a leaf, from its byte `begin` on, to dst. */
+static ck_status read_leaf(worker *w, const ck_leaf *leaf, uint64_t begin, void *dst, size_t n,
+                           ck_error *err) {
+    const ck_tensor *t = leaf->tensor;
+    ck_reader *reader = w->run->plan->readers[leaf->model];
+    if (!w->kept) return ck_reader_read(reader, t, begin, dst, n, err);
+    for (unsigned char *to = dst; n > 0;) {
+        size_t count = n;
+        const held *p = find_held(w, t, begin, &count);
+        if (p) {
+            memcpy(to, p->data + (begin - p->begin), count);
+        } else {
+            CK_TRY(ck_reader_read(reader, t, begin, to, count, err));
+            hold(w, t, begin, to, count);
+        }
+        begin += count;
+        to += count;
+        n -= count;
+    }
+    return CK_OK;
+}
+
 /* Reads n elements of every leaf to w->raw, from element leaf_first[i] + skip of leaf i. */
 static ck_status read_block(worker *w, const ck_task *task, const uint64_t *leaf_first,
                             uint64_t skip, size_t n, ck_error *err) {
@@ -178,8 +257,7 @@ static ck_status read_block(worker *w, const ck_task *task, const uint64_t *leaf
     for (unsigned i = 0; i < task->leaf_count; i++) {
         const ck_leaf *leaf = &task->leaves[i];
         size_t size = element_bytes(leaf->tensor->dtype);
-        CK_TRY(ck_reader_read(r->plan->readers[leaf->model], leaf->tensor,
-                              (leaf_first[i] + skip) * size, block, n * size, err));
+        CK_TRY(read_leaf(w, leaf, (leaf_first[i] + skip) * size, block, n * size, err));
         block += r->block_elements * size;
     }
     return CK_OK;
@@ -187,8 +265,8 @@ static ck_status read_block(worker *w, const ck_task *task, const uint64_t *leaf
 
 /* n elements of a leaf's part that is mixed, from its element first on: of the first input
  * channels. */
-static ck_status read_channels(const worker *w, const ck_task *task, const ck_leaf *leaf,
-                               uint64_t first, size_t n, unsigned char *dst, ck_error *err) {
+static ck_status read_channels(worker *w, const ck_task *task, const ck_leaf *leaf, uint64_t first,
+                               size_t n, unsigned char *dst, ck_error *err) {
     const uint64_t *shape = task->mixed_shape;
     uint64_t plane = shape[2] * shape[3], mixed = shape[1] * plane;
     size_t size = element_bytes(leaf->tensor->dtype);
@@ -196,8 +274,7 @@ static ck_status read_channels(const worker *w, const ck_task *task, const ck_le
         uint64_t row = first / mixed, in_row = first % mixed, left = mixed - in_row;
         size_t count = left < n ? (size_t)left : n;
         uint64_t begin = row * leaf->tensor->shape[1] * plane + in_row;
-        CK_TRY(ck_reader_read(w->run->plan->readers[leaf->model], leaf->tensor, begin * size, dst,
-                              count * size, err));
+        CK_TRY(read_leaf(w, leaf, begin * size, dst, count * size, err));
         dst += count * size;
         first += count;
         n -= count;
@@ -331,9 +408,7 @@ static ck_status eval_channels(worker *w, const ck_task *task, uint64_t first, u
         uint64_t stop = o * row + (mix ? mixed : row);
         uint64_t count = (stop < end ? stop : end) - first;
         if (!mix && task->leaves[0].tensor->dtype == task->out.dtype) {
-            CK_TRY(ck_reader_read(w->run->plan->readers[task->leaves[0].model],
-                                  task->leaves[0].tensor, first * out_size, dst, count * out_size,
-                                  err));
+            CK_TRY(read_leaf(w, &task->leaves[0], first * out_size, dst, count * out_size, err));
         } else {
             ck_task part = *task;
             uint64_t leaf_first[CK_MAX_MODELS];
@@ -355,9 +430,7 @@ static ck_status eval_channels(worker *w, const ck_task *task, uint64_t first, u
 static ck_status fill(worker *w, size_t index, uint64_t begin, size_t n, unsigned char *dst,
                       ck_error *err) {
     const ck_task *task = &w->run->plan->tasks[index];
-    if (task->raw)
-        return ck_reader_read(w->run->plan->readers[task->leaves[0].model], task->leaves[0].tensor,
-                              begin, dst, n, err);
+    if (task->raw) return read_leaf(w, &task->leaves[0], begin, dst, n, err);
     size_t size = element_bytes(task->out.dtype);
     uint64_t first = begin / size, count = n / size, clipped = 0;
     uint64_t leaf_first[CK_MAX_MODELS];
@@ -465,12 +538,13 @@ static ck_status make_chunk(worker *w, uint64_t index, ck_error *err) {
 
 /* Calls `job` with a worker's buffers until it says that nothing is left. */
 static void with_buffers(run *r, bool (*job)(worker *w, ck_status *status)) {
-    const ck_plan *plan = r->plan;
     worker w = {.run = r};
     w.chunk = ck_alloc_pages(r->chunk_bytes);
-    w.raw = ck_alloc_pages(plan->max_leaf_bytes * r->block_elements);
-    w.strips = ck_alloc_pages((size_t)plan->max_registers * CK_STRIP * sizeof(float));
-    if (!w.chunk || !w.raw || !w.strips) {
+    w.raw = ck_alloc_pages(r->leaf_bytes * r->block_elements);
+    w.strips = ck_alloc_pages((size_t)r->registers * CK_STRIP * sizeof(float));
+    bool holds = r->together > 1;
+    if (holds) w.kept = ck_alloc_pages(r->held_bytes);
+    if (!w.chunk || !w.raw || !w.strips || (holds && !w.kept)) {
         ck_fail_memory(&w.error, "merge buffers");
         fail(r, &w.error);
     }
@@ -480,6 +554,7 @@ static void with_buffers(run *r, bool (*job)(worker *w, ck_status *status)) {
     free(w.chunk);
     free(w.raw);
     free(w.strips);
+    free(w.kept);
 }
 
 /* The next chunk that lies in the round as a whole. */
@@ -491,6 +566,22 @@ static bool next_chunk(worker *w, ck_status *status) {
     } while (!atomic_compare_exchange_weak(&r->next_chunk, &index, index + 1));
     *status = make_chunk(w, index, &w->error);
     return true;
+}
+
+/* The next chunk of all outputs that are made together. */
+static bool next_chunk_of_all(worker *w, ck_status *status) {
+    run *first = w->run;
+    uint64_t index = atomic_fetch_add(&first->next_chunk, 1);
+    bool any = false;
+    w->kept_bytes = w->piece_count = 0;
+    for (size_t i = 0; i < first->together && *status == CK_OK; i++) {
+        w->run = &first[i];
+        if (index >= w->run->chunk_count) continue;
+        any = true;
+        *status = make_chunk(w, index, &w->error);
+    }
+    w->run = first;
+    return any;
 }
 
 /* What the round has of the next chunk. */
@@ -579,22 +670,51 @@ static bool has_lora(const ck_recipe *recipe) {
     return false;
 }
 
-/* Chunk and block sizes such that all workers together stay within the budget. */
-static void choose_sizes(run *r, unsigned threads, size_t outputs) {
-    const ck_plan *plan = r->plan;
-    size_t per_worker = MEMORY_BUDGET / threads;
-    size_t strips = (size_t)plan->max_registers * CK_STRIP * sizeof(float);
-    r->block_elements = has_lora(plan->recipe) ? LORA_BLOCK : MAX_BLOCK;
+/* How many bytes of the models go into one of an output, at most. */
+static size_t read_ratio(const ck_plan *plan) {
+    size_t most = 1;
+    for (size_t i = 0; i < plan->task_count; i++) {
+        const ck_task *task = &plan->tasks[i];
+        size_t bytes = 0, out = element_bytes(task->out.dtype);
+        for (unsigned l = 0; l < task->leaf_count && !task->raw; l++)
+            bytes += element_bytes(task->leaves[l].tensor->dtype);
+        if (out && (bytes + out - 1) / out > most) most = (bytes + out - 1) / out;
+    }
+    return most;
+}
+
+/* Chunk and block sizes such that all workers together stay within the budget; the same for all
+ * outputs. */
+static void choose_sizes(run *runs, size_t outputs, unsigned threads) {
+    run *r = runs;
+    size_t per_worker = MEMORY_BUDGET / threads, ratio = 0;
+    for (size_t i = 0; i < outputs; i++) {
+        const ck_plan *plan = runs[i].plan;
+        r->leaf_bytes = plan->max_leaf_bytes > r->leaf_bytes ? plan->max_leaf_bytes : r->leaf_bytes;
+        r->registers = plan->max_registers > r->registers ? plan->max_registers : r->registers;
+        size_t own = outputs > 1 && !r->prepares ? read_ratio(plan) : 0;
+        ratio = own > ratio ? own : ratio;
+    }
+    size_t strips = (size_t)r->registers * CK_STRIP * sizeof(float);
+    r->block_elements = has_lora(r->plan->recipe) ? LORA_BLOCK : MAX_BLOCK;
     while (r->block_elements > MIN_BLOCK &&
-           plan->max_leaf_bytes * r->block_elements + strips > per_worker / 2)
+           r->leaf_bytes * r->block_elements + strips > per_worker / 2)
         r->block_elements /= 2;
-    size_t rest = plan->max_leaf_bytes * r->block_elements + strips;
+    size_t rest = r->leaf_bytes * r->block_elements + strips;
     r->chunk_bytes = MAX_CHUNK;
-    while (r->chunk_bytes > MIN_CHUNK && (r->chunk_bytes + rest > per_worker ||
+    while (r->chunk_bytes > MIN_CHUNK && ((1 + ratio) * r->chunk_bytes + rest > per_worker ||
                                           (r->prepares && r->chunk_bytes * outputs > CARRY_BUDGET)))
         r->chunk_bytes /= 2;
     if (r->options->chunk_bytes)
         r->chunk_bytes = (r->options->chunk_bytes + CK_PAGE - 1) / CK_PAGE * CK_PAGE;
+    r->held_bytes = ratio * r->chunk_bytes;
+    for (size_t i = 1; i < outputs; i++) {
+        runs[i].leaf_bytes = r->leaf_bytes;
+        runs[i].registers = r->registers;
+        runs[i].block_elements = r->block_elements;
+        runs[i].chunk_bytes = r->chunk_bytes;
+        runs[i].held_bytes = r->held_bytes;
+    }
 }
 
 static unsigned choose_threads(unsigned wanted) {
@@ -612,7 +732,7 @@ static void run_threads(run *r, unsigned threads) {
         /* The runtime may give fewer threads than asked for, so hashing first and then working is
          * everybody's job. */
         if ((unsigned)omp_get_thread_num() < hashers) hash_models(r);
-        with_buffers(r, next_chunk);
+        with_buffers(r, r->prepares ? next_chunk : next_chunk_of_all);
         hash_models(r);
     }
 }
@@ -642,19 +762,9 @@ static void choose_round(run *r, size_t begin) {
     r->round_end = last ? plan->file_size : plan->tasks[r->round_tasks].offset;
 }
 
-/* A round of a plan that prepares nothing: whole chunks. True: there are more. */
-static bool run_chunks(run *r, unsigned threads) {
-    uint64_t bytes = r->round_bytes / r->chunk_bytes * r->chunk_bytes;
-    uint64_t left = r->plan->file_size - r->round_end;
-    r->round_end += bytes && bytes < left ? bytes : left;
-    run_threads(r, threads);
-    return r->round_end < r->plan->file_size;
-}
-
 /* One round from where the last one ended. True: there are more. */
 static bool run_round(run *r, unsigned threads) {
     const ck_plan *plan = r->plan;
-    if (!r->prepares) return run_chunks(r, threads);
     size_t begin = r->round_tasks;
     choose_round(r, begin);
     r->next_task = begin;
@@ -722,7 +832,8 @@ static ck_status open_output(run *r, const char *path, unsigned *threads, ck_err
     return CK_OK;
 }
 
-static ck_status start(run *r, const char *path, unsigned *threads, size_t outputs, ck_error *err) {
+/* What a run needs before sizes are chosen. */
+static ck_status start(run *r, const char *path, ck_error *err) {
     size_t models = r->plan->recipe->model_count;
     r->kernels = ck_kernels_best();
     if (!r->kernels)
@@ -736,33 +847,47 @@ static ck_status start(run *r, const char *path, unsigned *threads, size_t outpu
     if (!r->clipped || !r->result->model_sha256) return ck_fail_memory(err, path);
     if (r->options->hash_output && !(r->output_hash = ck_sha256_new()))
         return ck_fail_memory(err, path);
-    r->prepares = looks_at_all(r->plan, 0, r->plan->task_count);
-    r->round_bytes = outputs > 1 ? SEVERAL_ROUND : r->options->resume ? RESUME_ROUND : 0;
-    *threads = choose_threads(r->options->threads);
-    choose_sizes(r, *threads, outputs);
-    CK_TRY(open_output(r, path, threads, err));
-    r->chunk_count = (r->plan->file_size + r->chunk_bytes - 1) / r->chunk_bytes;
-    if (r->chunk_count < *threads) *threads = r->chunk_count ? (unsigned)r->chunk_count : 1;
-    r->result->threads = *threads;
+    r->round_bytes = r->outputs > 1 ? SEVERAL_ROUND : r->options->resume ? RESUME_ROUND : 0;
+    return CK_OK;
+}
+
+static ck_status start_all(run *runs, const char *const *paths, size_t count, unsigned *threads,
+                           ck_error *err) {
+    bool prepares = false, alike = true;
+    uint64_t most = 1;
+    for (size_t i = 0; i < count; i++) {
+        CK_TRY(start(&runs[i], paths[i], err));
+        prepares |= looks_at_all(runs[i].plan, 0, runs[i].plan->task_count);
+    }
+    for (size_t i = 0; i < count; i++) runs[i].prepares = prepares;
+    *threads = choose_threads(runs->options->threads);
+    choose_sizes(runs, count, *threads);
+    for (size_t i = 0; i < count; i++) {
+        run *r = &runs[i];
+        r->chunk_bytes = runs->chunk_bytes; /* perhaps an earlier run's */
+        CK_TRY(open_output(r, paths[i], threads, err));
+        r->chunk_count = (r->plan->file_size + r->chunk_bytes - 1) / r->chunk_bytes;
+        alike &= r->chunk_bytes == runs->chunk_bytes;
+        if (r->chunk_count > most) most = r->chunk_count;
+    }
+    if (most < *threads) *threads = (unsigned)most;
+    for (size_t i = 0; i < count; i++) {
+        runs[i].together = alike ? count : 1;
+        runs[i].result->threads = *threads;
+    }
     return CK_OK;
 }
 
 /* All rounds of all outputs, in turn. */
-static ck_status run_rounds(run *runs, size_t count, unsigned threads, ck_error *err) {
-    for (bool more = true; more;) {
+static void run_rounds(run *runs, size_t count, unsigned threads) {
+    for (bool more = true; more && !runs->failed;) {
         more = false;
-        for (size_t i = 0; i < count; i++) {
-            run *r = &runs[i];
-            if (r->finished) continue;
-            r->finished = !run_round(r, threads);
-            more |= !r->finished;
-            if (r->failed) {
-                *err = r->error;
-                return r->error.status;
-            }
+        for (size_t i = 0; i < count && !runs->failed; i++) {
+            if (runs[i].finished) continue;
+            runs[i].finished = !run_round(&runs[i], threads);
+            more |= !runs[i].finished;
         }
     }
-    return check_cancel(runs, err);
 }
 
 static ck_status finish(run *r, const char *path, ck_error *err) {
@@ -786,8 +911,16 @@ static ck_status finish(run *r, const char *path, ck_error *err) {
 
 static ck_status run_all(run *runs, const char *const *paths, size_t count, ck_error *err) {
     unsigned threads = 1;
-    for (size_t i = 0; i < count; i++) CK_TRY(start(&runs[i], paths[i], &threads, count, err));
-    CK_TRY(run_rounds(runs, count, threads, err));
+    CK_TRY(start_all(runs, paths, count, &threads, err));
+    if (runs->prepares)
+        run_rounds(runs, count, threads);
+    else
+        for (size_t i = 0; i < count; i += runs->together) run_threads(&runs[i], threads);
+    if (runs->failed) {
+        *err = runs->error;
+        return err->status;
+    }
+    CK_TRY(check_cancel(runs, err));
     for (size_t i = 0; i < count; i++) CK_TRY(finish(&runs[i], paths[i], err));
     return CK_OK;
 }
@@ -796,9 +929,11 @@ static ck_status run_all(run *runs, const char *const *paths, size_t count, ck_e
 static void keep_partial(run *r, ck_error *err) {
     if (!r->partial) return;
     ck_error told = *err;
-    ck_fail(err, told.status,
-            "%s; what is done is kept in %s, and the same command goes on with it", told.message,
-            ck_partial_path(r->partial));
+    if (r == r->all)
+        ck_fail(err, told.status,
+                "%s; what is done is kept in %s%s, and the same command goes on with it",
+                told.message, ck_partial_path(r->partial),
+                r->outputs > 1 ? " and in those of the other outputs" : "");
     ck_partial_keep(r->partial);
     r->writer = NULL;
 }
@@ -826,6 +961,8 @@ ck_status ck_run_several(const ck_plan *const *plans, const char *const *paths, 
         runs[i].options = options;
         runs[i].result = &results[i];
         runs[i].hashes_models = i == 0;
+        runs[i].all = runs;
+        runs[i].outputs = count;
         pthread_mutex_init(&runs[i].lock, NULL);
         pthread_cond_init(&runs[i].turn_changed, NULL);
     }

@@ -472,7 +472,6 @@ static void test_sweep(void **state) {
         {"--sweep alpha=x,y", "must be numbers"},
         {"--sweep beta=1,2", "no parameter 'beta'"},
         {"--sweep alpha=0.3,0.5", "a-b-alpha-0.3.safetensors exists; --force"},
-        {"--sweep alpha=0.35,0.5 --resume", "are for one output"},
         {"--sweep alpha=0.35,0.5 --write-recipe r", "are for one output"},
     };
     int entries = fixture_entries(&f);

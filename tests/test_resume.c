@@ -63,19 +63,25 @@ typedef struct merging {
     ck_recipe recipe;
     ck_reader *readers[2];
     ck_plan *plan;
+    bool borrowed; /* readers */
 } merging;
 
-static ck_status prepare(merging *m, const char *json, ck_error *err) {
-    *m = (merging){0};
+/* share: whose readers are used; NULL: its own. */
+static ck_status prepare(merging *m, const char *json, const merging *share, ck_error *err) {
+    *m = (merging){.borrowed = share != NULL};
     CK_TRY(ck_recipe_parse("test", json, strlen(json), folder.folder, NULL, 0, &m->recipe, err));
-    for (size_t i = 0; i < 2; i++)
-        CK_TRY(ck_reader_open(m->recipe.models[i].path, &m->readers[i], err));
+    for (size_t i = 0; i < 2; i++) {
+        if (share)
+            m->readers[i] = share->readers[i];
+        else
+            CK_TRY(ck_reader_open(m->recipe.models[i].path, &m->readers[i], err));
+    }
     return ck_plan_make(&m->recipe, m->readers, &m->plan, err);
 }
 
 static void release(merging *m) {
     ck_plan_free(m->plan);
-    for (size_t i = 0; i < 2; i++) ck_reader_close(m->readers[i]);
+    for (size_t i = 0; i < 2 && !m->borrowed; i++) ck_reader_close(m->readers[i]);
     ck_recipe_free(&m->recipe);
 }
 
@@ -90,7 +96,7 @@ static ck_status merge(const char *json, const char *name, const ck_run_options 
                        ck_run_result *result, ck_error *err) {
     merging m;
     *result = (ck_run_result){0};
-    ck_status status = prepare(&m, json, err);
+    ck_status status = prepare(&m, json, NULL, err);
     if (faulty) fault_arm();
     if (status == CK_OK) status = ck_run(m.plan, fixture_path(&folder, name), o, result, err);
     if (faulty) fault_disarm();
@@ -359,7 +365,8 @@ static void test_cancel(void **state) {
 
 enum { OUTPUTS = 4 };
 
-static ck_status several(const char *format, ck_run_result *results, ck_error *err) {
+static ck_status several(const char *format, const ck_run_options *o, ck_run_result *results,
+                         ck_error *err) {
     static const double alphas[OUTPUTS] = {0, 0.25, 1, 0.5};
     merging all[OUTPUTS];
     const ck_plan *plans[OUTPUTS];
@@ -370,18 +377,17 @@ static ck_status several(const char *format, ck_run_result *results, ck_error *e
     for (int i = 0; i < OUTPUTS; i++) {
         char json[400];
         snprintf(json, sizeof json, format, alphas[i]);
-        if (status == CK_OK) status = prepare(&all[i], json, err);
+        if (status == CK_OK) status = prepare(&all[i], json, i ? all : NULL, err);
         plans[i] = all[i].plan;
         snprintf(paths[i], sizeof paths[i], "%s", fixture_path(&folder, "many0"));
         paths[i][strlen(paths[i]) - 1] = (char)('0' + i);
         names[i] = paths[i];
     }
-    const ck_run_options o = {.threads = 2, .chunk_bytes = CHUNK, .hash_models = true};
     if (faulty) fault_arm();
-    if (status == CK_OK) status = ck_run_several(plans, names, OUTPUTS, &o, results, err);
+    if (status == CK_OK) status = ck_run_several(plans, names, OUTPUTS, o, results, err);
     if (faulty) fault_disarm();
     faulty = false;
-    for (int i = 0; i < OUTPUTS; i++) release(&all[i]);
+    for (int i = OUTPUTS; i-- > 0;) release(&all[i]);
     return status;
 }
 
@@ -390,28 +396,92 @@ static const char *const formats[] = {
     MODELS "\"merge\":{\"method\":\"slerp\",\"inputs\":[\"a\",\"b\"],\"alpha\":%g}}",
 };
 
+static const ck_run_options hashing = {.threads = 2, .chunk_bytes = CHUNK, .hash_models = true};
+
 /* Each is what it would be alone. */
+static void check_several(const char *format, ck_run_result *results) {
+    const double alphas[OUTPUTS] = {0, 0.25, 1, 0.5};
+    for (int i = 0; i < OUTPUTS; i++) {
+        ck_run_result one;
+        ck_error err;
+        char json[400], name[16];
+        snprintf(json, sizeof json, format, alphas[i]);
+        snprintf(name, sizeof name, "many%d", i);
+        const ck_run_options o = {.replace = true};
+        assert_int_equal(merge(json, "one", &o, &one, &err), CK_OK);
+        same_file(name, "one");
+        assert_int_equal(results[i].clipped, one.clipped);
+        free(results[i].model_sha256);
+        unlink(fixture_path(&folder, name));
+    }
+    unlink(fixture_path(&folder, "one"));
+}
+
 static void test_several(void **state) {
     (void)state;
     for (int f = 0; f < 2; f++) {
-        ck_run_result results[OUTPUTS], one;
+        ck_run_result results[OUTPUTS];
         ck_error err;
-        if (several(formats[f], results, &err) != CK_OK) fail_msg("%s", err.message);
+        if (several(formats[f], &hashing, results, &err) != CK_OK) fail_msg("%s", err.message);
         assert_int_equal(strlen(results[0].model_sha256[1]), 64);
-        const double alphas[OUTPUTS] = {0, 0.25, 1, 0.5};
-        for (int i = 0; i < OUTPUTS; i++) {
-            char json[400], name[16];
-            snprintf(json, sizeof json, formats[f], alphas[i]);
-            snprintf(name, sizeof name, "many%d", i);
-            const ck_run_options o = {.replace = true};
-            assert_int_equal(merge(json, "one", &o, &one, &err), CK_OK);
-            same_file(name, "one");
-            assert_int_equal(results[i].clipped, one.clipped);
-            free(results[i].model_sha256);
-            unlink(fixture_path(&folder, name));
-        }
-        unlink(fixture_path(&folder, "one"));
+        check_several(formats[f], results);
     }
+}
+
+static _Atomic uint64_t bytes_read;
+
+static ssize_t count_and_read(int fd, void *data, size_t n, off_t offset) {
+    bytes_read += n;
+    return pread(fd, data, n, offset);
+}
+
+/* Whatever the sizes of chunks, the models are read once for all outputs. */
+static void test_several_read_once(void **state) {
+    (void)state;
+    const size_t sizes[] = {CHUNK, 5 * CHUNK, 0};
+    for (int i = 0; i < 3; i++) {
+        const ck_run_options o = {.threads = 2, .chunk_bytes = sizes[i]};
+        ck_run_result results[OUTPUTS];
+        ck_error err;
+        ssize_t (*usual)(int, void *, size_t, off_t) = ck_os.pread;
+        bytes_read = 0;
+        ck_os.pread = count_and_read;
+        ck_status status = several(formats[0], &o, results, &err);
+        ck_os.pread = usual;
+        assert_int_equal(status, CK_OK);
+        /* With headers, and a little at the ends of chunks. */
+        const uint64_t once = 2 * 4 * (LARGE + 2 * SMALL);
+        assert_true(bytes_read >= once && bytes_read < once + once / 10);
+        check_several(formats[0], results);
+    }
+}
+
+/* Killed at a write, they all go on. */
+static void test_several_kill(void **state) {
+    (void)state;
+    const ck_run_options o = resuming(1); /* (OpenMP has no threads in a child) */
+    for (int f = 0; f < 2; f++)
+        for (unsigned n = 5; n < 160; n += 25) {
+            pid_t pid = fork();
+            assert_true(pid >= 0);
+            ck_run_result results[OUTPUTS];
+            ck_error err = {0};
+            if (pid == 0) {
+                writes_left = n;
+                ck_os.pwrite = write_or_die;
+                _exit(several(formats[f], &o, results, &err) == CK_OK ? 0 : 1);
+            }
+            int status;
+            assert_int_equal(waitpid(pid, &status, 0), pid);
+            assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+            assert_false(exists("many0") || exists("many3"));
+            if (several(formats[f], &o, results, &err) != CK_OK) fail_msg("%s", err.message);
+            uint64_t resumed = 0;
+            for (int i = 0; i < OUTPUTS; i++) resumed += results[i].resumed;
+            assert_true(n < 140 || resumed > 0);
+            check_several(formats[f], results);
+            assert_false(exists("many0.partial") || exists("many3.partial.journal"));
+        }
 }
 
 /* A full disk leaves none of them. */
@@ -424,7 +494,7 @@ static void test_several_faults(void **state) {
             ck_run_result results[OUTPUTS];
             ck_error err = {0};
             faulty = true;
-            ck_status status = several(formats[1], results, &err);
+            ck_status status = several(formats[1], &hashing, results, &err);
             if (fault_hit() && !strstr(err.message, "written, but"))
                 assert_int_not_equal(status, CK_OK);
             for (int i = 0; i < OUTPUTS; i++) {
@@ -440,10 +510,16 @@ static void test_several_faults(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_faults),     cmocka_unit_test(test_kill),
-        cmocka_unit_test(test_not_redone), cmocka_unit_test(test_torn_journal),
-        cmocka_unit_test(test_refused),    cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_several),    cmocka_unit_test(test_several_faults),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_not_redone),
+        cmocka_unit_test(test_torn_journal),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_several),
+        cmocka_unit_test(test_several_faults),
+        cmocka_unit_test(test_several_read_once),
+        cmocka_unit_test(test_several_kill),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
