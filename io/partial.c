@@ -46,13 +46,13 @@ static uint64_t check_sum(const char *text, size_t n) {
 
 /* ---- Reading ---- */
 
-static void mark(ck_partial *p, const ck_piece *piece) {
+static void mark(ck_partial *p, const ck_partial_piece *piece) {
     for (uint64_t page = piece->begin / CK_PAGE; page * CK_PAGE < piece->end; page++)
         p->done[page / 64] |= (uint64_t)1 << page % 64;
 }
 
 /* One line of n bytes without its end; false when it is no whole note. */
-static bool parse_note(const ck_partial *p, const char *line, size_t n, ck_piece *piece) {
+static bool parse_note(const ck_partial *p, const char *line, size_t n, ck_partial_piece *piece) {
     char copy[MAX_LINE], again[MAX_LINE];
     if (n >= sizeof copy) return false;
     memcpy(copy, line, n);
@@ -70,11 +70,11 @@ static bool parse_note(const ck_partial *p, const char *line, size_t n, ck_piece
 
 /* Everything up to the first line that is not whole. */
 static void read_notes(ck_partial *p, const char *text, size_t n,
-                       void (*each)(void *context, const ck_piece *piece), void *context) {
+                       void (*each)(void *context, const ck_partial_piece *piece), void *context) {
     for (;;) {
         const char *line = text + p->journal_size;
         const char *end = memchr(line, '\n', n - p->journal_size);
-        ck_piece piece;
+        ck_partial_piece piece;
         if (!end || !parse_note(p, line, (size_t)(end - line), &piece)) return;
         mark(p, &piece);
         each(context, &piece);
@@ -102,8 +102,8 @@ static ck_status new_journal(ck_partial *p, const char *fingerprint, uint64_t un
 }
 
 static ck_status old_journal(ck_partial *p, const char *fingerprint, uint64_t *unit,
-                             void (*each)(void *context, const ck_piece *piece), void *context,
-                             ck_error *err) {
+                             void (*each)(void *context, const ck_partial_piece *piece),
+                             void *context, ck_error *err) {
     char heading[256], *text;
     size_t n, length = (size_t)snprintf(heading, sizeof heading, HEADING, fingerprint);
     if (access(p->journal_path, F_OK) != 0)
@@ -128,8 +128,9 @@ static ck_status old_journal(ck_partial *p, const char *fingerprint, uint64_t *u
 }
 
 static ck_status open_all(ck_partial *p, const char *path, bool replace, const char *fingerprint,
-                          uint64_t *unit, void (*each)(void *context, const ck_piece *piece),
-                          void *context, ck_error *err) {
+                          uint64_t *unit,
+                          void (*each)(void *context, const ck_partial_piece *piece), void *context,
+                          ck_error *err) {
     uint64_t pages = p->size / CK_PAGE + 1;
     p->done = ck_alloc_array((size_t)(pages / 64 + 1), sizeof *p->done);
     if (!p->done) return ck_fail_memory(err, path);
@@ -163,8 +164,9 @@ static void release(ck_partial *p) {
 }
 
 ck_status ck_partial_open(const char *path, uint64_t size, bool replace, const char *fingerprint,
-                          uint64_t *unit, void (*each)(void *context, const ck_piece *piece),
-                          void *context, ck_partial **out, ck_error *err) {
+                          uint64_t *unit,
+                          void (*each)(void *context, const ck_partial_piece *piece), void *context,
+                          ck_partial **out, ck_error *err) {
     ck_partial *p = ck_alloc(sizeof *p);
     if (!p) return ck_fail_memory(err, path);
     p->size = size;
@@ -214,7 +216,7 @@ static ck_status write_notes(ck_partial *p, ck_error *err) {
     return CK_OK;
 }
 
-ck_status ck_partial_add(ck_partial *p, const ck_piece *piece, ck_error *err) {
+ck_status ck_partial_add(ck_partial *p, const ck_partial_piece *piece, ck_error *err) {
     pthread_mutex_lock(&p->lock);
     /* Where notes could not be written, the error was told, and no more are taken. */
     ck_status status = CK_OK;

@@ -6,14 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *ck_block_flags_given(const ck_block_flags *f) {
-    return f->weights.count      ? "--block-weights"
-           : f->components.count ? "--component"
-           : f->elemental.count  ? "--elemental"
-           : f->adjust           ? "--adjust"
-                                 : NULL;
-}
-
 void ck_block_flags_free(ck_block_flags *f) {
     free(f->weights.items);
     free(f->components.items);
@@ -21,15 +13,48 @@ void ck_block_flags_free(ck_block_flags *f) {
     *f = (ck_block_flags){0};
 }
 
-/* "beta=GRAD_V": the parameter's name to buf, and what follows; the first parameter without. */
-static const char *parameter_of(const ck_node *node, const char *text, char buf[64]) {
-    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyz_-");
-    if (n > 0 && n < 64 && text[n] == '=') {
-        snprintf(buf, 64, "%.*s", (int)n, text);
-        return text + n + 1;
+static bool is_model(const ck_recipe *r, const char *name, size_t *model) {
+    for (*model = 0; *model < r->model_count; ++*model)
+        if (strcmp(r->models[*model].name, name) == 0) return true;
+    return false;
+}
+
+/* "beta=GRAD_V", "weight:b=GRAD_V": the names of the parameter and of the model to buf and *model
+ * ("" without), and what follows; the first parameter without. */
+static const char *parameter_of(const ck_node *node, const char *text, char buf[64],
+                                const char **model) {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz_-",
+                      names[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
+    size_t n = strspn(text, letters);
+    if (n > 0 && text[n] == ':') n += 1 + strspn(text + n + 1, names);
+    *model = "";
+    if (n == 0 || n >= 64 || text[n] != '=') {
+        snprintf(buf, 64, "%s", node->method->parameters[0].name);
+        return text;
     }
-    snprintf(buf, 64, "%s", node->method->parameters[0].name);
-    return text;
+    snprintf(buf, 64, "%.*s", (int)n, text);
+    char *colon = strchr(buf, ':');
+    if (colon) *colon = 0, *model = colon + 1;
+    return text + n + 1;
+}
+
+/* Which number of a list is that of a model, which must be one of the node's inputs. */
+static ck_status find_item(const ck_recipe *r, const ck_node *node, const char *name,
+                           const char *model, size_t *item, ck_error *err) {
+    size_t wanted;
+    if (!*model)
+        return ck_fail(err, CK_USAGE,
+                       "%s of %s has a number for each model: %s:%s=... is that of %s", name,
+                       node->method->name, name, r->models[r->model_count - 1].name,
+                       r->models[r->model_count - 1].name);
+    for (size_t i = node->method->has_base; i < node->input_count; i++)
+        if (is_model(r, model, &wanted) && node->inputs[i]->kind == CK_NODE_MODEL &&
+            node->inputs[i]->model == wanted) {
+            *item = i - node->method->has_base;
+            return CK_OK;
+        }
+    return ck_fail(err, CK_USAGE, "%s:%s: %s has no input '%s' with a number of its own", name,
+                   model, node->method->name, model);
 }
 
 static ck_status apply_weights(ck_recipe *r, const char *text, bool alpha_given, ck_error *err) {
@@ -37,20 +62,20 @@ static ck_status apply_weights(ck_recipe *r, const char *text, bool alpha_given,
     if (node->kind != CK_NODE_METHOD || !node->method->parameters[0].name)
         return ck_fail(err, CK_USAGE, "there is no parameter here for block weights");
     char name[64];
-    const char *spec = parameter_of(node, text, name);
+    const char *model, *spec = parameter_of(node, text, name, &model);
     int p = ck_method_parameter(node->method, name);
+    size_t item = 0;
     if (p >= 0 && node->method->parameters[p].list)
-        return ck_fail(err, CK_USAGE,
-                       "%s of %s has a number for each model: block weights for one of them are "
-                       "given in a recipe, \"%s\": [{\"gradient\": [0, 1]}, 0.5]",
-                       name, node->method->name, name);
+        CK_TRY(find_item(r, node, name, model, &item, err));
+    else if (*model)
+        return ck_fail(err, CK_USAGE, "%s has one number for all models: %s=...", name, name);
     ck_weights *w;
     CK_TRY(ck_weights_parse(spec, &r->arena, &w, err));
     if (alpha_given && strcmp(name, "alpha") == 0 && p >= 0) {
         w->has_base = true;
         w->base = node->values[p].items[0];
     }
-    return ck_recipe_set_weights(r, node, name, 0, w, err);
+    return ck_recipe_set_weights(r, node, name, item, w, err);
 }
 
 /* "OUT03 OUT04:attn2:0.5" */
@@ -86,12 +111,6 @@ static ck_status apply_elemental(ck_recipe *r, const char *text, ck_error *err) 
         if (start == 0) return CK_OK;
         end = start - 1;
     }
-}
-
-static bool is_model(const ck_recipe *r, const char *name, size_t *model) {
-    for (*model = 0; *model < r->model_count; ++*model)
-        if (strcmp(r->models[*model].name, name) == 0) return true;
-    return false;
 }
 
 /* "vae=b", "unet=0.3" */

@@ -20,13 +20,15 @@ typedef struct ck_block_flags {
 #define CK_BLOCK_OPTIONS(f)                                                                        \
     {.name = "block-weights",                                                                      \
      .letter = 'b',                                                                                \
-     .argument = "[PARAMETER=]WEIGHTS",                                                            \
+     .argument = "[PARAMETER[:MODEL]=]WEIGHTS",                                                    \
      .type = CK_OPT_LIST,                                                                          \
      .value = &(f).weights,                                                                        \
-     .help = "a number for each block in the place of alpha (or another parameter): a list "       \
-             "\"0,0.1,...\" as web UIs have it, with or without BASE first; linear:0,0.5,1, "      \
-             "cosine:1,0 or smoothstep:0,1 over the depth; or a preset (see `ckmerge presets`). "  \
-             "Without a number of its own, BASE (text encoders, VAE) takes that of --alpha"},      \
+     .help =                                                                                       \
+         "a number for each block in the place of alpha (or another parameter; weight:b is the "   \
+         "weight of model b): a list "                                                             \
+         "\"0,0.1,...\" as web UIs have it, with or without BASE first; linear:0,0.5,1, "          \
+         "cosine:1,0 or smoothstep:0,1 over the depth; or a preset (see `ckmerge presets`). "      \
+         "Without a number of its own, BASE (text encoders, VAE) takes that of --alpha"},          \
         {.name = "component",                                                                      \
          .argument = "NAME=WHAT",                                                                  \
          .type = CK_OPT_LIST,                                                                      \
@@ -48,8 +50,6 @@ typedef struct ck_block_flags {
                 "\"OUT03 OUT04:attn2:0.5,IN00-IN05:NOT attn:0.2\"; the last that fits counts"      \
     }
 
-/* "--block-weights ..." for messages when they are given where they cannot be; NULL: none is. */
-const char *ck_block_flags_given(const ck_block_flags *f);
 void ck_block_flags_free(ck_block_flags *f);
 
 /* Puts the flags into a recipe whose root is the node that they are for. alpha_given: its alpha is

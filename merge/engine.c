@@ -530,8 +530,8 @@ static ck_status make_chunk(worker *w, uint64_t index, ck_error *err) {
     if (r->output_hash) hash_chunk(r, index, w->chunk, (size_t)(end - begin));
     CK_TRY(ck_writer_write(r->writer, begin, w->chunk, (size_t)(end - begin), err));
     if (r->partial)
-        CK_TRY(
-            ck_partial_add(r->partial, &(ck_piece){begin, end, w->clipped_task, w->clipped}, err));
+        CK_TRY(ck_partial_add(r->partial,
+                              &(ck_partial_piece){begin, end, w->clipped_task, w->clipped}, err));
     if (r->options->progress) ck_progress_add(r->options->progress, end - begin);
     return CK_OK;
 }
@@ -806,7 +806,7 @@ static ck_status fingerprint(const ck_plan *plan, char hex[CK_SHA256_HEX], ck_er
     return status;
 }
 
-static void take_piece(void *context, const ck_piece *piece) {
+static void take_piece(void *context, const ck_partial_piece *piece) {
     run *r = context;
     r->result->resumed += piece->end - piece->begin;
     if (piece->item < r->plan->task_count) r->clipped[piece->item] += piece->count;

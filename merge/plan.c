@@ -506,7 +506,8 @@ ck_status ck_plan_make(const ck_recipe *recipe, ck_reader *const *readers, ck_pl
     if (!plan) return ck_fail_memory(err, "plan");
     plan->recipe = recipe;
     plan->readers = readers;
-    ck_status status = fill_plan(plan, err);
+    plan->rule_fits = ck_arena_alloc(&plan->arena, recipe->rule_count * sizeof *plan->rule_fits);
+    ck_status status = plan->rule_fits ? fill_plan(plan, err) : ck_fail_memory(err, "plan");
     if (status == CK_OK) status = ck_plan_layout(plan, "", NULL, 0, err);
     if (status != CK_OK) {
         ck_plan_free(plan);

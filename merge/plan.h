@@ -88,6 +88,7 @@ typedef struct ck_plan {
     ck_task *tasks;            /* in the order of the output file */
     size_t task_count;
     uint64_t counts[CK_COUNT_COUNT]; /* tensors by outcome */
+    bool *rule_fits;                 /* of each rule: some tensor, even if an earlier rule wins */
     char *head;                      /* the first bytes of the output file */
     size_t head_size;
     uint64_t file_size;

@@ -126,17 +126,20 @@ const ck_rule *ck_plan_blocks__rule(const ck_plan *plan, size_t model, size_t te
     const ck_recipe *r = plan->recipe;
     const struct ck_plan_blocks *b = plan->by_block;
     const char *name = ck_reader_tensor(plan->readers[model], tensor)->name;
+    const ck_rule *first = NULL;
     for (size_t i = 0; i < r->rule_count; i++) {
         const ck_rule *rule = &r->rules[i];
+        if (first && plan->rule_fits[i]) continue;
         if (rule->pattern && fnmatch(rule->pattern, name, 0) != 0) continue;
         if (rule->blocks && !b->chosen[(model * r->rule_count + i) * CK_MAX_BLOCKS +
                                        b->models[model]->block_of[tensor]])
             continue;
         if (rule->elements && !elements_fit(rule->elements, b->models[model]->original[tensor]))
             continue;
-        return rule;
+        plan->rule_fits[i] = true;
+        if (!first) first = rule;
     }
-    return NULL;
+    return first;
 }
 
 /* ---- All ---- */

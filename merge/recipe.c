@@ -201,6 +201,14 @@ ck_status ck_recipe_add_rule(ck_recipe *r, const ck_rule *rule, ck_error *err) {
     return CK_OK;
 }
 
+void ck_recipe_rules_first(ck_recipe *r, size_t first) {
+    for (size_t i = first, to = 0; i < r->rule_count; i++, to++) {
+        ck_rule one = r->rules[i];
+        memmove(r->rules + to + 1, r->rules + to, (i - to) * sizeof *r->rules);
+        r->rules[to] = one;
+    }
+}
+
 static ck_status find_model(const ck_recipe *r, const char *name, size_t *model, ck_error *err) {
     for (size_t i = 0; i < r->model_count; i++)
         if (strcmp(r->models[i].name, name) == 0) {

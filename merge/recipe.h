@@ -173,6 +173,9 @@ bool ck_recipe_by_block(const ck_recipe *r);
 /* Appends a rule (its texts and arrays are copied). */
 ck_status ck_recipe_add_rule(ck_recipe *r, const ck_rule *rule, ck_error *err);
 
+/* Puts the rules from number `first` on before the others. */
+void ck_recipe_rules_first(ck_recipe *r, size_t first);
+
 /* The command line's form of a rule: "PATTERN=0.5" sets the first parameter of the root,
  * "PATTERN=exclude", "PATTERN=drop", "PATTERN=copy:b". */
 ck_status ck_recipe_parse_rule(ck_recipe *r, const char *text, ck_error *err);

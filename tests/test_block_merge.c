@@ -225,6 +225,11 @@ static void test_recipe(void **state) {
     expect(OUT(11), 1);
     merge("--recipe r.json --set w=2");
     expect(IN(0), 6);
+    /* Flags are for its outermost method; their rules come before its own. */
+    merge("--recipe r.json --set w=0 -b weight:b=linear:1,0 --component vae=b");
+    expect(IN(1), 1 - 1 / 24.);
+    expect(OUT(11), 0);
+    expect(VAE, 1);
     program_expect(program_run(f.folder,
                                "ckmerge --recipe r.json -f -q -o p --write-recipe w.json && "
                                "ckmerge --recipe w.json -f -q -o q && cmp p q"),
@@ -359,6 +364,8 @@ static void test_adjust(void **state) {
     expect(IN(3), 1);
     expect(IN(4), 0);
     expect("model.diffusion_model.input_blocks.0.0.weight", 0.99);
+    merge("--recipe j.json --adjust 1,0,0,0,0,0,0,0"); /* once more */
+    expect("model.diffusion_model.input_blocks.0.0.weight", 0.99f * 0.99f);
     const fixture_tensor v = {.name = "decoder.up.0.block.0.conv1.weight",
                               .dtype = CK_F32,
                               .shape = {4},
@@ -371,7 +378,6 @@ static void test_adjust(void **state) {
         {"x.safetensors --adjust 1,2,3,4,5,6,7,8 --set a=1", "nothing here that has parameters"},
         {"x.safetensors --adjust 1,2,3,4,5,6,7,8 -b linear", "no parameter here for block weights"},
         {"v.safetensors --adjust 1,2,3,4,5,6,7,8", "is for the UNet of SD1, SD2 and SDXL"},
-        {"--recipe r.json --adjust 1,2,3,4,5,6,7,8", "--adjust does not go with --recipe"},
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         program_expect(program_run(f.folder, "ckmerge %s -o none", lines[i][0]), 2, NULL,
@@ -419,6 +425,24 @@ static void test_lora(void **state) {
                    2, NULL, "there is no preset 'none'");
 }
 
+/* One model's weights; and rules that name nothing, which is said. */
+static void test_model_weights(void **state) {
+    (void)state;
+    merge("a.safetensors b.safetensors c.safetensors -m linear --normalize off --weight 1,1,0.5 "
+          "-b weight:b=linear:0,1");
+    expect(IN(0), 0.5 * 3);
+    expect(IN(11), 11. / 24 + 0.5 * 3);
+    expect(OUT(11), 1 + 0.5 * 3);
+    merge("b.safetensors c.safetensors --base a.safetensors -m task-arithmetic -b "
+          "weight:b=linear:0,1");
+    expect(IN(0), 1);
+    expect(OUT(11), 1 + 3);
+    program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors -f -o o --rule "
+                                         "'*atn*=0' --rule '*=1' --rule 'first*=1' --elemental "
+                                         "IN01:nothing:0.5 >log"),
+                   0, "", "no tensor fits the rules '*atn*', 'IN01:nothing'\n");
+}
+
 static void test_usage(void **state) {
     (void)state;
     static const char *const lines[][2] = {
@@ -435,7 +459,9 @@ static void test_usage(void **state) {
         {"a.safetensors b.safetensors --elemental IN00:0.5", "must be BLOCKS:ELEMENTS:NUMBER"},
         {"a.safetensors b.safetensors --elemental IN12::0.5", "no block 'IN12'"},
         {"a.safetensors b.safetensors --elemental IN00::x", "'x' is no number"},
-        {"--recipe r.json -b linear", "--block-weights does not go with --recipe"},
+        {"a.safetensors b.safetensors -m linear -b weight:z=linear", "has no input 'z'"},
+        {"a.safetensors b.safetensors -b alpha:b=linear", "alpha has one number for all models"},
+        {"a.safetensors --base b.safetensors -m ties -b weight:base=linear", "no input 'base'"},
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         program_expect(program_run(f.folder, "ckmerge %s -o none", lines[i][0]), 2, NULL,
@@ -445,12 +471,13 @@ static void test_usage(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_list),       cmocka_unit_test(test_diffusers),
-        cmocka_unit_test(test_parameters), cmocka_unit_test(test_precedence),
-        cmocka_unit_test(test_elements),   cmocka_unit_test(test_recipe),
-        cmocka_unit_test(test_dry_run),    cmocka_unit_test(test_usage),
-        cmocka_unit_test(test_explain),    cmocka_unit_test(test_svg),
-        cmocka_unit_test(test_adjust),     cmocka_unit_test(test_lora),
+        cmocka_unit_test(test_list),          cmocka_unit_test(test_diffusers),
+        cmocka_unit_test(test_parameters),    cmocka_unit_test(test_precedence),
+        cmocka_unit_test(test_elements),      cmocka_unit_test(test_recipe),
+        cmocka_unit_test(test_model_weights), cmocka_unit_test(test_dry_run),
+        cmocka_unit_test(test_usage),         cmocka_unit_test(test_explain),
+        cmocka_unit_test(test_svg),           cmocka_unit_test(test_adjust),
+        cmocka_unit_test(test_lora),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

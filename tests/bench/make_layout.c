@@ -20,6 +20,11 @@ static ck_dtype dtype_of(const char *word) {
     return strcmp(word, "f32") == 0 ? CK_F32 : strcmp(word, "bf16") == 0 ? CK_BF16 : CK_F16;
 }
 
+/* Integers are position_ids: 0, 1, 2, ..., the same in every model. */
+static void write_numbers(FILE *out, uint64_t bytes) {
+    for (int64_t i = 0; (uint64_t)i < bytes / sizeof i; i++) fwrite(&i, sizeof i, 1, out);
+}
+
 /* Random weights; a block is made once and written again and again from changing places. */
 static void write_data(FILE *out, ck_dtype d, uint64_t bytes, const unsigned char *block,
                        uint64_t *seed) {
@@ -78,7 +83,10 @@ int main(int argc, char **argv) {
     }
     fwrite(head, 1, head_size, out);
     for (size_t i = 0; i < l.count; i++)
-        write_data(out, order[i]->dtype, order[i]->nbytes, block, &seed);
+        if (order[i]->dtype == CK_I64)
+            write_numbers(out, order[i]->nbytes);
+        else
+            write_data(out, order[i]->dtype, order[i]->nbytes, block, &seed);
     if (fclose(out) != 0) {
         perror(argv[4]);
         return 1;

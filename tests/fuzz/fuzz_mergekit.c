@@ -1,9 +1,7 @@
 /* libFuzzer: any text as a configuration of mergekit must be read or refused; what is read is a
  * recipe that can be written and read back. */
 #include "merge/foreign.h"
-
-#include <stdlib.h>
-#include <string.h>
+#include "tests/fuzz/read_back.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
@@ -11,16 +9,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     static const char *const tensors[] = {"blocks.0.attn.w", "blocks.0.mlp.w", "blocks.1.attn.w",
                                           "blocks.1.mlp.w",  "vae.layers.0.w", "x*y[0]\\.w"};
     const ck_foreign where = {.tensors = tensors, .tensor_count = sizeof tensors / sizeof *tensors};
-    ck_recipe r, again;
+    ck_recipe r;
     ck_error err;
     if (ck_foreign_mergekit("r", (const char *)data, n, &where, &r, &err) != CK_OK) return 0;
-    char *text;
-    bool good = ck_recipe_check(&r, &err) == CK_OK;
-    if (ck_recipe_text(&r, CK_PATH_NAME, NULL, &text, &err) != CK_OK) abort();
-    if (good && ck_recipe_parse("r", text, strlen(text), NULL, NULL, 0, &again, &err) != CK_OK)
-        abort();
-    if (good) ck_recipe_free(&again);
-    free(text);
-    ck_recipe_free(&r);
+    read_back(&r);
     return 0;
 }
