@@ -478,12 +478,14 @@ static double dmd(int i, double scale) {
     }
     assert_true(prediction == CK_PREDICT_FLOW ? at_.s == (k ? 0.5 : 1)
                                               : at_.time == (k ? 499 : 999));
+    /* With no more noise than it met (of two steps that is half of the moments). */
+    assert_true(judged.s <= at_.s && learned.s <= at_.s);
     vec x = x0_of(student, mine[i], at_, captions[i], 1);
     vec z = mix(judged.a, x, judged.s, loaded(feed("noise of the judged", i)));
     vec real = guided(z, judged, captions[i], scale);
     /* The rival is told the step, in the place of guidance. */
     vec push = mix(1, x0_of(RIVAL, z, judged, captions[i], 1 + (double)k), -1, real);
-    double size = mean_of(mix(1, x, -1, real), fabs);
+    double size = 0.2 + mean_of(mix(1, x, -1, real), fabs);
     double out = prediction == CK_PREDICT_EPSILON  ? at_.s / at_.a
                  : prediction == CK_PREDICT_SAMPLE ? 1
                                                    : at_.s;
@@ -530,8 +532,8 @@ static const struct {
     {"ecd", ecd, {-1.1, 2, 2, 8, 2}, 2, false},
     {"sfd", sfd, {2, 3}, 2, false},
     {"scm", scm, {-1, 1.4, 10, 0.01}, 2, false},
-    {"dmd", dmd, {1, 2, 0.5}, 2, false},
-    {"dmd2", dmd2, {1, 2, 0.5, 0.5}, 2, false},
+    {"dmd", dmd, {1, 2, 0.5, 0.2}, 2, false},
+    {"dmd2", dmd2, {1, 2, 0.5, 0.2, 0.5}, 2, false},
 };
 
 static void near(double a, double b, const char *method) {
@@ -579,7 +581,7 @@ static double most_moved(const ck_params *params, float *before) {
 
 /* AdamW's first step is the rate, whatever the gradient. */
 static void check_rates(void) {
-    static const double settings[] = {1, 2, 0.5, 0.5};
+    static const double settings[] = {1, 2, 0.5, 0.2, 0.5};
     ck_trainer_report report;
     begin("dmd2", settings, 2, false);
     ok(ck_trainer_run(trainer, &data, &report, &err));

@@ -4,7 +4,7 @@
  * as the teacher and is trained on nothing but the student's samples.
  *
  *   x = student's x0 of what it meets when it is sampled;  x_t = x with noise
- *   g = (rival's x0 of x_t - teacher's x0 of x_t) / mean |x - teacher's x0|
+ *   g = (rival's x0 of x_t - teacher's x0 of x_t) / (soft + mean |x - teacher's x0|)
  *   student: loss = v |x - (x - g)|^2 / 2, whose gradient is v g;  every `every` steps
  *   rival:   loss = w |rival's x0 of another x_t - x|^2            every step
  *
@@ -13,9 +13,10 @@
  * every round of training, and begins anew from pure noise, with a new caption, after the last; so
  * this costs no pass. One student is then good for the number of steps and, as each step is judged
  * by itself, for its divisors. The rival is told which step a sample comes from: knowing only the
- * mixture it would let one step be too sharp where another is too blurred. Each step is judged at
- * all moments, also at those with more noise than it met: judged only below that, students of
- * Fashion-MNIST were worse with four steps than with two.
+ * mixture it would let one step be too sharp where another is too blurred. And a step is judged
+ * only at moments with no more noise than it met, what little noise leaves alone being not its
+ * doing; but at half of all moments at least. Where there is little noise, x is near the teacher's
+ * x0, and what divides g is as small as the errors of both networks: soft keeps these small, too.
  *
  * x is the student's answer times `out` (process.h), which is large where there is much noise:
  * v = out^-even. No data are needed.
@@ -31,7 +32,7 @@
 
 #include <math.h>
 
-enum { EVERY, STEPS, EVEN, ADVERSARY };
+enum { EVERY, STEPS, EVEN, SOFT, ADVERSARY };
 
 enum { MOMENTS = 1000 };
 
@@ -114,7 +115,8 @@ static ck_status teach_student(ck_distill *d, ck_node x, ck_node noisy, ck_taps 
     judge.taps = taps;
     ck_node real = ck_distill_guided(d, &judge, noisy, o->judged);
     ck_node frequent = ck_distill_x0(d, &d->rival, noisy, o->judged, d->context);
-    ck_node scale = ck_unary_op(g, CK_RECIPROCAL, mean_size(d, ck_sub(g, made, real)), 0);
+    ck_node size = ck_affine(g, mean_size(d, ck_sub(g, made, real)), 1, d->setting[SOFT]);
+    ck_node scale = ck_unary_op(g, CK_RECIPROCAL, size, 0);
     ck_node push = ck_mul(g, ck_sub(g, frequent, real), scale);
     ck_node off = ck_sub(g, x, ck_detach(g, ck_sub(g, made, push)));
     ck_node loss = ck_affine(g, ck_mean(g, ck_mul(g, ck_mul(g, off, off), even)), 0.5, 0);
@@ -152,8 +154,9 @@ static size_t step_of(const ck_distill *d, size_t sample) {
     return k < d->round ? k : (size_t)d->round;
 }
 
-static size_t moment_of(double u) {
-    return (size_t)(u * MOMENTS);
+/* Of the moments from a share of the way on. */
+static size_t moment_of(double low, double u) {
+    return (size_t)((low + (1 - low) * u) * MOMENTS);
 }
 
 static void begin(ck_distill *d, size_t sample) {
@@ -173,9 +176,10 @@ static void draw(ck_distill *d) {
     ck_distill_noise(d, 4, d->feeds[o->noise4].value);
     for (size_t i = 0; i < d->batch; i++) {
         size_t k = step_of(d, i);
+        double low = fmin((double)k / d->setting[STEPS], 0.5);
         /* (2% to 98% of the way where it is judged: the ends say little.) */
-        size_t judged = moment_of(0.02 + 0.96 * ck_distill_uniform(d, 0, i));
-        size_t learned = moment_of(ck_distill_uniform(d, 1, i));
+        size_t judged = moment_of(low, 0.02 + 0.96 * ck_distill_uniform(d, 0, i));
+        size_t learned = moment_of(low, ck_distill_uniform(d, 1, i));
         double out = fabs(ck_process_wrap(d->process, o->grid[k]).out);
         if (k == 0) begin(d, i);
         if (d->told != SIZE_MAX) d->feeds[d->told].value[i] = (float)(1 + k);
@@ -198,12 +202,14 @@ static unsigned turn(const ck_distill *d) {
     { "steps", usual, 1, 64, "steps of the student" }
 #define EVEN_SETTING                                                                               \
     { "even", 0, 0, 2, "how much noisy moments are held back; 1: all push alike" }
+#define SOFT_SETTING                                                                               \
+    { "soft", 0, 0, 10, "what is small against this (in x0) pushes less" }
 
 const ck_distill_method ck_distill_dmd = {
     .name = "dmd",
     .summary = "distribution matching: one step or a few, without data; three networks",
     .source = "Yin et al., 2024 (arXiv 2405.14867)",
-    .settings = {EVERY_SETTING, STEPS_SETTING(1), EVEN_SETTING},
+    .settings = {EVERY_SETTING, STEPS_SETTING(1), EVEN_SETTING, SOFT_SETTING},
     .loss = CK_LOSS_L2,
     .steps = CK_STEPS_CONSISTENCY,
     .teacher = true,
@@ -221,6 +227,7 @@ const ck_distill_method ck_distill_dmd2 = {
     .settings = {EVERY_SETTING,
                  STEPS_SETTING(4),
                  EVEN_SETTING,
+                 SOFT_SETTING,
                  {"adversary", 0.01, 0, 100, "its share of the student's loss"}},
     .loss = CK_LOSS_L2,
     .steps = CK_STEPS_CONSISTENCY,
