@@ -104,6 +104,10 @@ size_t ck_exec_peak(const ck_exec *e);
  */
 ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err);
 
+/* Uses the memory of another plan that is never run at the same time and outlives this one; what
+ * one leaves there is gone when the other has run. peak(e) is at most that of `from`. */
+void ck_exec_borrow(ck_exec *e, const ck_exec *from);
+
 /* Inputs and outputs in host memory: f32 (converted for reference64), ids int32_t. n elements must
  * be the node's. Inputs keep their values between runs. */
 ck_status ck_exec_write(ck_exec *e, ck_node input, const void *data, size_t n, ck_error *err);

@@ -140,6 +140,19 @@ ck_status ck_distill_build(ck_distill *d, size_t tokens, size_t width, ck_error 
     return ck_graph_check(d->graph, err);
 }
 
+static void forget(ck_distill *d) {
+    d->points = NULL, d->feeds = NULL, d->own = NULL, d->graph = NULL;
+    d->feed_count = d->feed_capacity = d->point_count = d->point_capacity = d->part_count = 0;
+}
+
+ck_distill ck_distill_resized(const ck_distill *d, ck_shape shape, const ck_process *process) {
+    ck_distill other = *d;
+    forget(&other);
+    other.shape = shape;
+    other.process = process;
+    return other;
+}
+
 void ck_distill_clear(ck_distill *d) {
     for (size_t i = 0; i < d->feed_count; i++) {
         free(d->feeds[i].name);
@@ -150,8 +163,7 @@ void ck_distill_clear(ck_distill *d) {
     free(d->feeds);
     free(d->own);
     ck_graph_free(d->graph);
-    d->points = NULL, d->feeds = NULL, d->own = NULL, d->graph = NULL;
-    d->feed_count = d->feed_capacity = d->point_count = d->point_capacity = d->part_count = 0;
+    forget(d);
 }
 
 /* ---- Arithmetic of the process ---- */

@@ -147,6 +147,8 @@ const ck_distill_method *ck_distill_method_find(const char *name);
 /* Builds the graph: d is set up to `no_context` excluded, of zeroes behind. context: T and C of the
  * text, or 0. */
 ck_status ck_distill_build(ck_distill *d, size_t tokens, size_t width, ck_error *err);
+/* The same for samples of another size: d's networks and settings, not built. d outlives it. */
+ck_distill ck_distill_resized(const ck_distill *d, ck_shape shape, const ck_process *process);
 /* Releases what build made; networks and process are the caller's. */
 void ck_distill_clear(ck_distill *d);
 

@@ -32,6 +32,7 @@ struct ck_exec {
     ck_kernel *kernels;
     size_t scratch, arena; /* bytes */
     char *memory;          /* arena, then scratch; NULL before ck_exec_allocate */
+    bool borrowed;         /* another's */
     double seconds[CK_OP_COUNT];
 };
 
@@ -227,7 +228,7 @@ void ck_exec_free(ck_exec *e) {
     if (!e) return;
     for (size_t i = 0; e->kernels && i < e->count; i++)
         if (e->kernels[i].release) e->kernels[i].release(e->kernels[i].state);
-    if (e->memory) e->backend->free(e->memory);
+    if (e->memory && !e->borrowed) e->backend->free(e->memory);
     free(e->kernels);
     free(e->slots);
     free(e->needed);
@@ -261,6 +262,11 @@ ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err) {
                                "out of memory: %.1f MiB for a graph; use a smaller batch "
                                "or image, or turn gradient checkpointing on",
                                (double)peak / 0x1p20);
+}
+
+void ck_exec_borrow(ck_exec *e, const ck_exec *from) {
+    e->memory = from->memory;
+    e->borrowed = true;
 }
 
 static void *address(const ck_exec *e, ck_node n) {

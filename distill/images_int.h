@@ -11,6 +11,7 @@ typedef struct ck_images_task {
     ck_model model;
     ck_network_config teacher, student; /* of the model's kind */
     size_t height, width, channels;     /* of images */
+    size_t step;                        /* of what their sides are multiples */
     size_t h, w, latent;                /* of latents; numbers of one */
     size_t text;                        /* numbers of a caption */
     ck_dataset *data;                   /* NULL: captions alone */

@@ -9,9 +9,9 @@
 
 struct ck_prefetch {
     ck_data source;
-    size_t x0, context; /* numbers */
-    ck_batch ahead;     /* with buffers of its own */
-    bool wanted;        /* the thread is to make it, or does so */
+    size_t context; /* numbers */
+    ck_batch ahead; /* with buffers of its own */
+    bool wanted;    /* the thread is to make it, or does so */
     bool made;
     ck_status status; /* of making it */
     ck_error err;
@@ -47,7 +47,7 @@ ck_status ck_prefetch_new(const ck_data *source, size_t x0, size_t context, ck_p
     ck_prefetch *p = ck_alloc(sizeof *p);
     if (!p) return ck_fail_memory(err, "a batch");
     p->source = *source;
-    p->x0 = x0, p->context = context;
+    p->context = context;
     p->ahead.x0 = ck_alloc_array(x0, sizeof(float));
     if (context) p->ahead.context = ck_alloc_array(context, sizeof(float));
     if (context) p->ahead.no_context = ck_alloc_array(context, sizeof(float));
@@ -86,7 +86,7 @@ static bool is(const ck_batch *a, const ck_batch *b) {
 static ck_status take(ck_prefetch *p, const ck_batch *b, ck_error *err) {
     if (p->status != CK_OK) *err = p->err;
     CK_TRY(p->status);
-    memcpy(b->x0, p->ahead.x0, p->x0 * sizeof *b->x0);
+    memcpy(b->x0, p->ahead.x0, b->numbers * sizeof *b->x0);
     if (p->context) {
         memcpy(b->context, p->ahead.context, p->context * sizeof *b->context);
         memcpy(b->no_context, p->ahead.no_context, p->context * sizeof *b->context);
@@ -110,6 +110,11 @@ static ck_status batch(void *self, const ck_batch *b, ck_error *err) {
     return s;
 }
 
+static size_t size_of(void *self, uint64_t seed, uint64_t round, size_t total) {
+    const ck_prefetch *p = self;
+    return p->source.size(p->source.self, seed, round, total);
+}
+
 ck_data ck_prefetch_data(ck_prefetch *p) {
-    return (ck_data){p, batch};
+    return (ck_data){p, batch, p->source.size ? size_of : NULL};
 }

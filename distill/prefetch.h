@@ -1,7 +1,7 @@
 /* Batches made ahead: while a step is computed, a thread makes the batch of the next round.
  *
  *   ck_prefetch *p;
- *   CK_TRY(ck_prefetch_new(&source, numbers of x0, numbers of context, &p, err));
+ *   CK_TRY(ck_prefetch_new(&source, most numbers of x0, numbers of context, &p, err));
  *   ck_data data = ck_prefetch_data(p);           gives what source gives
  *   ck_prefetch_free(p);                          before what source needs
  */

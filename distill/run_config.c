@@ -212,12 +212,29 @@ static ck_status copy_networks(ck_session *r, ck_error *err) {
     return d->method->heads ? new_params(r, &d->heads, err) : CK_OK;
 }
 
+/* The graphs of the data's other sizes, of the same weights. */
+static ck_status add_sizes(ck_session *r, const ck_backend *backend, ck_error *err) {
+    if (r->task->size_count < 2) return CK_OK;
+    r->others = ck_alloc_array(r->task->size_count - 1, sizeof *r->others);
+    if (!r->others) return ck_fail_memory(err, "sizes");
+    for (size_t i = 1; i < r->task->size_count; i++) {
+        ck_distill *d = &r->others[r->other_count++];
+        *d = ck_distill_resized(&r->d, r->task->sizes[i].shape, r->task->sizes[i].process);
+        CK_TRY(ck_distill_build(d, r->task->tokens, r->task->width, err));
+        CK_TRY(ck_trainer_add(r->trainer, d, backend, err));
+    }
+    return CK_OK;
+}
+
 static ck_status open_data(ck_session *r, ck_error *err) {
     const ck_feed *f = r->d.feeds;
+    size_t most = f[CK_FEED_X0].n;
+    for (size_t i = 0; i < r->other_count; i++)
+        if (r->others[i].feeds[CK_FEED_X0].n > most) most = r->others[i].feeds[CK_FEED_X0].n;
     r->data = r->task->data;
     if (!r->task->from_file) return CK_OK;
     size_t context = r->d.context == CK_NONE ? 0 : f[CK_FEED_CONTEXT].n;
-    CK_TRY(ck_prefetch_new(&r->task->data, f[CK_FEED_X0].n, context, &r->prefetch, err));
+    CK_TRY(ck_prefetch_new(&r->task->data, most, context, &r->prefetch, err));
     r->data = ck_prefetch_data(r->prefetch);
     return CK_OK;
 }
@@ -240,8 +257,8 @@ ck_status ck_run_open(ck_session *r, ck_opening how, ck_error *err) {
     CK_TRY(read_saving(r, err));
     CK_TRY(read_guard(r, err));
     CK_TRY(ck_config_check(r->config, err));
-    r->d.process = r->task->process;
-    r->d.shape = r->task->shape;
+    r->d.process = r->task->sizes ? r->task->sizes[0].process : r->task->process;
+    r->d.shape = r->task->sizes ? r->task->sizes[0].shape : r->task->shape;
     r->d.batch = part;
     r->d.first = r->world.rank * part;
     r->d.seed = r->seed;
@@ -251,8 +268,9 @@ ck_status ck_run_open(ck_session *r, ck_opening how, ck_error *err) {
     CK_TRY(ck_distill_build(&r->d, r->task->tokens, r->task->width, err));
     if (r->adapter.rank && !ck_params_count(r->factors))
         return ck_config_fail(r->config, "lora.targets", err, "no layer has such a name");
-    CK_TRY(open_data(r, err));
-    return ck_trainer_new(&r->d, backend, &r->settings, &r->trainer, err);
+    CK_TRY(ck_trainer_new(&r->d, backend, &r->settings, &r->trainer, err));
+    CK_TRY(add_sizes(r, backend, err));
+    return open_data(r, err);
 }
 
 void ck_run_shut(ck_session *r) {
@@ -260,6 +278,8 @@ void ck_run_shut(ck_session *r) {
     ck_runlog_close(r->log);
     ck_trainer_free(r->trainer);
     ck_distill_clear(&r->d);
+    for (size_t i = 0; i < r->other_count; i++) ck_distill_clear(&r->others[i]);
+    free(r->others);
     ck_params_free(r->d.average.params);
     ck_params_free(r->d.rival.params);
     ck_params_free(r->d.heads);

@@ -27,6 +27,8 @@ typedef struct ck_session {
     ck_adapter adapter, rival_adapter; /* rank 0: whole networks are trained */
     ck_params *factors;                /* the student's, with an adapter */
     ck_distill d;
+    ck_distill *others; /* of the data's other sizes */
+    size_t other_count;
     ck_data data;
     ck_prefetch *prefetch; /* makes data ahead, or NULL */
     ck_trainer *trainer;

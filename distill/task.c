@@ -68,5 +68,7 @@ void ck_task_close(ck_task *t) {
     ck_params_free(t->teacher.params);
     ck_params_free(t->student.params);
     ck_process_free(t->process);
+    for (size_t i = 0; i < t->size_count; i++) ck_process_free(t->sizes[i].process);
+    free(t->sizes);
     free(t);
 }

@@ -57,6 +57,12 @@ typedef struct ck_task_kind {
                         const ck_meta *facts, size_t count, ck_error *err);
 } ck_task_kind;
 
+/* A batch of samples of a size, and the process that they are on. */
+typedef struct ck_size {
+    ck_shape shape;
+    ck_process *process;
+} ck_size;
+
 struct ck_task {
     const ck_task_kind *kind;
     const ck_backend *backend;
@@ -65,6 +71,9 @@ struct ck_task {
     bool absent; /* planned, of a model whose weights are not there */
     ck_process *process;
     ck_shape shape; /* of a batch */
+    /* Where training data have several sizes, those; NULL: all have the shape above. */
+    ck_size *sizes;
+    size_t size_count;
     size_t tokens, width;
     ck_network teacher; /* without params where the config has none */
     ck_network student; /* begins as the teacher unless the config says otherwise */

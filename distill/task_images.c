@@ -11,6 +11,7 @@
  *   "data.only"         a list of captions: others are left out (default: all are taken)
  *   "data.most"         so many images at most; 0: all
  *   "data.size"         of the square that images are fitted to (default: the model's)
+ *   "data.buckets"      true: to rectangles of about that area, by their shape; a batch is of one
  *   "data.prompts"      captions alone, for methods that need no data: a list, or a file with one
  *                       a line
  *   "data.drop"         share of captions that are left empty, so that guidance can be had
@@ -69,12 +70,14 @@ static ck_status fit_images(own *o, ck_config *c, ck_error *err) {
     const char *const *only;
     size_t only_count;
     uint64_t most;
+    bool several;
     CK_TRY(ck_config_texts(c, "data.only", NULL, 0, &only, &only_count, err));
     CK_TRY(ck_config_count(c, "data.most", 0, 0, UINT32_MAX, &most, err));
+    CK_TRY(ck_config_bool(c, "data.buckets", false, &several, err));
     if (only_count) CK_TRY(ck_dataset_only(o->data, only, only_count, err));
     if (most) ck_dataset_limit(o->data, most);
     o->captions = ck_dataset_count(o->data);
-    return ck_buckets_make(o->data, o->width, o->width, &o->buckets, err);
+    return ck_buckets_make(o->data, o->width, several ? o->step : o->width, &o->buckets, err);
 }
 
 /* Lines of a file that are not empty, as a list of texts that belong to o->prompts. */
@@ -134,6 +137,7 @@ static ck_status find_sizes(ck_task *t, ck_config *c, ck_error *err) {
     if (size % step)
         return ck_config_fail(c, "data.size", err, "must be a multiple of %zu", (size_t)step);
     o->height = o->width = size;
+    o->step = step;
     o->channels = (size_t)v->in_channels;
     o->h = o->w = size / factor;
     o->latent = o->h * o->w * (size_t)v->latent_channels;
@@ -155,19 +159,49 @@ static ck_status find_sizes(ck_task *t, ck_config *c, ck_error *err) {
     return CK_OK;
 }
 
+/* Batches of a bucket in a pass over all of them: as many as it has, rounded. */
+static uint64_t batches_of(const own *o, size_t bucket, size_t total) {
+    uint64_t n = (o->buckets.buckets[bucket].count + total / 2) / total;
+    return n ? n : 1;
+}
+
+/* The bucket of a round, and the first of the round's positions in the bucket's own order. In every
+ * pass over the buckets their batches come in another order. */
+static size_t choose_bucket(const own *o, uint64_t seed, uint64_t round, size_t total,
+                            uint64_t *position) {
+    uint64_t all = 0, at;
+    size_t bucket = 0;
+    for (size_t b = 0; b < o->buckets.count; b++) all += batches_of(o, b, total);
+    for (at = ck_shuffle(seed, all, round); at >= batches_of(o, bucket, total); bucket++)
+        at -= batches_of(o, bucket, total);
+    *position = (round / all * batches_of(o, bucket, total) + at) * total;
+    return bucket;
+}
+
+static size_t size_of(void *self, uint64_t seed, uint64_t round, size_t total) {
+    uint64_t position;
+    return choose_bucket(self, seed, round, total, &position);
+}
+
 static ck_status batch(void *self, const ck_batch *b, ck_error *err) {
     const own *o = self;
+    size_t bucket = 0, count = o->captions;
+    uint64_t position = b->round * b->total;
     if (!o->latents) return CK_OK; /* a dry run: everything is zero */
+    if (o->buckets.count > 1) {
+        bucket = choose_bucket(o, b->seed, b->round, b->total, &position);
+        count = o->buckets.buckets[bucket].count;
+    }
+    size_t latent = o->data ? ck_encoding_latent(&o->encoding, bucket) : 0;
     for (size_t i = 0; i < b->count; i++) {
-        uint64_t position = b->round * b->total + b->first + i;
-        size_t at = (size_t)ck_shuffle(b->seed, o->captions, position);
+        size_t at = (size_t)ck_shuffle(b->seed + bucket, count, position + b->first + i);
+        size_t sample = o->data ? o->buckets.buckets[bucket].samples[at] : at;
         uint32_t words[4];
         ck_philox(b->seed, (uint32_t)b->round, DROP_STREAM, b->first + i, words);
-        /* (With one bucket a sample's number is its place in it.) */
         if (o->data)
-            CK_TRY(ck_latents_read(o->latents, ck_encoding_image(&o->encoding, 0, at),
-                                   b->x0 + i * o->latent, err));
-        size_t caption = ck_philox_uniform(words[0]) < o->drop ? 0 : o->buckets.caption_of[at];
+            CK_TRY(ck_latents_read(o->latents, ck_encoding_image(&o->encoding, bucket, at),
+                                   b->x0 + i * latent, err));
+        size_t caption = ck_philox_uniform(words[0]) < o->drop ? 0 : o->buckets.caption_of[sample];
         CK_TRY(ck_latents_read(o->latents, caption, b->context + i * o->text, err));
         CK_TRY(ck_latents_read(o->latents, 0, b->no_context + i * o->text, err));
     }
@@ -346,6 +380,24 @@ static ck_status make_cache(ck_task *t, ck_config *c, ck_error *err) {
     return ck_cache_make(&of(t)->encoding, path, dtype, err);
 }
 
+/* A size of each bucket, where there are several. */
+static ck_status list_sizes(ck_task *t, ck_error *err) {
+    const own *o = of(t);
+    size_t factor = (size_t)ck_vae_factor(&o->model.vae_config);
+    if (o->buckets.count < 2) return CK_OK;
+    t->data.size = size_of;
+    t->sizes = ck_alloc_array(o->buckets.count, sizeof *t->sizes);
+    if (!t->sizes) return ck_fail_memory(err, "sizes");
+    for (size_t i = 0; i < o->buckets.count; i++) {
+        ck_size *s = &t->sizes[t->size_count++];
+        size_t h = o->buckets.buckets[i].height / factor, w = o->buckets.buckets[i].width / factor;
+        s->shape = t->shape;
+        s->shape.d[1] = (int64_t)h, s->shape.d[2] = (int64_t)w;
+        CK_TRY(ck_process_new(&o->model.schedule, h * w / 4, &s->process, err));
+    }
+    return CK_OK;
+}
+
 static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     const char *student, *cache, *const *names;
     size_t name_count;
@@ -361,7 +413,8 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     own *o = of(t);
     o->model.unet_config.checkpoint = o->model.mmdit_config.checkpoint =
         o->model.flux_config.checkpoint = checkpoint;
-    t->data = (ck_data){o, batch};
+    t->data = (ck_data){o, batch, NULL};
+    CK_TRY(list_sizes(t, err));
     t->teacher_steps = 25;
     t->teacher_walk = CK_WALK_DDIM;
     CK_TRY(ck_process_new(&o->model.schedule, o->h * o->w / 4, &t->process, err));

@@ -10,14 +10,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A part in training: its own plan of the common graph. */
-typedef struct work {
-    ck_part part;
+/* A part's plan of the graph of one size of samples. */
+typedef struct plan {
+    ck_node loss;
     ck_node *outputs; /* loss, gradients, what is carried */
     size_t output_count;
-    ck_node *trained; /* weights, in the order of the gradients */
-    size_t weights;
     ck_exec *exec;
+} plan;
+
+typedef struct sized {
+    ck_distill *d;
+    plan plans[CK_DISTILL_PARTS];
+} sized;
+
+/* A part in training. */
+typedef struct work {
+    ck_part part;     /* of the first size's graph */
+    ck_node *trained; /* its weights, in the order of the gradients */
+    size_t weights;
     ck_optimizer *optimizer;
     float
         *sum; /* gradients of several rounds, or on their way to others; NULL where there is one */
@@ -29,7 +39,9 @@ typedef struct work {
 } work;
 
 struct ck_trainer {
-    ck_distill *d;
+    ck_distill *d; /* of the first size */
+    sized *sizes;
+    size_t size_count, size_capacity;
     ck_trainer_settings settings;
     work works[CK_DISTILL_PARTS];
     ck_world world;
@@ -58,31 +70,68 @@ static size_t weight_size(const ck_trainer *t, const work *w, size_t i) {
     return (size_t)ck_shape_count(&t->d->graph->nodes[w->trained[i]].shape);
 }
 
-/* The loss, the gradients of all weights of the part that it depends on, and carried feeds. */
-static ck_status find_outputs(ck_distill *d, work *w, ck_error *err) {
-    ck_graph *g = d->graph;
-    size_t count = g->count, n = 0;
-    for (size_t i = 0; i < count; i++) n += is_trained(g, i, &w->part);
-    w->outputs = ck_alloc_array(n + d->feed_count + 1, sizeof *w->outputs);
-    w->trained = ck_alloc_array(n, sizeof *w->trained);
-    if (!w->outputs || !w->trained) return ck_fail_memory(err, d->method->name);
-    for (size_t i = 0; i < count; i++)
-        if (is_trained(g, i, &w->part)) w->trained[w->weights++] = (ck_node)i;
-    w->outputs[0] = w->part.loss;
-    CK_TRY(ck_gradients(g, w->part.loss, w->trained, w->weights, w->outputs + 1, err));
-    w->output_count = 1 + w->weights;
-    for (size_t i = 0; i < d->feed_count; i++)
-        if (d->feeds[i].from != CK_NONE) w->outputs[w->output_count++] = d->feeds[i].from;
+/* The weights of a part, in the graph's order: *trained, to be released with free(). */
+static ck_status find_trained(const ck_graph *g, const ck_part *part, ck_node **trained,
+                              size_t *count, ck_error *err) {
+    size_t n = 0;
+    for (size_t i = 0; i < g->count; i++) n += is_trained(g, i, part);
+    *trained = ck_alloc_array(n, sizeof **trained);
+    if (!*trained) return ck_fail_memory(err, "weights");
+    *count = 0;
+    for (size_t i = 0; i < g->count; i++)
+        if (is_trained(g, i, part)) (*trained)[(*count)++] = (ck_node)i;
     return CK_OK;
 }
 
-static ck_status prepare(ck_trainer *t, work *w, const ck_backend *backend, ck_error *err) {
-    if (!backend->host)
-        return ck_fail(err, CK_USAGE, "backend '%s' cannot train yet", backend->name);
-    CK_TRY(find_outputs(t->d, w, err));
-    CK_TRY(ck_exec_new(backend, t->d->graph, w->outputs, w->output_count, &w->exec, err));
-    for (size_t i = 0; i < w->weights; i++) w->elements += weight_size(t, w, i);
+/* The loss, the gradients of all weights that it depends on, and carried feeds. */
+static ck_status find_outputs(ck_distill *d, plan *p, const ck_node *trained, size_t count,
+                              ck_error *err) {
+    p->outputs = ck_alloc_array(count + d->feed_count + 1, sizeof *p->outputs);
+    if (!p->outputs) return ck_fail_memory(err, d->method->name);
+    p->outputs[0] = p->loss;
+    CK_TRY(ck_gradients(d->graph, p->loss, trained, count, p->outputs + 1, err));
+    p->output_count = 1 + count;
+    for (size_t i = 0; i < d->feed_count; i++)
+        if (d->feeds[i].from != CK_NONE) p->outputs[p->output_count++] = d->feeds[i].from;
     return CK_OK;
+}
+
+/* The plan of a part for a size; the first size's graph says which weights there are. */
+static ck_status prepare(ck_trainer *t, sized *s, size_t part, const ck_backend *backend,
+                         ck_error *err) {
+    work *w = &t->works[part];
+    plan *p = &s->plans[part];
+    ck_node *trained = NULL;
+    size_t count = 0;
+    p->loss = s->d->parts[part].loss;
+    CK_TRY(find_trained(s->d->graph, &s->d->parts[part], &trained, &count, err));
+    ck_status status = find_outputs(s->d, p, trained, count, err);
+    if (s->d == t->d)
+        w->trained = trained, w->weights = count;
+    else
+        free(trained);
+    CK_TRY(status);
+    return ck_exec_new(backend, s->d->graph, p->outputs, p->output_count, &p->exec, err);
+}
+
+static ck_status add_size(ck_trainer *t, ck_distill *d, const ck_backend *backend, ck_error *err) {
+    sized *grown = ck_grow(t->sizes, t->size_count, &t->size_capacity, sizeof *grown);
+    if (!grown) return ck_fail_memory(err, d->method->name);
+    t->sizes = grown;
+    sized *s = &grown[t->size_count++];
+    *s = (sized){.d = d};
+    for (size_t i = 0; i < d->part_count; i++) CK_TRY(prepare(t, s, i, backend, err));
+    return CK_OK;
+}
+
+ck_status ck_trainer_add(ck_trainer *t, ck_distill *d, const ck_backend *backend, ck_error *err) {
+    for (size_t i = 0; i < d->feed_count; i++)
+        if (d->feeds[i].from != CK_NONE)
+            return ck_fail(err, CK_USAGE,
+                           "method '%s' carries samples from step to step: they must be of one "
+                           "size",
+                           d->method->name);
+    return add_size(t, d, backend, err);
 }
 
 static ck_status copy_for_ema(ck_trainer *t, ck_error *err) {
@@ -96,10 +145,14 @@ ck_status ck_trainer_new(ck_distill *d, const ck_backend *backend,
     t->d = d;
     t->settings = *settings;
     t->world = settings->world ? *settings->world : (ck_world){0, 1};
-    ck_status s = copy_for_ema(t, err);
+    ck_status s = backend->host
+                      ? copy_for_ema(t, err)
+                      : ck_fail(err, CK_USAGE, "backend '%s' cannot train yet", backend->name);
+    for (size_t i = 0; i < d->part_count; i++) t->works[i].part = d->parts[i];
+    if (s == CK_OK) s = add_size(t, d, backend, err);
     for (size_t i = 0; i < d->part_count && s == CK_OK; i++) {
-        t->works[i].part = d->parts[i];
-        s = prepare(t, &t->works[i], backend, err);
+        work *w = &t->works[i];
+        for (size_t k = 0; k < w->weights; k++) w->elements += weight_size(t, w, k);
     }
     if (s != CK_OK)
         ck_trainer_free(t);
@@ -112,11 +165,15 @@ void ck_trainer_free(ck_trainer *t) {
     if (!t) return;
     for (size_t i = 0; i < CK_DISTILL_PARTS; i++) {
         work *w = &t->works[i];
-        ck_exec_free(w->exec);
+        for (size_t k = 0; k < t->size_count; k++) {
+            ck_exec_free(t->sizes[k].plans[i].exec);
+            free(t->sizes[k].plans[i].outputs);
+        }
         ck_optimizer_free(w->optimizer);
         ck_shard_free(w->shard);
-        free(w->outputs), free(w->trained), free(w->sum), free(w->whole);
+        free(w->trained), free(w->sum), free(w->whole);
     }
+    free(t->sizes);
     for (size_t i = 0; t->carried && i < t->d->feed_count; i++) free(t->carried[i]);
     free(t->carried), free(t->batches);
     ck_params_free(t->ema);
@@ -126,9 +183,19 @@ void ck_trainer_free(ck_trainer *t) {
 
 /* ---- Memory ---- */
 
+/* The plan of a part that needs most: one is run at a time, so that the others use its memory. */
+static ck_exec *largest(const ck_trainer *t, size_t part) {
+    ck_exec *most = t->sizes[0].plans[part].exec;
+    for (size_t k = 1; k < t->size_count; k++) {
+        ck_exec *e = t->sizes[k].plans[part].exec;
+        if (ck_exec_peak(e) > ck_exec_peak(most)) most = e;
+    }
+    return most;
+}
+
 size_t ck_trainer_peak(const ck_trainer *t) {
     size_t bytes = 0;
-    for (size_t i = 0; i < t->d->part_count; i++) bytes += ck_exec_peak(t->works[i].exec);
+    for (size_t i = 0; i < t->d->part_count; i++) bytes += ck_exec_peak(largest(t, i));
     return bytes;
 }
 
@@ -148,7 +215,7 @@ static size_t base_bytes(const ck_distill *d) {
 
 /* Whether gradients go through an array of their own. */
 static bool sums_up(const ck_trainer *t) {
-    return t->settings.accumulate > 1 || t->world.size > 1;
+    return t->settings.accumulate > 1 || t->world.size > 1 || t->size_count > 1;
 }
 
 size_t ck_trainer_held(const ck_trainer *t) {
@@ -167,7 +234,10 @@ size_t ck_trainer_held(const ck_trainer *t) {
 }
 
 double ck_trainer_operations(const ck_trainer *t, size_t part) {
-    return ck_exec_operations(t->works[part].exec);
+    double sum = 0;
+    for (size_t k = 0; k < t->size_count; k++)
+        sum += ck_exec_operations(t->sizes[k].plans[part].exec);
+    return sum / (double)t->size_count;
 }
 
 size_t ck_trainer_trained(const ck_trainer *t) {
@@ -179,10 +249,11 @@ size_t ck_trainer_trained(const ck_trainer *t) {
 /* The weights of a part, with their gradients where the run leaves them, or in the sum. */
 static void list_slices(const ck_trainer *t, work *w, ck_trained *slices) {
     float *next = w->sum;
+    const plan *only = &t->sizes[0].plans[w - t->works];
     for (size_t i = 0; i < w->weights; i++) {
         slices[i].value = weight_data(t, w, i);
         slices[i].n = weight_size(t, w, i);
-        slices[i].gradient = next ? next : ck_exec_pointer(w->exec, w->outputs[1 + i]);
+        slices[i].gradient = next ? next : ck_exec_pointer(only->exec, only->outputs[1 + i]);
         if (next) next += slices[i].n;
     }
 }
@@ -228,7 +299,10 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
                        "batch (and accumulate), or turn checkpointing on",
                        (double)need / 0x1p20, (double)limit / 0x1p20);
     for (size_t i = 0; i < t->d->part_count; i++) {
-        CK_TRY(ck_exec_allocate(t->works[i].exec, 0, err));
+        ck_exec *most = largest(t, i);
+        CK_TRY(ck_exec_allocate(most, 0, err));
+        for (size_t k = 0; k < t->size_count; k++)
+            if (t->sizes[k].plans[i].exec != most) ck_exec_borrow(t->sizes[k].plans[i].exec, most);
         CK_TRY(make_optimizer(t, &t->works[i], err));
     }
     return CK_OK;
@@ -236,43 +310,45 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
 
 /* ---- Running ---- */
 
-static ck_status feed(ck_trainer *t, work *w, ck_error *err) {
-    for (size_t i = 0; i < t->d->feed_count; i++) {
-        const ck_feed *f = &t->d->feeds[i];
-        CK_TRY(ck_exec_write(w->exec, f->node, f->value, f->n, err));
+static ck_status feed(const ck_distill *d, ck_exec *e, ck_error *err) {
+    for (size_t i = 0; i < d->feed_count; i++) {
+        const ck_feed *f = &d->feeds[i];
+        CK_TRY(ck_exec_write(e, f->node, f->value, f->n, err));
     }
     return CK_OK;
 }
 
 /* Gradients of a round into the sum, as the mean over all rounds and processes. */
-static void add_gradients(ck_trainer *t, work *w) {
+static void add_gradients(ck_trainer *t, work *w, const plan *p) {
     float share = 1 / (float)(t->settings.accumulate * t->world.size), *sum = w->sum;
     for (size_t i = 0; i < w->weights; i++) {
-        const float *g = ck_exec_pointer(w->exec, w->outputs[1 + i]);
+        const float *g = ck_exec_pointer(p->exec, p->outputs[1 + i]);
         size_t n = weight_size(t, w, i);
         for (size_t k = 0; k < n; k++) sum[k] += share * g[k];
         sum += n;
     }
 }
 
-static ck_status run_part(ck_trainer *t, work *w, double *loss, ck_error *err) {
-    CK_TRY(feed(t, w, err));
-    CK_TRY(ck_exec_run(w->exec, err));
+static ck_status run_part(ck_trainer *t, const sized *s, size_t part, double *loss, ck_error *err) {
+    work *w = &t->works[part];
+    const plan *p = &s->plans[part];
+    CK_TRY(feed(s->d, p->exec, err));
+    CK_TRY(ck_exec_run(p->exec, err));
     float value;
-    CK_TRY(ck_exec_read(w->exec, w->part.loss, &value, 1, err));
+    CK_TRY(ck_exec_read(p->exec, p->loss, &value, 1, err));
     *loss += (double)value / (double)t->settings.accumulate;
-    if (w->sum) add_gradients(t, w);
+    if (w->sum) add_gradients(t, w, p);
     return CK_OK;
 }
 
-static ck_status fill(ck_trainer *t, const ck_data *data, ck_error *err) {
-    ck_distill *d = t->d;
+static ck_status fill(ck_distill *d, const ck_data *data, ck_error *err) {
     bool text = d->context != CK_NONE;
     ck_batch b = {.seed = d->seed,
                   .round = d->round,
                   .total = d->total,
                   .first = d->first,
                   .count = d->batch,
+                  .numbers = d->feeds[CK_FEED_X0].n,
                   .x0 = d->feeds[CK_FEED_X0].value,
                   .context = text ? d->feeds[CK_FEED_CONTEXT].value : NULL,
                   .no_context = text ? d->feeds[CK_FEED_NO_CONTEXT].value : NULL};
@@ -283,21 +359,32 @@ static ck_status fill(ck_trainer *t, const ck_data *data, ck_error *err) {
 }
 
 /* From a part that has been run. */
-static ck_status carry(ck_trainer *t, ck_error *err) {
-    const work *w = t->works;
-    while (!w->turn) w++;
-    for (size_t i = 0; i < t->d->feed_count; i++) {
-        ck_feed *f = &t->d->feeds[i];
-        if (f->from != CK_NONE) CK_TRY(ck_exec_read(w->exec, f->from, f->value, f->n, err));
+static ck_status carry(ck_trainer *t, const sized *s, ck_error *err) {
+    size_t part = 0;
+    while (!t->works[part].turn) part++;
+    for (size_t i = 0; i < s->d->feed_count; i++) {
+        ck_feed *f = &s->d->feeds[i];
+        if (f->from != CK_NONE)
+            CK_TRY(ck_exec_read(s->plans[part].exec, f->from, f->value, f->n, err));
     }
     return CK_OK;
 }
 
+/* The size of a round's samples, which knows then what time it is. */
+static const sized *choose_size(ck_trainer *t, const ck_data *data) {
+    const ck_distill *d = t->d;
+    const sized *s = t->sizes;
+    if (data->size) s += data->size(data->self, d->seed, d->round, d->total);
+    s->d->seed = d->seed, s->d->step = d->step, s->d->steps = d->steps, s->d->round = d->round;
+    return s;
+}
+
 static ck_status run_round(ck_trainer *t, const ck_data *data, double *losses, ck_error *err) {
-    CK_TRY(fill(t, data, err));
+    const sized *s = choose_size(t, data);
+    CK_TRY(fill(s->d, data, err));
     for (size_t i = 0; i < t->d->part_count; i++)
-        if (t->works[i].turn) CK_TRY(run_part(t, &t->works[i], &losses[i], err));
-    return carry(t, err);
+        if (t->works[i].turn) CK_TRY(run_part(t, s, i, &losses[i], err));
+    return carry(t, s, err);
 }
 
 /* The student so far is the teacher from here on. */
@@ -473,6 +560,7 @@ void ck_trainer_seconds(const ck_trainer *t, double *seconds) {
     for (int op = 0; op < CK_OP_COUNT; op++) {
         seconds[op] = 0;
         for (size_t i = 0; i < t->d->part_count; i++)
-            seconds[op] += ck_exec_seconds(t->works[i].exec)[op];
+            for (size_t k = 0; k < t->size_count; k++)
+                seconds[op] += ck_exec_seconds(t->sizes[k].plans[i].exec)[op];
     }
 }

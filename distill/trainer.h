@@ -39,6 +39,7 @@ typedef struct ck_batch {
     uint64_t seed, round;
     size_t total;                /* samples of the round */
     size_t first, count;         /* those that are wanted */
+    size_t numbers;              /* in x0 */
     float *x0;                   /* data of d->shape */
     float *context, *no_context; /* of their captions, of the empty one; NULL: none are taken */
 } ck_batch;
@@ -48,6 +49,8 @@ typedef struct ck_data {
     void *self;
     /* The same seed, round and place give the same sample. */
     ck_status (*batch)(void *self, const ck_batch *b, ck_error *err);
+    /* Which of the trainer's sizes the round's samples have; NULL: the first. */
+    size_t (*size)(void *self, uint64_t seed, uint64_t round, size_t total);
 } ck_data;
 
 typedef struct ck_trainer_report {
@@ -58,6 +61,9 @@ typedef struct ck_trainer_report {
 /* d is borrowed, the part parameters are trained in place. */
 ck_status ck_trainer_new(ck_distill *d, const ck_backend *backend,
                          const ck_trainer_settings *settings, ck_trainer **t, ck_error *err);
+/* The same training for samples of another size: the next one's number. d: of ck_distill_resized,
+ * built. CK_USAGE: the method carries samples over several rounds. */
+ck_status ck_trainer_add(ck_trainer *t, ck_distill *d, const ck_backend *backend, ck_error *err);
 void ck_trainer_free(ck_trainer *t); /* NULL is allowed */
 
 /* Bytes of the arenas, and of everything that lasts: weights, moments, averages. */

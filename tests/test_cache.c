@@ -2,6 +2,7 @@
 #include "distill/cache.h"
 #include "distill/config.h"
 #include "distill/image.h"
+#include "distill/latents.h"
 #include "distill/prefetch.h"
 #include "distill/run.h"
 #include "distill/task.h"
@@ -10,6 +11,7 @@
 #include "tests/check.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"
+#include "tests/program.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -350,6 +352,91 @@ static void test_run(void **state) {
     free(without), free(cached);
 }
 
+/* ---- Several sizes ---- */
+
+#define SIZES ", \"buckets\": true"
+
+/* Of every pass over the data each bucket's batches are their share, and each of its images comes
+ * as often as the others. Told by data whose latents are known: a bucket's x0 are its items. */
+static void test_order(void **state) {
+    (void)state;
+    enum { BATCH = 2, ROUNDS = 40 };
+    const ck_backend *backend;
+    ck_config *c;
+    ck_task *t;
+    ck_latents *known;
+    source s;
+    int seen[2][10] = {{0}};
+    make_photos();
+    for (int i = 0; i < 4; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "photos/%d.png", 2 * i);
+        unlink(fixture_path(&f, name));
+    }
+    open_source(&s);
+    assert_true(s.buckets.buckets[0].count == 5 && s.buckets.buckets[1].count == 1);
+    ok(ck_latents_encode(&s.e, &known, &err));
+    ok(ck_backend_open("cpu", &backend, &err));
+    ok(ck_config_load(config(SIZES), NULL, 0, &c, &err));
+    ok(ck_task_open(c, backend, 3, BATCH, CK_OPEN_WHOLE, &t, &err));
+    assert_int_equal(t->size_count, 2);
+    size_t text = ck_encoding_text(&s.e), n = ck_encoding_latent(&s.e, 0);
+    assert_int_equal(n, ck_encoding_latent(&s.e, 1));
+    float *x0 = malloc(BATCH * n * sizeof *x0), *one = malloc(n * sizeof *one);
+    float *said = malloc(2 * BATCH * text * sizeof *said);
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        ck_batch b = {.seed = 3, .round = round, .total = BATCH, .count = BATCH};
+        b.numbers = BATCH * n, b.x0 = x0, b.context = said, b.no_context = said + BATCH * text;
+        size_t bucket = t->data.size(t->data.self, b.seed, round, BATCH);
+        ok(t->data.batch(t->data.self, &b, &err));
+        for (size_t k = 0; k < BATCH; k++) {
+            size_t i = 0;
+            for (; i < s.buckets.buckets[bucket].count; i++) {
+                ok(ck_latents_read(known, ck_encoding_image(&s.e, bucket, i), one, &err));
+                if (memcmp(one, x0 + k * n, n * sizeof *one) == 0) break;
+            }
+            assert_true(i < s.buckets.buckets[bucket].count);
+            seen[bucket][i]++;
+        }
+    }
+    /* 5 / 2, rounded, and 1 batch a pass: 10 passes of 3 and 1. */
+    for (int i = 0; i < 5; i++) assert_int_equal(seen[0][i], 10 * 3 * BATCH / 5);
+    assert_int_equal(seen[1][0], 10 * BATCH);
+    free(x0), free(one), free(said);
+    ck_latents_close(known);
+    ck_task_close(t);
+    ck_config_free(c);
+    close_source(&s);
+}
+
+/* With two sizes training gives the same bits from a cache, and after it was interrupted. */
+static void test_sizes(void **state) {
+    (void)state;
+    static const char with[] = SIZES ", \"cache\": \"x.h5\"";
+    const ck_run_options quietly = {.quiet = true};
+    const ck_backend *backend;
+    ck_config *c;
+    size_t n, m, k;
+    make_photos();
+    unsigned char *one = run("one", "", &n);
+    unsigned char *whole = run("whole", SIZES, &m);
+    assert_true(n == m && memcmp(one, whole, n) != 0);
+    ok(ck_backend_open("cpu", &backend, &err));
+    ok(ck_config_load(config(with), NULL, 0, &c, &err));
+    ok(ck_task_cache(c, backend, &err));
+    ck_config_free(c);
+    unsigned char *cached = run("cached", with, &k);
+    assert_true(k == m && memcmp(whole, cached, m) == 0);
+    /* From the middle on, as if it had been killed. */
+    unlink(fixture_path(&f, "cached/student.safetensors"));
+    program_expect(program_run(f.folder, "rm -r cached/checkpoints/*6 cached/checkpoints/latest"),
+                   0, NULL, NULL);
+    ok(ck_run_resume(fixture_path(&f, "cached"), &quietly, &err));
+    unsigned char *resumed = fixture_read(fixture_path(&f, "cached/student.safetensors"), &k);
+    assert_true(k == m && memcmp(whole, resumed, m) == 0);
+    free(one), free(whole), free(cached), free(resumed);
+}
+
 /* ---- Ahead ---- */
 
 typedef struct counter {
@@ -370,8 +457,8 @@ static void test_prefetch(void **state) {
     counter c = {.fails = 5};
     ck_prefetch *p;
     float x;
-    ck_batch b = {.seed = 1, .total = 1, .count = 1, .x0 = &x};
-    const ck_data from = {&c, count};
+    ck_batch b = {.seed = 1, .total = 1, .count = 1, .numbers = 1, .x0 = &x};
+    const ck_data from = {&c, count, NULL};
     ok(ck_prefetch_new(&from, 1, 0, &p, &err));
     ck_data data = ck_prefetch_data(p);
     for (; b.round < 5; b.round++) {
@@ -397,6 +484,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_part, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_full_disk, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_run, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_order, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_sizes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_prefetch, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("cache", tests, NULL, NULL);

@@ -130,7 +130,7 @@ static ck_status batch(void *self, const ck_batch *b, ck_error *e) {
     return CK_OK;
 }
 
-static const ck_data data = {NULL, batch};
+static const ck_data data = {NULL, batch, NULL};
 
 static void begin(const char *method, const double *settings, double guidance, bool is_told) {
     memset(&d, 0, sizeof d);

@@ -109,7 +109,7 @@ static void begin(training *t, const char *method, ck_network teacher, ck_networ
 }
 
 static void train(training *t, uint64_t steps) {
-    ck_data data = {NULL, batch};
+    ck_data data = {NULL, batch, NULL};
     ck_trainer_report report;
     for (uint64_t end = t->d.step + steps; t->d.step < end; t->d.step++) {
         ok(ck_trainer_run(t->trainer, &data, &report, &err));
