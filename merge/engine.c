@@ -162,7 +162,8 @@ static ck_arguments arguments(const ck_task *task, const ck_step *step, uint64_t
                           .elements = task->mixed_elements,
                           .key = task->key,
                           .first = first,
-                          .found = step->found ? *step->found : NULL};
+                          .found = step->found ? *step->found : NULL,
+                          .survey = step->survey ? step->survey->found : NULL};
 }
 
 /* The registers of n <= CK_STRIP elements, starting at element `at` of the block in w->raw: all
@@ -374,6 +375,32 @@ static ck_status prepare_step(worker *w, const ck_task *task, unsigned s, ck_err
     ck_arguments args = arguments(task, step, 0);
     return step->combines ? find_coefficients(step->method, &args, &p.pass, step->found, err)
                           : step->method->prepare(&args, &p.pass, step->found, err);
+}
+
+/* ---- What tensors leave for all others ---- */
+
+static ck_status survey_step(worker *w, const ck_task *task, unsigned s, ck_error *err) {
+    const ck_step *step = &task->steps[s];
+    if (!step->survey) return CK_OK;
+    whole p = {.pass = {each_strip}, .worker = w, .task = task, .step = s};
+    ck_arguments args = arguments(task, step, 0);
+    ck_survey own = {0};
+    ck_status status = step->method->survey(&args, &p.pass, &own, err);
+    pthread_mutex_lock(&w->run->lock);
+    for (size_t i = 0; i < own.count && status == CK_OK; i++)
+        if (!ck_survey_add(step->survey, own.numbers[i])) status = ck_fail_memory(err, "survey");
+    pthread_mutex_unlock(&w->run->lock);
+    free(own.numbers);
+    return status;
+}
+
+static bool next_survey(worker *w, ck_status *status) {
+    size_t index = atomic_fetch_add(&w->run->next_task, 1);
+    if (index >= w->run->plan->task_count) return false;
+    const ck_task *task = &w->run->plan->tasks[index];
+    for (unsigned s = 0; s < task->step_count && *status == CK_OK; s++)
+        *status = survey_step(w, task, s, &w->error);
+    return true;
 }
 
 /* Bytes that a task's prepared steps take at most. */
@@ -878,6 +905,22 @@ static ck_status start_all(run *runs, const char *const *paths, size_t count, un
     return CK_OK;
 }
 
+/* Goes over all tensors once, where some method must know them all. (In what order their numbers
+ * come does not matter.) */
+static void survey(run *r, unsigned threads) {
+    if (!r->plan->surveys) return;
+    r->next_task = 0;
+#pragma omp parallel num_threads(threads)
+    with_buffers(r, next_survey);
+    for (ck_node_survey *s = r->plan->surveys; s; s = s->next) {
+        ck_survey *all = &s->survey;
+        if (!r->failed) s->node->method->conclude(all->numbers, all->count, all->found);
+        free(all->numbers);
+        all->numbers = NULL;
+        all->count = all->capacity = 0;
+    }
+}
+
 /* All rounds of all outputs, in turn. */
 static void run_rounds(run *runs, size_t count, unsigned threads) {
     for (bool more = true; more && !runs->failed;) {
@@ -912,6 +955,7 @@ static ck_status finish(run *r, const char *path, ck_error *err) {
 static ck_status run_all(run *runs, const char *const *paths, size_t count, ck_error *err) {
     unsigned threads = 1;
     CK_TRY(start_all(runs, paths, count, &threads, err));
+    for (size_t i = 0; i < count; i++) survey(&runs[i], threads);
     if (runs->prepares)
         run_rounds(runs, count, threads);
     else

@@ -46,7 +46,15 @@ typedef struct ck_arguments {
     uint64_t key;           /* made of the seed and the tensor's name, for random numbers */
     uint64_t first;         /* number of the first element in its tensor */
     const void *found;      /* what prepare left; NULL without */
+    const double *survey;   /* what conclude left, of all tensors together; NULL without */
 } ck_arguments;
+
+/* Numbers that tensors leave for all others; see survey below. */
+typedef struct ck_survey {
+    float *numbers;
+    size_t count, capacity;
+    double found[2];
+} ck_survey;
 
 /* A tensor as a method's prepare sees it: all of its inputs, from start to end, in strips of at
  * most CK_STRIP elements that begin at multiples of CK_STRIP; as often as one calls it. The strips
@@ -110,12 +118,25 @@ typedef struct ck_method {
      * of no account. Such tensors are prepared few at a time. */
     uint64_t (*needs)(const ck_arguments *args);
 
+    /* For the form of another tool in which a tensor's result depends on all tensors of the model:
+     * survey looks at each tensor and appends what counts of it (with ck_survey_add); then conclude
+     * makes of the numbers of all, which it may reorder, what prepare and block get as
+     * args->survey. Only where compat is given, and for tensors whose names `covers` accepts; the
+     * others stay the first input's. */
+    bool (*covers)(const char *name);
+    ck_status (*survey)(const ck_arguments *args, const ck_pass *pass, ck_survey *all,
+                        ck_error *err);
+    void (*conclude)(float *numbers, size_t count, double found[2]);
+
     /* Or, except where prepares_for_compat holds: the result is a linear combination of the inputs,
      * with coefficients that depend on the tensor as a whole: fills coefficients[args->inputs] from
      * the inner products of the inputs, gram[i * inputs + j]. The tensor is read once more for
      * these. */
     void (*combine)(const ck_arguments *args, const double *gram, double *coefficients);
 } ck_method;
+
+/* False: no memory. */
+bool ck_survey_add(ck_survey *s, float number);
 
 /* All methods, in the order of the help; ends with NULL. */
 extern const ck_method *const ck_methods[];

@@ -1,4 +1,5 @@
 /* The table of merge methods. */
+#include "io/os.h"
 #include "merge/method.h"
 
 #include <string.h>
@@ -67,6 +68,14 @@ const ck_method *ck_method_find(const char *name) {
     for (size_t i = 0; ck_methods[i]; i++)
         if (same_name(ck_methods[i]->name, name)) return ck_methods[i];
     return NULL;
+}
+
+bool ck_survey_add(ck_survey *s, float number) {
+    float *grown = ck_grow(s->numbers, s->count, &s->capacity, sizeof *grown);
+    if (!grown) return false;
+    s->numbers = grown;
+    s->numbers[s->count++] = number;
+    return true;
 }
 
 size_t ck_method_list_length(const ck_method *m, size_t inputs) {

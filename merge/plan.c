@@ -164,6 +164,19 @@ static ck_status values_for_tensor(builder *b, const ck_method *method, const ck
     return CK_OK;
 }
 
+/* One for all tensors of a node. */
+static ck_status survey_of(ck_plan *plan, const ck_node *node, ck_survey **out, ck_error *err) {
+    ck_node_survey *s = plan->surveys;
+    while (s && s->node != node) s = s->next;
+    if (!s) {
+        if (!(s = ck_arena_alloc(&plan->arena, sizeof *s))) return ck_fail_memory(err, "plan");
+        *s = (ck_node_survey){.node = node, .next = plan->surveys};
+        plan->surveys = s;
+    }
+    *out = &s->survey;
+    return CK_OK;
+}
+
 static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck_error *err) {
     const ck_method *method = node->method;
     operand inputs[CK_MAX_MODELS];
@@ -199,6 +212,11 @@ static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck
             return CK_OK;
         }
     }
+    if (node->compat && method->covers && !method->covers(b->a->name)) {
+        b->unchanged = true;
+        *out = inputs[0];
+        return CK_OK;
+    }
     b->applied = true;
     bool knows = method->same_as && node->compat == 0;
     int same = knows ? method->same_as(values, node->input_count) : -1;
@@ -210,6 +228,7 @@ static ck_status reduce_method(builder *b, const ck_node *node, operand *out, ck
                     .values = values,
                     .input_count = (unsigned)node->input_count,
                     .compat = node->compat};
+    if (node->compat && method->survey) CK_TRY(survey_of(b->plan, node, &step.survey, err));
     return add_step(b, step, inputs, out, err);
 }
 

@@ -58,10 +58,18 @@ typedef struct ck_step {
     const ck_dtype *stored; /* of the inputs; F32 of steps */
     unsigned input_count;
     int compat;
-    bool combines; /* what was found are the coefficients of a sum */
-    void **found;  /* for a method that looks at whole tensors: where the engine keeps what it found
-                    * while it runs */
+    ck_survey *survey; /* NULL: its method needs none */
+    bool combines;     /* what was found are the coefficients of a sum */
+    void **found; /* for a method that looks at whole tensors: where the engine keeps what it found
+                   * while it runs */
 } ck_step;
+
+/* What a node's method learns from all of its tensors; the engine fills it first. */
+typedef struct ck_node_survey {
+    const ck_node *node;
+    ck_survey survey;
+    struct ck_node_survey *next;
+} ck_node_survey;
 
 typedef struct ck_task {
     ck_tensor out; /* name and shape as in the model it comes from; offset unused */
@@ -92,6 +100,7 @@ typedef struct ck_plan {
     char *head;                      /* the first bytes of the output file */
     size_t head_size;
     uint64_t file_size;
+    ck_node_survey *surveys; /* a list */
     unsigned max_registers;
     size_t max_leaf_bytes;           /* of one element of all leaves of a task */
     struct ck_plan_blocks *by_block; /* blocks, bound weights and rules; NULL where the recipe has

@@ -20,7 +20,7 @@
 
 enum {
     MAX_ROUNDS = 100,
-    TILE_FLOATS = 2 << 20, /* of each model */
+    TILE_FLOATS = 1 << 20, /* of each model */
     TILE_ROWS = 1024,
     SLAB_PANELS = 16, /* so many go through the kernel at once */
     THREAD_ROWS = 16,

@@ -1,6 +1,7 @@
 /* Every deterministic method beside the tools it comes from, within one unit in the last place of
  * f16: tests/interop/make_merges.py wrote what they make of the models in tests/data/merges. And
- * what the web UIs make of models in half precision, bit for bit (make_halves.py). */
+ * what the web UIs make of models in half precision, bit for bit (make_halves.py), and by what they
+ * find in whole models (make_cosine.py). */
 #include "io/json.h"
 #include "io/os.h"
 #include "merge/engine.h"
@@ -14,6 +15,7 @@
 #include <string.h>
 
 #define DATA "tests/data/merges/"
+#define WIDE DATA "wide/" /* of two models */
 
 static fixture f;
 
@@ -32,19 +34,19 @@ static int teardown(void **state) {
 /* Merges as the case says; returns a reader of the result. */
 static ck_reader *merged(const char *models, const char *dtype, const cJSON *merge) {
     char *node = cJSON_PrintUnformatted(merge);
-    char *json = ck_sprintf("{\"ckmerge_recipe\":1,\"dtype\":\"%s\",\"models\":"
-                            "{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\",\"c\":"
-                            "\"c.safetensors\"},\"merge\":%s}",
-                            dtype, node);
+    char *json =
+        ck_sprintf("{\"ckmerge_recipe\":1,\"dtype\":\"%s\",\"models\":"
+                   "{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\"%s},\"merge\":%s}",
+                   dtype, strcmp(models, WIDE) == 0 ? "" : ",\"c\":\"c.safetensors\"", node);
     ck_recipe recipe;
-    ck_reader *readers[3], *result = NULL;
+    ck_reader *readers[3] = {0}, *result = NULL;
     ck_plan *plan = NULL;
     ck_run_result run = {0};
     const ck_run_options options = {.threads = 2, .replace = true};
     const char *out = fixture_path(&f, "out");
     ck_error err;
     ck_status status = ck_recipe_parse("case", json, strlen(json), models, NULL, 0, &recipe, &err);
-    for (int i = 0; i < 3 && status == CK_OK; i++)
+    for (size_t i = 0; i < 3 && status == CK_OK && i < recipe.model_count; i++)
         status = ck_reader_open(recipe.models[i].path, &readers[i], &err);
     if (status == CK_OK) status = ck_plan_make(&recipe, readers, &plan, &err);
     if (status == CK_OK) status = ck_run(plan, out, &options, &run, &err);
@@ -81,10 +83,10 @@ static bool near(uint16_t mine, uint16_t theirs) {
     return abs(place(mine) - place(theirs)) <= 1 || apart <= 4 * 0x1p-24;
 }
 
-static void check_case(const cJSON *one, const ck_reader *expected) {
+static void check_halves(const char *models, const cJSON *one, const ck_reader *expected) {
     const char *name = cJSON_GetObjectItem(one, "name")->valuestring;
-    ck_reader *r = merged(DATA, "f16", cJSON_GetObjectItem(one, "merge"));
-    assert_int_equal(ck_reader_count(r), 3);
+    ck_reader *r = merged(models, "f16", cJSON_GetObjectItem(one, "merge"));
+    assert_true(ck_reader_count(r) >= 3);
     for (size_t i = 0; i < ck_reader_count(r); i++) {
         const char *tensor = ck_reader_tensor(r, i)->name;
         char wanted[128];
@@ -100,6 +102,10 @@ static void check_case(const cJSON *one, const ck_reader *expected) {
         free(theirs);
     }
     ck_reader_close(r);
+}
+
+static void check_case(const cJSON *one, const ck_reader *expected) {
+    check_halves(DATA, one, expected);
 }
 
 /* Calls check for every case in a folder; returns how many there are. */
@@ -156,8 +162,20 @@ static void test_web_uis(void **state) {
                      4);
 }
 
+/* ---- Tensors that depend on all others ---- */
+
+static void check_wide(const cJSON *one, const ck_reader *expected) {
+    check_halves(WIDE, one, expected);
+}
+
+static void test_whole_models(void **state) {
+    (void)state;
+    assert_int_equal(each_case(WIDE "cases.json", WIDE "expected.safetensors", check_wide), 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_other_tools),
-                                       cmocka_unit_test(test_web_uis)};
+                                       cmocka_unit_test(test_web_uis),
+                                       cmocka_unit_test(test_whole_models)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
