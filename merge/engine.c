@@ -13,7 +13,8 @@
  * Methods that look at whole tensors (SLERP, TIES, ...) prepare before: one tensor by one thread,
  * strips in order. What some of them find is as large as the tensor; so the work is cut into rounds
  * of as many tensors as may be prepared at once, and a round writes its tensors before the next
- * begins. Where a round ends within a chunk, the chunk waits in a buffer of its own.
+ * begins. Nor is a round longer than the page cache remembers: what was prepared is read again.
+ * Where a round ends within a chunk, the chunk waits in a buffer of its own.
  *
  * Several outputs of the same models (ck_run_several): whoever takes a chunk makes it for all of
  * them, one after the other in the same buffers, and holds what it has read of the models until the
@@ -57,6 +58,7 @@ enum {
     ROUND_BUDGET = 8 << 20,   /* bytes that prepared tensors take together, if not one takes more */
     RESUME_ROUND = 256 << 20, /* bytes of output in a round, when it may be gone on with later */
     SEVERAL_ROUND = 128 << 20, /* and when there are several outputs */
+    READ_ROUND = 1 << 30,      /* bytes of the models in a round, which is read at least twice */
     MAX_HELD = 256,            /* pieces of the models, of a chunk */
     CARRY_BUDGET = 8 << 20,    /* bytes that all outputs' carries take */
 };
@@ -83,7 +85,7 @@ typedef struct run {
     uint64_t carried;         /* so far an earlier round came: within the next chunk */
     unsigned char *carry;     /* that chunk, as far as it is filled; NULL where none waits */
     uint64_t carry_clipped;   /* values in it */
-    uint64_t round_bytes;     /* of output; 0: rounds are as long as may be */
+    uint64_t round_bytes;     /* of output, that a round has at most, but for one tensor */
     bool prepares;            /* some task, of some output, looks at its whole tensor */
     bool hashes_models;
     bool finished;             /* the last round is over */
@@ -781,8 +783,7 @@ static void choose_round(run *r, size_t begin) {
         const ck_task *task = &plan->tasks[r->round_tasks];
         bytes += needed(task);
         if (r->round_tasks > begin &&
-            (bytes > budget ||
-             (r->round_bytes && task->offset - plan->tasks[begin].offset > r->round_bytes)))
+            (bytes > budget || task->offset - plan->tasks[begin].offset > r->round_bytes))
             break;
     }
     bool last = r->round_tasks == plan->task_count;
@@ -874,7 +875,11 @@ static ck_status start(run *r, const char *path, ck_error *err) {
     if (!r->clipped || !r->result->model_sha256) return ck_fail_memory(err, path);
     if (r->options->hash_output && !(r->output_hash = ck_sha256_new()))
         return ck_fail_memory(err, path);
-    r->round_bytes = r->outputs > 1 ? SEVERAL_ROUND : r->options->resume ? RESUME_ROUND : 0;
+    r->round_bytes = READ_ROUND / models;
+    uint64_t most = r->outputs > 1       ? SEVERAL_ROUND
+                    : r->options->resume ? RESUME_ROUND
+                                         : r->round_bytes;
+    if (r->round_bytes > most) r->round_bytes = most;
     return CK_OK;
 }
 
