@@ -98,8 +98,8 @@ static ck_nn_side side_at(ck_nn_side x, size_t i, size_t k) {
     return x;
 }
 
-static ck_nn_left tiles_at(const void *at, size_t k) {
-    return (ck_nn_left){at, 64, 1024, CK_NN_AMX_STEPS(k) * 1024};
+static ck_nn_tiles tiles_at(const void *at, size_t k) {
+    return (ck_nn_tiles){at, 64, 1024, CK_NN_AMX_STEPS(k) * 1024};
 }
 
 static size_t least(size_t a, size_t b) {
@@ -132,13 +132,13 @@ static void run_rows(const ck_call *call) {
         for (size_t i = 0; i < p.m; i += BLOCK) {
             ck_nn_side a = side_at(p.a, i, 0);
             size_t rows = least(BLOCK, p.m - i);
-            ck_nn_left l = {a.at, 2 * p.k, 64, 32 * p.k};
+            ck_nn_tiles l = {a.at, 2 * p.k, 64, 32 * p.k};
             if (!lies_in_tiles(&p)) {
                 s->kernels->pack((uint32_t *)own, a, rows, p.k, false);
                 l = tiles_at(own, p.k);
             }
             s->kernels->multiply((char *)call->dst + i * p.n * (half ? 2 : 4), p.n, half, l,
-                                 (uint32_t *)right, rows, p.n, p.k, call->src[2], false);
+                                 tiles_at(right, p.k), rows, p.n, p.k, call->src[2], false);
         }
     }
 }
@@ -154,8 +154,8 @@ static void sum_piece(const tiled *s, const product *p, size_t i, size_t row, si
         for (size_t m = 0; m < rows; m += BLOCK) {
             size_t some = least(BLOCK, rows - m);
             s->kernels->pack(left, side_at(p->a, row + m, k), some, depth, false);
-            s->kernels->multiply(sums + m * p->n, p->n, false, tiles_at(left, depth), right, some,
-                                 p->n, depth, NULL, k > begin);
+            s->kernels->multiply(sums + m * p->n, p->n, false, tiles_at(left, depth),
+                                 tiles_at(right, depth), some, p->n, depth, NULL, k > begin);
         }
     }
 }

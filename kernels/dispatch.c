@@ -2,6 +2,7 @@
 #include "kernels/kernels.h"
 #include "kernels/nn.h"
 
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,12 +37,20 @@ static bool has_avx512(void) {
 /* In this order in both arrays of tables. */
 static const char *const names[] = {"portable", "avx2", "avx512"};
 
-static size_t usable(void) {
+static size_t found = 1;
+
+static void find_out(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (has_avx2()) return has_avx512() ? 3 : 2;
+    if (has_avx2()) found = has_avx512() ? 3 : 2;
 #endif
-    return 1;
+}
+
+/* (Asked once: virtual machines take long to answer.) */
+static size_t usable(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find_out);
+    return found;
 }
 
 /* Which table to use; SIZE_MAX when CK_ISA asks for another. */

@@ -62,13 +62,13 @@ typedef struct ck_nn_side {
     size_t row, column;
     bool half;
 } ck_nn_side;
-
-/* A left side as the matrix unit reads it, in bytes from one to the next: rows, steps of 32
- * numbers, groups of 16 rows. */
-typedef struct ck_nn_left {
+/* A side as the matrix unit reads it, in bytes from one to the next: rows of a tile, tiles of the
+ * next 32 numbers, tiles of the next 16 vectors. As `pack` makes them: 64, 1024, 1024
+ * CK_NN_AMX_STEPS(k). */
+typedef struct ck_nn_tiles {
     const void *at;
     size_t row, step, group;
-} ck_nn_left;
+} ck_nn_tiles;
 
 typedef struct ck_nn {
     const char *isa; /* "portable", "avx2", "avx512" */
@@ -145,8 +145,10 @@ typedef struct ck_nn_amx {
     void (*pack)(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool right);
     /* c = the inner products of m left and n right vectors, + bias (of n) unless that is NULL,
      * + c if add is set. Rows of c are `stride` apart; half: it is of bf16 (and add is not set). */
-    void (*multiply)(void *c, size_t stride, bool half, ck_nn_left left, const uint32_t *right,
+    void (*multiply)(void *c, size_t stride, bool half, ck_nn_tiles left, ck_nn_tiles right,
                      size_t m, size_t n, size_t k, const float *bias, bool add);
+    /* Numbers of a and b side by side, rounded: to[i] = a[i], b[i]; n a multiple of 16. */
+    void (*pair)(uint32_t *to, const float *a, const float *b, size_t n);
 } ck_nn_amx;
 
 #define CK_NN_AMX_STEPS(k) (((k) + 31) / 32)

@@ -23,15 +23,30 @@ INLINE void pack_rows(pair *to, ck_nn_side x, size_t at, size_t n) {
     }
 }
 
+/* 16 numbers of a and of b side by side. */
+INLINE __m512i floats(const float *a, const float *b) {
+    return paired(_mm512_loadu_ps(a), _mm512_loadu_ps(b));
+}
+
+INLINE __m512i halves(const uint16_t *a, const uint16_t *b) {
+    __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)a));
+    __m512i y = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)b));
+    return _mm512_or_si512(x, _mm512_slli_epi32(y, 16));
+}
+
 /* The first numbers of vectors are, then the second: a right side. */
 INLINE void pack_columns(pair *to, ck_nn_side x, size_t at, size_t n) {
     for (size_t i = 0; i < TILE; i++, at += 2 * x.column) {
         __m512i row = _mm512_setzero_si512();
-        if (2 * i < n)
-            row = paired(numbers(x.at, at, x.half, 0xffff),
-                         numbers(x.at, at + x.column, x.half, 0xffff));
+        const uint16_t *half = (const uint16_t *)x.at + at;
+        const float *full = (const float *)x.at + at;
+        if (2 * i < n) row = x.half ? halves(half, half + x.column) : floats(full, full + x.column);
         _mm512_storeu_si512(to + i * TILE, row);
     }
+}
+
+TARGET void ck_nn_amx__pair(uint32_t *to, const float *a, const float *b, size_t n) {
+    for (size_t i = 0; i < n; i += TILE) _mm512_storeu_si512(to + i, floats(a + i, b + i));
 }
 
 TARGET void ck_nn_amx__pack(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool right) {
@@ -48,7 +63,7 @@ TARGET void ck_nn_amx__pack(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool
 }
 
 /* One or two by one or two tiles of sums. */
-INLINE void multiply(float *c, size_t stride, ck_nn_left a, const pair *b, size_t steps, bool two,
+INLINE void multiply(float *c, size_t stride, ck_nn_tiles a, ck_nn_tiles b, size_t steps, bool two,
                      bool wide, const float *bias, bool add) {
     size_t bytes = stride * sizeof *c;
     float *below = c + TILE * stride;
@@ -68,12 +83,12 @@ INLINE void multiply(float *c, size_t stride, ck_nn_left a, const pair *b, size_
         _tile_zero(2);
         _tile_zero(3);
     }
-    const char *left = a.at;
-    for (size_t s = 0; s < steps; s++, left += a.step, b += AREA) {
+    const char *left = a.at, *right = b.at;
+    for (size_t s = 0; s < steps; s++, left += a.step, right += b.step) {
         LOAD_ROWS(4, left, a.row);
-        LOAD(6, b);
+        LOAD_ROWS(6, right, b.row);
         _tile_dpbf16ps(0, 4, 6);
-        if (wide) LOAD(7, b + steps * AREA);
+        if (wide) LOAD_ROWS(7, right + b.group, b.row);
         if (wide) _tile_dpbf16ps(1, 4, 7);
         if (two) LOAD_ROWS(5, left + a.group, a.row);
         if (two) _tile_dpbf16ps(2, 5, 6);
@@ -94,7 +109,7 @@ INLINE void round_block(uint16_t *to, size_t stride, const float *from, size_t r
     }
 }
 
-TARGET void ck_nn_amx__multiply(void *c, size_t stride, bool half, ck_nn_left a, const uint32_t *b,
+TARGET void ck_nn_amx__multiply(void *c, size_t stride, bool half, ck_nn_tiles a, ck_nn_tiles b,
                                 size_t m, size_t n, size_t k, const float *bias, bool add) {
     ALIGNED float block[2 * TILE * 2 * TILE];
     size_t steps = CK_NN_AMX_STEPS(k);
@@ -103,7 +118,7 @@ TARGET void ck_nn_amx__multiply(void *c, size_t stride, bool half, ck_nn_left a,
         for (size_t j = 0; j < n; j += 2 * TILE) {
             float *to = half ? block : (float *)c + i * stride + j;
             size_t row = half ? 2 * TILE : stride;
-            const pair *right = b + j / TILE * steps * AREA;
+            ck_nn_tiles right = {(const char *)b.at + j / TILE * b.group, b.row, b.step, b.group};
             const float *first = bias ? bias + j : NULL;
             bool two = i + TILE < m, wide = j + TILE < n;
             if (two && wide)

@@ -809,6 +809,10 @@ static const op_case stored[] = {
     {"linear, odd", linear, {2, 19, 41, 71}},
     {"conv 3", conv, {2, 9, 7, 10, 17, 3, 1, 1, 1, 1, 1, 1}},
     {"conv 3, stride 2", conv, {2, 9, 8, 32, 16, 3, 2, 0, 0, 1, 1, 1}},
+    {"conv 3 of blocks", conv, {2, 9, 8, 32, 64, 3, 1, 1, 1, 1, 1, 1}},
+    {"conv 3 of half blocks", conv, {3, 17, 19, 48, 16, 3, 1, 1, 1, 1, 1, 1}},
+    {"conv 2 without borders", conv, {1, 9, 8, 16, 80, 2, 1, 0, 0, 0, 0, 0}},
+    {"conv 1", conv, {2, 5, 6, 48, 32, 1, 1, 0, 0, 0, 0, 1}},
 };
 enum { STORED = sizeof stored / sizeof *stored };
 
