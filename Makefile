@@ -157,6 +157,11 @@ check: programs-and-tests
 checkerboard: $(BUILD)/ckdistill
 	@tests/checkerboard.sh $(BUILD)
 
+# The same, and the README's table of methods.
+.PHONY: table
+table: $(BUILD)/ckdistill
+	@tests/checkerboard.sh $(BUILD) --table
+
 # The same tests under sanitizers and valgrind, each in a build folder of its own. (Without oneDNN:
 # they cannot see into it.)
 SANITIZE := -g -fno-omit-frame-pointer -fno-sanitize-recover=all
@@ -266,7 +271,8 @@ help:
 	@echo "make demo       merge real, tiny models and show what happened"
 	@echo "make bench-train  training steps beside torch's (PYTHON=... has it)"
 	@echo "make bench      measure against cp, torch and others (needs 15 GB of disk)"
-	@echo "make checkerboard  every distillation method on points in the plane (40 s)"
+	@echo "make checkerboard  every distillation method on points in the plane (90 s)"
+	@echo "make table      the same, and the README's table of them"
 	@echo "make asan tsan valgrind   the tests under sanitizers and valgrind"
 	@echo "make fuzz       fuzz every parser for FUZZ_SECONDS ($(FUZZ_SECONDS)) each"
 	@echo "make interop    against the Python libraries (PYTHON=...)"

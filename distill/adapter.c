@@ -126,13 +126,13 @@ static ck_status add_alphas(ck_reader *view, const ck_adapter *a, const ck_param
     return CK_OK;
 }
 
-static ck_status set_metadata(ck_reader *view, const ck_adapter *a, ck_error *err) {
-    char rank[32], alpha[32];
-    snprintf(rank, sizeof rank, "%llu", (unsigned long long)a->rank);
-    snprintf(alpha, sizeof alpha, "%g", a->alpha);
+ck_status ck_adapter_describe(ck_reader *view, size_t rank, double alpha, ck_error *err) {
+    char dim[32], scale[32];
+    snprintf(dim, sizeof dim, "%zu", rank);
+    snprintf(scale, sizeof scale, "%g", alpha);
     CK_TRY(ck_view_set_metadata(view, "ss_network_module", "networks.lora", err));
-    CK_TRY(ck_view_set_metadata(view, "ss_network_dim", rank, err));
-    return ck_view_set_metadata(view, "ss_network_alpha", alpha, err);
+    CK_TRY(ck_view_set_metadata(view, "ss_network_dim", dim, err));
+    return ck_view_set_metadata(view, "ss_network_alpha", scale, err);
 }
 
 static ck_status export(const ck_reader *weights, const ck_adapter *a, const ck_params *factors,
@@ -146,7 +146,7 @@ static ck_status export(const ck_reader *weights, const ck_adapter *a, const ck_
         s = ck_view_rename(view, t->name, weights, t, err);
     }
     if (s == CK_OK) s = add_alphas(view, a, factors, err);
-    if (s == CK_OK) s = set_metadata(view, a, err);
+    if (s == CK_OK) s = ck_adapter_describe(view, a->rank, a->alpha, err);
     if (s == CK_OK) s = ck_view_finish(view, err);
     if (s == CK_OK) s = ck_export_reader(view, path, dtype, facts, count, err);
     ck_reader_close(view);

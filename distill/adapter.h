@@ -50,6 +50,8 @@ ck_params *ck_adapter_owner(const ck_graph *g, ck_params *base, const char *name
 /* y, the answer of a layer to x, with what its factors add; y where there are none. */
 ck_node ck_adapter_add(ck_graph *g, const char *layer, ck_node x, ck_node y, ck_window window);
 
+/* The metadata that kohya's tools give a LoRA, for a view that is not finished. */
+ck_status ck_adapter_describe(ck_reader *view, size_t rank, double alpha, ck_error *err);
 /* The factors as a LoRA with the names of kohya's tools, with alphas and these metadata, as
  * ck_export writes weights. */
 ck_status ck_adapter_export(const ck_adapter *a, const ck_params *factors, const char *path,

@@ -120,6 +120,7 @@ ck_graph *ck_graph_new(void) {
 void ck_graph_free(ck_graph *g) {
     if (!g) return;
     for (size_t i = 0; i < g->count; i++) free((char *)g->nodes[i].name);
+    free(g->weights);
     free(g->nodes);
     free(g);
 }
@@ -217,12 +218,16 @@ ck_node ck_param(ck_graph *g, ck_params *params, const char *name, ck_shape shap
     n.params = params;
     if (ck_params_need(params, name, shape.rank, shape.d, &n.param, &g->error) != CK_OK)
         return CK_NONE;
-    /* One node per weight, however often a model uses it. */
-    for (size_t i = 0; i < g->count; i++)
-        if (g->nodes[i].op == CK_OP_PARAM && g->nodes[i].params == params &&
-            g->nodes[i].param == n.param)
-            return (ck_node)i;
-    return leaf(g, n, name);
+    for (size_t i = 0; i < g->weight_count; i++)
+        if (g->weights[i].params == params && g->weights[i].param == n.param)
+            return g->weights[i].node;
+    ck_graph_weight *grown =
+        ck_grow(g->weights, g->weight_count, &g->weight_capacity, sizeof *grown);
+    if (!grown) return ck_graph_fail(g, CK_MEMORY, "out of memory: '%s'", name);
+    g->weights = grown;
+    ck_node node = leaf(g, n, name);
+    if (node != CK_NONE) grown[g->weight_count++] = (ck_graph_weight){params, n.param, node};
+    return node;
 }
 
 bool ck_graph_trains(const ck_graph *g, ck_node weight) {

@@ -109,9 +109,18 @@ typedef struct ck_graph_node {
     bool detached;     /* no gradient flows to the source */
 } ck_graph_node;
 
+/* Which node a weight is. */
+typedef struct ck_graph_weight {
+    const ck_params *params;
+    size_t param;
+    ck_node node;
+} ck_graph_weight;
+
 typedef struct ck_graph {
     ck_graph_node *nodes;
     size_t count, capacity;
+    ck_graph_weight *weights; /* all that the graph has, so that none is a second time */
+    size_t weight_count, weight_capacity;
     int block, blocks;                  /* the open block, and how many there were */
     const struct ck_adapting *adapting; /* layers get adapters (distill/adapter.h); or NULL */
     ck_error error;                     /* the first mistake */

@@ -11,6 +11,8 @@
  *   RUN/metrics.json         the last evaluation: teacher and student, side by side
  *   RUN/student.safetensors  the result, when the run is finished
  *                            (with lora.rank: a LoRA, in kohya's names)
+ *   RUN/student.lora.safetensors  with as_lora: the same as a LoRA of that rank, of its difference
+ *                            to the teacher
  *   RUN/config.unet.json     its config, if it was given an embedding of guidance (guidance_width)
  *
  * The first Ctrl-C (or kill) ends the step, saves and is CK_CANCELLED, with how to resume in the

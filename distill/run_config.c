@@ -11,6 +11,12 @@
 
 #define LOSSES "l2|l1|huber|pseudo_huber|smooth"
 
+/* Whether the student lacks blocks of its teacher. */
+static bool is_smaller(const ck_task *task) {
+    const ck_unet_config *s = task->student.unet, *t = task->teacher.unet;
+    return s && t && (s->mid != t->mid || s->level[0].layers != t->level[0].layers);
+}
+
 /* "finetune|pd|...", of the table. */
 static char *method_names(void) {
     char *all = ck_strdup("");
@@ -96,6 +102,23 @@ static ck_status read_evaluation(ck_session *r, ck_error *err) {
     return CK_OK;
 }
 
+/* Whether student and teacher have the same weights, so that one is the other and a difference. */
+static bool is_alike(const ck_session *r) {
+    const ck_task *t = r->task;
+    return t->teacher.params && !is_smaller(t) &&
+           ck_network_guided(&t->student) == ck_network_guided(&t->teacher);
+}
+
+static ck_status read_as_lora(ck_session *r, ck_error *err) {
+    CK_TRY(ck_config_count(r->config, "as_lora", 0, 1, 1 << 16, &r->as_lora, err));
+    if (r->as_lora && r->adapter.rank)
+        return ck_config_fail(r->config, "as_lora", err, "with lora.rank the student is one");
+    if (r->as_lora && !is_alike(r))
+        return ck_config_fail(r->config, "as_lora", err,
+                              "the student has other weights than its teacher (or there is none)");
+    return CK_OK;
+}
+
 static ck_status read_saving(ck_session *r, ck_error *err) {
     ck_config *c = r->config;
     static const ck_dtype dtypes[] = {CK_F32, CK_F16, CK_BF16};
@@ -107,7 +130,7 @@ static ck_status read_saving(ck_session *r, ck_error *err) {
     CK_TRY(ck_config_count(c, "keep.every", 0, 0, UINT32_MAX, &r->keep.every, err));
     CK_TRY(ck_config_choice(c, "dtype", "f32|f16|bf16", 0, &dtype, err));
     r->dtype = dtypes[dtype];
-    return CK_OK;
+    return read_as_lora(r, err);
 }
 
 static ck_status read_basics(ck_session *r, const ck_backend **backend, size_t *batch,
@@ -155,9 +178,7 @@ static ck_status read_adapter(ck_session *r, ck_error *err) {
     if (!a->rank) return CK_OK;
     CK_TRY(ck_config_number(c, "lora.alpha", (double)a->rank, 1e-6, INFINITY, &a->alpha, err));
     CK_TRY(ck_config_texts(c, "lora.targets", targets, count, &a->targets, &a->target_count, err));
-    const ck_unet_config *s = r->task->student.unet, *t = r->task->teacher.unet;
-    bool smaller = s && t && (s->mid != t->mid || s->level[0].layers != t->level[0].layers);
-    bool own = ck_config_has(c, "student") || !r->task->teacher.params || smaller;
+    bool own = ck_config_has(c, "student") || !r->task->teacher.params || is_smaller(r->task);
     if (!own && ck_network_guided(&r->task->student) != ck_network_guided(&r->task->teacher))
         return ck_config_fail(c, "guidance_width", err,
                               "a LoRA has no embedding of guidance; train the whole network");

@@ -44,8 +44,9 @@ typedef struct ck_session {
     bool judges_teacher;
     ck_judged teacher[CK_RUN_STEPS + 1]; /* the teacher's rows, once they were judged */
     size_t teacher_count;
-    ck_walk walk;   /* how the student is sampled */
-    ck_dtype dtype; /* of student.safetensors */
+    ck_walk walk;     /* how the student is sampled */
+    ck_dtype dtype;   /* of student.safetensors */
+    uint64_t as_lora; /* rank of student.lora.safetensors; 0: none is made */
     uint64_t seed;
     uint64_t done;     /* steps */
     double rollbacks;  /* as a number of the state */

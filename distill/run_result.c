@@ -1,6 +1,7 @@
 /* What comes out of a run: metrics.json and student.safetensors. See run.h. */
 #include "distill/run_int.h"
 
+#include "distill/as_lora.h"
 #include "distill/export.h"
 #include "io/hash.h"
 #include "io/json.h"
@@ -230,6 +231,20 @@ ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err) {
 
 /* ---- The student ---- */
 
+/* The student beside itself, as a LoRA of the teacher that it began as. */
+static ck_status export_lora(const ck_session *r, const ck_run_facts *told, ck_error *err) {
+    ck_lora_made made;
+    char *path = ck_run_path(r, "student.lora.safetensors");
+    if (!path) return ck_fail_memory(err, r->folder);
+    ck_status s = ck_as_lora(ck_trainer_result(r->trainer), r->task->teacher.params, r->as_lora,
+                             path, r->dtype, told->facts, told->count, &made, err);
+    if (s == CK_OK && !r->options->quiet)
+        fprintf(stderr, "\n%s has %.1f%% of the student's difference from its teacher\n", path,
+                100 * made.kept);
+    free(path);
+    return s;
+}
+
 ck_status ck_run_export(ck_session *r, ck_error *err) {
     ck_run_facts told;
     CK_TRY(ck_run_tell(r, &told, err));
@@ -241,5 +256,5 @@ ck_status ck_run_export(ck_session *r, ck_error *err) {
             ? ck_adapter_export(&r->adapter, result, path, r->dtype, told.facts, told.count, err)
             : r->task->kind->export(r->task, result, path, r->dtype, told.facts, told.count, err);
     free(path);
-    return s;
+    return s == CK_OK && r->as_lora ? export_lora(r, &told, err) : s;
 }

@@ -3,6 +3,7 @@
 #include "distill/tools.h"
 #include "io/os.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,6 +11,7 @@
 static bool quiet, dry_run, force;
 static const char *folder;
 static ck_text_list sets;
+static uint64_t as_lora;
 
 #define QUIET                                                                                      \
     { .name = "quiet", .letter = 'q', .type = CK_OPT_FLAG, .value = &quiet, .help = "no progress" }
@@ -40,7 +42,20 @@ static ck_run_options run_options(void) {
 
 /* ---- run ---- */
 
-static const ck_option options_run[] = {OUTPUT, SET, DRY_RUN, FORCE, QUIET, {0}};
+static const ck_option options_run[] = {
+    OUTPUT,
+    SET,
+    {.name = "as-lora",
+     .argument = "RANK",
+     .type = CK_OPT_COUNT,
+     .value = &as_lora,
+     .help = "at the end make RUN/student.lora.safetensors as well: the student's difference from "
+             "its teacher as a LoRA (setting as_lora)"},
+    DRY_RUN,
+    FORCE,
+    QUIET,
+    {0},
+};
 
 static const ck_command command_run = {
     .name = "ckdistill run",
@@ -53,7 +68,9 @@ static const ck_command command_run = {
         "been. A loss that is no number, or that stays far above what it was, goes back to the "
         "last checkpoint; after three times the run gives up.\n\n"
         "With lora.rank the student is a LoRA beside its teacher's weights, and "
-        "student.safetensors is one that `ckmerge BASE --lora` applies.",
+        "student.safetensors is one that `ckmerge BASE --lora` applies; with --as-lora whole "
+        "weights "
+        "are trained, and their difference becomes one.",
     .options = options_run,
     .examples = "$ ckdistill run recipes/distill/checkerboard-pd.json -o pd\n"
                 "  a student that needs one step where its teacher needs 32, in seconds\n"
@@ -70,6 +87,14 @@ static char *default_folder(const char *config) {
     return strndup(name, n);
 }
 
+static ck_status add_set(const char *set, ck_error *err) {
+    const char **grown = ck_grow(sets.items, sets.count, &sets.capacity, sizeof *grown);
+    if (!grown) return ck_fail_memory(err, set);
+    sets.items = grown;
+    sets.items[sets.count++] = set;
+    return CK_OK;
+}
+
 typedef ck_status begin(const char *config, const char *const *set, size_t set_count,
                         const char *run, const ck_run_options *options, ck_error *err);
 
@@ -84,8 +109,15 @@ static ck_status start(begin *what, const char *config, ck_error *err) {
     return s;
 }
 
+static ck_status add_as_lora(ck_error *err) {
+    static char set[48];
+    snprintf(set, sizeof set, "as_lora=%llu", (unsigned long long)as_lora);
+    return as_lora ? add_set(set, err) : CK_OK;
+}
+
 static ck_status run(const char *const *operands, size_t count, ck_error *err) {
     (void)count;
+    CK_TRY(add_as_lora(err));
     return start(ck_run_start, operands[0], err);
 }
 
@@ -108,10 +140,8 @@ static const ck_command command_finetune = {
 
 static ck_status finetune(const char *const *operands, size_t count, ck_error *err) {
     (void)count;
-    const char **grown = ck_grow(sets.items, sets.count, &sets.capacity, sizeof *grown);
-    if (!grown) return ck_fail_memory(err, operands[0]);
-    sets.items = grown;
-    sets.items[sets.count++] = "method.name=finetune";
+    CK_TRY(add_as_lora(err));
+    CK_TRY(add_set("method.name=finetune", err));
     return start(ck_run_start, operands[0], err);
 }
 

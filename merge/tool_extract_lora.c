@@ -1,13 +1,9 @@
 /* cktool extract-lora: what a fine-tune learned over its base, as a LoRA. */
 #include "io/layout.h"
-#include "io/os.h"
 #include "io/scaled.h"
+#include "merge/lora_difference.h"
 #include "merge/lora_output.h"
-#include "merge/lora_sites.h"
 #include "merge/tool.h"
-
-#include <stdlib.h>
-#include <string.h>
 
 static ck_lora_output output;
 static double least_change;
@@ -66,48 +62,21 @@ static ck_status open_model(const char *path, const ck_reader *like, model *m, c
     return missing ? ck_layout_like(r, like, &m->view, NULL, err) : CK_OK;
 }
 
-/* The layers that are taken out: matrices that both models have. */
 typedef struct extraction {
     model tuned, base;
-    ck_lora_sites sites;
-    ck_lora_layer *layers;
-    size_t *site_of;
-    size_t count;
+    ck_lora_difference difference;
 } extraction;
-
-static ck_status read_change(void *context, size_t i, float *change, ck_error *err) {
-    const extraction *x = context;
-    CK_TRY(ck_lora_sites_add(&x->sites, x->site_of[i], reader_of(&x->tuned), 1, change, err));
-    return ck_lora_sites_add(&x->sites, x->site_of[i], reader_of(&x->base), -1, change, err);
-}
-
-static ck_status choose_layers(extraction *x, const char *tuned, ck_error *err) {
-    size_t total = x->sites.count;
-    x->layers = ck_alloc_array(total, sizeof *x->layers);
-    x->site_of = ck_alloc_array(total, sizeof *x->site_of);
-    if (!x->layers || !x->site_of) return ck_fail_memory(err, tuned);
-    for (size_t i = 0; i < total; i++) {
-        const ck_lora_layer *l = &x->sites.layers[i];
-        if (l->bias || l->dimensions < 2 || !ck_lora_sites_has(&x->sites, i, reader_of(&x->tuned)))
-            continue;
-        x->layers[x->count] = *l;
-        x->site_of[x->count++] = i;
-    }
-    if (x->count) return CK_OK;
-    return ck_fail(err, CK_INPUT, "%s has no weight in common with %s", tuned,
-                   ck_reader_path(x->base.file));
-}
 
 static ck_status extract(extraction *x, const char *const *paths, ck_lora_make_options *make,
                          ck_error *err) {
     CK_TRY(open_model(paths[1], NULL, &x->base, err));
     CK_TRY(open_model(paths[0], reader_of(&x->base), &x->tuned, err));
-    CK_TRY(ck_lora_sites_of(reader_of(&x->base), &x->sites, err));
-    CK_TRY(choose_layers(x, paths[0], err));
+    ck_lora_difference *d = &x->difference;
+    CK_TRY(ck_lora_difference_of(reader_of(&x->tuned), reader_of(&x->base), d, err));
     ck_anatomy a;
     CK_TRY(ck_anatomy_of(reader_of(&x->base), &a, err));
-    ck_status status = ck_lora_output_write(&output, make, x->layers, x->count, read_change, x,
-                                            a.architecture, NULL, err);
+    ck_status status = ck_lora_output_write(&output, make, d->layers, d->count,
+                                            ck_lora_difference_read, d, a.architecture, NULL, err);
     ck_anatomy_free(&a);
     return status;
 }
@@ -123,9 +92,7 @@ static ck_status run(const char *const *operands, size_t count, ck_error *err) {
     make.cut.least_change = least_change;
     extraction x = {0};
     ck_status status = extract(&x, operands, &make, err);
-    free(x.layers);
-    free(x.site_of);
-    ck_lora_sites_free(&x.sites);
+    ck_lora_difference_free(&x.difference);
     close_model(&x.tuned);
     close_model(&x.base);
     return status;

@@ -5,7 +5,9 @@
 #include "io/os.h"
 #include "tests/check.h"
 #include "tests/fixture.h"
+#include "tests/program.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +143,52 @@ static void test_prompts(void **state) {
     ck_json_free(&doc);
 }
 
+/* Largest difference of weights of two or more dimensions. */
+static double farthest(const char *a, const char *b) {
+    ck_reader *x, *y;
+    double off = 0;
+    size_t compared = 0;
+    ok(ck_reader_open(a, &x, &err));
+    ok(ck_reader_open(b, &y, &err));
+    for (size_t i = 0; i < ck_reader_count(x); i++) {
+        const ck_tensor *t = ck_reader_tensor(x, i), *u = ck_reader_find(y, t->name);
+        if (t->rank < 2) continue;
+        assert_true(u && t->dtype == CK_F32 && u->dtype == CK_F32 && t->nbytes == u->nbytes);
+        float *p = malloc(t->nbytes), *q = malloc(t->nbytes);
+        ok(ck_reader_read(x, t, 0, p, t->nbytes, &err));
+        ok(ck_reader_read(y, u, 0, q, t->nbytes, &err));
+        for (size_t k = 0; k < t->elements; k++) off = fmax(off, fabs((double)p[k] - q[k]));
+        free(p), free(q);
+        compared++;
+    }
+    assert_true(compared > 50);
+    ck_reader_close(x), ck_reader_close(y);
+    return off;
+}
+
+/* The student's difference as a LoRA: at full rank the teacher with it is the student. */
+static void test_as_lora(void **state) {
+    (void)state;
+    make_folder();
+    ok(run("cd", "\"data\": {\"images\": \"photos\"}, \"ema\": 0, \"as_lora\": 512, "
+                 "\"rate\": {\"peak\": 1e-3, \"shape\": \"constant\"}, "
+                 "\"evaluate\": {\"steps\": [], \"teacher\": false}"));
+    const char *base = "$OLDPWD/tests/data/models/base/unet/diffusion_pytorch_model.safetensors";
+    program_expect(program_run(f.folder,
+                               "ckmerge %s --lora run/student.lora.safetensors --dtype f32 -o "
+                               "with.safetensors; ckmerge %s --lora "
+                               "run/student.lora.safetensors:0 --dtype f32 -o without.safetensors",
+                               base, base),
+                   0, NULL, NULL);
+    char student[256], with[256], without[256];
+    snprintf(student, sizeof student, "%s/run/student.safetensors", f.folder);
+    snprintf(with, sizeof with, "%s/with.safetensors", f.folder);
+    snprintf(without, sizeof without, "%s/without.safetensors", f.folder);
+    double moved = farthest(student, without), left = farthest(student, with);
+    if (!(moved > 1e-3 && left < 0.01 * moved)) print_error("moved %g, left %g\n", moved, left);
+    assert_true(moved > 1e-3 && left < 0.01 * moved);
+}
+
 static void refused(const char *method, const char *more, ck_status status, const char *word) {
     assert_int_equal(run(method, more), status);
     if (!strstr(err.message, word)) fail_msg("'%s' is not in: %s", word, err.message);
@@ -157,6 +205,10 @@ static void test_refusals(void **state) {
             "images or prompts");
     refused("cd", "\"data\": {\"images\": \"photos\", \"size\": 30}", CK_INPUT, "multiple of 8");
     refused("cd", "\"data\": {\"images\": \"nowhere\"}", CK_IO, "nowhere");
+    refused("lcm", "\"data\": {\"images\": \"photos\"}, \"as_lora\": 8, \"lora\": {\"rank\": 8}",
+            CK_INPUT, "the student is one");
+    refused("lcm", "\"data\": {\"images\": \"photos\"}, \"as_lora\": 8, \"guidance_width\": 16",
+            CK_INPUT, "other weights than its teacher");
     /* Pixels that are damaged behind a good header are found while encoding, and named. */
     size_t n;
     unsigned char *bytes = fixture_read(fixture_path(&f, "photos/3.png"), &n);
@@ -172,6 +224,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_folder, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_prompts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_as_lora, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("images", tests, NULL, NULL);
 }
