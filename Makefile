@@ -75,8 +75,9 @@ LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 # What tests share: fixtures, fault injection, reference implementations; the kernels for GPUs, which
 # here run on the processor.
-TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c,$(wildcard tests/*.c)) \
-              $(wildcard kernels/cuda/*.c) distill/cuda/operations.c)
+TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,\
+              $(filter-out tests/test_%.c tests/gpu_host.c tests/plugin_old.c,$(wildcard tests/*.c)) \
+              $(wildcard kernels/cuda/*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all
@@ -91,8 +92,8 @@ $(BUILD)/flags: FORCE
 
 # Nobody looks at floating-point flags, or at errno after a root: so that loops with comparisons and
 # roots become vectors.
-$(BUILD)/kernels/nn_%.o $(BUILD)/kernels/cuda/%.o $(BUILD)/distill/%.o $(BUILD)/merge/methods/%.o: \
-    ALL_CFLAGS += -fno-math-errno -fno-trapping-math
+$(BUILD)/kernels/nn_%.o $(BUILD)/kernels/cuda/%.o $(BUILD)/distill/%.o $(BUILD)/merge/methods/%.o \
+    $(BUILD)/pic/%.o: ALL_CFLAGS += -fno-math-errno -fno-trapping-math
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -108,6 +109,24 @@ $(BUILD)/ckdistill: $(BUILD)/%: $(BUILD)/distill/%.o $(BUILD)/libck.a
 
 $(TESTS:%=$(BUILD)/tests/%): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+
+# ---- The plugin that computes on a card (distill/plugin.h) ----
+
+$(BUILD)/pic/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -c -o $@ $<
+
+# What it has of its own of the program's.
+PLUGIN_SRC := io/error.c io/os.c io/utf8.c distill/shape.c distill/cuda/operations.c distill/cuda/updates.c
+PLUGIN_LD = $(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -o $@ $(filter %.o,$^)
+
+# The one of the tests, which needs no card; and one of another version.
+GPU_HOST_SRC := $(PLUGIN_SRC) $(wildcard kernels/cuda/*.c) distill/reference_f32.c tests/gpu_host.c
+$(BUILD)/tests/libck-cuda.so: $(GPU_HOST_SRC:%.c=$(BUILD)/pic/%.o)
+	$(PLUGIN_LD) -lm
+$(BUILD)/tests/old/libck-cuda.so: $(BUILD)/pic/tests/plugin_old.o
+	@mkdir -p $(@D)
+	$(PLUGIN_LD)
 
 # What the programs are made with.
 version = $(shell pkg-config --modversion $(1) 2>/dev/null)
@@ -143,7 +162,8 @@ deps-valgrind:
 # ---- Tests ----
 
 .PHONY: programs-and-tests test check
-programs-and-tests: $(PROGRAMS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/tests/%)
+programs-and-tests: $(PROGRAMS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/tests/%) \
+    $(BUILD)/tests/libck-cuda.so $(BUILD)/tests/old/libck-cuda.so
 
 test: deps deps-mpi
 	@$(MAKE) --no-print-directory check
@@ -282,6 +302,6 @@ help:
 	@echo "           PNG=$(PNG) JPEG=$(JPEG) LAPACK=$(LAPACK) YAML=$(YAML)"
 
 .SECONDARY:
--include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,kernels kernels/cuda io merge merge/methods distill \
-    distill/cuda distill/methods \
+FOLDERS := kernels kernels/cuda io merge merge/methods distill distill/cuda distill/methods
+-include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,$(FOLDERS) $(FOLDERS:%=pic/%) pic/tests \
                                                            tests tests/bench tests/fuzz tests/interop)))

@@ -10,12 +10,14 @@
  *
  * Backends: "reference" (plain C, f32, always there: what the others are measured against),
  * "reference64" (the same source in f64, for gradients against finite differences), "cpu" (own
- * SIMD kernels and oneDNN where it was found, the reference for what they do not do).
+ * SIMD kernels and oneDNN where it was found, the reference for what they do not do), and those of
+ * the plugin (plugin.h), which compute on a card.
  */
 #ifndef CK_BACKEND_H
 #define CK_BACKEND_H
 
 #include "distill/graph.h"
+#include "distill/update.h"
 
 enum { CK_BACKEND_ABI = 2 };
 
@@ -79,16 +81,32 @@ typedef struct ck_backend {
     void (*free)(void *p);
     void (*write)(void *dst, const void *src, size_t bytes); /* from host memory */
     void (*read)(void *dst, const void *src, size_t bytes);  /* to host memory */
+    void (*zero)(void *p, size_t bytes);
+    const ck_updates *updates;
+    /* The rest is NULL where memory is the program's. */
+    /* Bytes that can be taken now, and that there are. */
+    void (*memory)(size_t *available, size_t *all);
+    /* Runs nodes(context), or what they did when they were recorded: the same calls each time, on
+     * the same memory. *recording is NULL at first. What went wrong since the last time in
+     * functions that cannot say so is its error. */
+    ck_status (*run)(void (*nodes)(void *context), void *context, void **recording, ck_error *err);
+    void (*forget)(void *recording);
 } ck_backend;
 
 /* "cpu", "cpu-bf16" (sources of convolutions and products rounded to bfloat16, and where the
  * processor has AMX, activations and their gradients stored so; sums, statistics and weights f32),
- * "reference", "reference64"; other names are CK_USAGE. Backends live for ever. */
+ * "reference", "reference64"; "cuda" of the plugin; "auto": cuda where there is a card, else cpu.
+ * Other names are CK_USAGE. Backends live for ever. */
 ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err);
+
+/* CK_MEMORY: what, how much it takes, how much there is, and what to change. */
+ck_status ck_backend_fail_memory(const ck_backend *b, const char *what, size_t bytes,
+                                 ck_error *err);
 
 /* ---- exec.c: a graph on a backend ---- */
 
 typedef struct ck_exec ck_exec;
+struct ck_resident;
 
 /* Plans what the outputs need: liveness, then an offset for every node in one arena, best fit by
  * descending size; views share the bytes of what they show. The graph must outlive it, and
@@ -100,24 +118,30 @@ void ck_exec_free(ck_exec *e);
 /* Bytes of the arena, known before anything is allocated. */
 size_t ck_exec_peak(const ck_exec *e);
 
+/* Before ck_exec_allocate, where the backend's memory is not the program's: weights are used where
+ * they are resident (resident.h), which is borrowed. Otherwise the graph gets copies of its own, of
+ * the weights as they are when it is given memory. */
+void ck_exec_share(ck_exec *e, struct ck_resident *r);
+
 /* Takes the arena. limit 0: none; more than it is CK_MEMORY with both numbers and what to change.
  */
 ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err);
 
 /* Uses the memory of another plan that is never run at the same time and outlives this one; what
  * one leaves there is gone when the other has run. peak(e) is at most that of `from`. */
-void ck_exec_borrow(ck_exec *e, const ck_exec *from);
+ck_status ck_exec_borrow(ck_exec *e, const ck_exec *from, ck_error *err);
 
 /* Inputs and outputs in host memory: f32 (converted for reference64), ids int32_t. n elements must
  * be the node's. Inputs keep their values between runs. */
 ck_status ck_exec_write(ck_exec *e, ck_node input, const void *data, size_t n, ck_error *err);
 ck_status ck_exec_read(const ck_exec *e, ck_node output, void *data, size_t n, ck_error *err);
-/* Where an input or output lies, for optimisers on the host; NULL if the backend is not there. */
+/* Where an input, output or weight lies, in the backend's memory. */
 void *ck_exec_pointer(const ck_exec *e, ck_node n);
 
 ck_status ck_exec_run(ck_exec *e, ck_error *err);
 
-/* Seconds spent in each operation since the start, by ck_op: CK_OP_COUNT numbers. */
+/* Seconds spent in each operation since the start, by ck_op: CK_OP_COUNT numbers; zeros where the
+ * backend computes on its own time. */
 const double *ck_exec_seconds(const ck_exec *e);
 
 #endif

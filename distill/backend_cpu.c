@@ -1,5 +1,5 @@
 /* The backends that compute on the processor, see backend.h. */
-#include "distill/backend.h"
+#include "distill/backend_int.h"
 
 #include "distill/onednn.h"
 #include "distill/reference.h"
@@ -52,23 +52,26 @@ static void copy(void *dst, const void *src, size_t bytes) {
     memcpy(dst, src, bytes);
 }
 
+static void zero(void *p, size_t bytes) {
+    memset(p, 0, bytes);
+}
+
+#define ON_HOST(backend_name, bytes, halves, prepare_function)                                     \
+    {                                                                                              \
+        .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = bytes, .host = true,       \
+        .takes_half = halves, .prepare = prepare_function, .alloc = ck_alloc_pages, .free = free,  \
+        .write = copy, .read = copy, .zero = zero, .updates = &ck_updates_host                     \
+    }
+
 static const ck_backend backends[] = {
-    {CK_BACKEND_ABI, "cpu", sizeof(float), true, NULL, prepare_cpu, ck_alloc_pages, free, copy,
-     copy},
-    {CK_BACKEND_ABI, "cpu-bf16", sizeof(float), true, ck_simd_takes_half, prepare_bf16,
-     ck_alloc_pages, free, copy, copy},
-    {CK_BACKEND_ABI, "reference", sizeof(float), true, NULL, prepare_f32, ck_alloc_pages, free,
-     copy, copy},
-    {CK_BACKEND_ABI, "reference64", sizeof(double), true, NULL, prepare_f64, ck_alloc_pages, free,
-     copy, copy},
+    ON_HOST("cpu", sizeof(float), NULL, prepare_cpu),
+    ON_HOST("cpu-bf16", sizeof(float), ck_simd_takes_half, prepare_bf16),
+    ON_HOST("reference", sizeof(float), NULL, prepare_f32),
+    ON_HOST("reference64", sizeof(double), NULL, prepare_f64),
 };
 
-ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err) {
+const ck_backend *ck_backend__cpu(const char *name) {
     for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
-        if (strcmp(backends[i].name, name) == 0) {
-            *b = &backends[i];
-            return CK_OK;
-        }
-    return ck_fail(err, CK_USAGE,
-                   "no backend '%s'; there are cpu, cpu-bf16, reference, reference64", name);
+        if (strcmp(backends[i].name, name) == 0) return &backends[i];
+    return NULL;
 }

@@ -300,6 +300,12 @@ ck_status ck_config_text(ck_config *c, const char *key, const char *fallback, co
     return note(c, key, text_node(*value), err);
 }
 
+ck_status ck_config_decide(ck_config *c, const char *key, const char *value, ck_error *err) {
+    char full[MAX_KEY];
+    full_key(c, key, full);
+    return put(c->whole, c->whole->used, full, text_node(value), false, err);
+}
+
 /* The word at a place of "a|b|c", not ended by NUL, and its size; NULL after the last. */
 static const char *word_at(const char *words, size_t place, size_t *size) {
     for (; place > 0 && words; place--) {

@@ -56,6 +56,8 @@ ck_status ck_config_bool(ck_config *c, const char *key, bool fallback, bool *val
 /* A fallback of NULL gives NULL. */
 ck_status ck_config_text(ck_config *c, const char *key, const char *fallback, const char **value,
                          ck_error *err);
+/* What a text that was given out has come to mean, such as "auto": print says this. */
+ck_status ck_config_decide(ck_config *c, const char *key, const char *value, ck_error *err);
 /* A text that is one of the words in "a|b|c"; *value is its place among them. */
 ck_status ck_config_choice(ck_config *c, const char *key, const char *words, size_t fallback,
                            size_t *value, ck_error *err);

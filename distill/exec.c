@@ -3,11 +3,13 @@
  * A view lies where its source does, and the result of work element by element where a source was
  * that is not needed any more. Everything else that is needed gets a place in one arena that
  * it holds from the node that makes it to the last one that reads it. Inputs and outputs hold
- * theirs for the whole run, and so does a copy of a weight where the backend needs one.
+ * theirs for the whole run, and so does a copy of a weight where the backend needs one. Weights in
+ * a memory that is not the program's are resident.h's.
  */
 #include "distill/backend.h"
 #include "distill/cost.h"
 #include "distill/half.h"
+#include "distill/resident.h"
 #include "io/os.h"
 
 #include <stdlib.h>
@@ -21,6 +23,7 @@ typedef struct slot {
     size_t shift;         /* bytes into the root's memory */
     size_t bytes, offset; /* in the arena, of a root */
     ck_node first, last;  /* nodes between which a root is alive */
+    float *weight;        /* where it is resident; or NULL */
 } slot;
 
 struct ck_exec {
@@ -33,6 +36,9 @@ struct ck_exec {
     size_t scratch, arena; /* bytes */
     char *memory;          /* arena, then scratch; NULL before ck_exec_allocate */
     bool borrowed;         /* another's */
+    ck_resident *resident; /* where weights are, if the backend's memory is not the program's */
+    bool shares;           /* resident is somebody else's */
+    void *recording;       /* the backend's, of the run */
     double seconds[CK_OP_COUNT];
 };
 
@@ -52,10 +58,10 @@ static size_t bytes_to(const ck_exec *e, ck_node n, int64_t at) {
     return ck_packed_bytes(result, 2) + (size_t)(at - result) * 4;
 }
 
-/* A weight that is used where the params have it. */
-static bool in_params(const ck_exec *e, ck_node n) {
-    return e->graph->nodes[n].op == CK_OP_PARAM && e->backend->host &&
-           e->backend->element == sizeof(float);
+/* A weight that is used where the params have it, or where it is resident: not one whose copy lies
+ * in the arena, as f64 has it. */
+static bool is_elsewhere(const ck_exec *e, ck_node n) {
+    return e->graph->nodes[n].op == CK_OP_PARAM && e->backend->element == sizeof(float);
 }
 
 /* ---- Planning ---- */
@@ -78,7 +84,7 @@ static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
             const slot *from = &e->slots[n->src[0]];
             s->root = from->root;
             s->shift = from->shift + bytes_to(e, n->src[0], n->i[0]);
-        } else if (!in_params(e, i)) {
+        } else if (!is_elsewhere(e, i)) {
             s->bytes = aligned(bytes_to(e, i, ck_shape_count(&n->shape)));
         }
         if (n->op == CK_OP_INPUT || n->op == CK_OP_PARAM) s->first = 0, s->last = end;
@@ -228,7 +234,9 @@ void ck_exec_free(ck_exec *e) {
     if (!e) return;
     for (size_t i = 0; e->kernels && i < e->count; i++)
         if (e->kernels[i].release) e->kernels[i].release(e->kernels[i].state);
+    if (e->recording) e->backend->forget(e->recording);
     if (e->memory && !e->borrowed) e->backend->free(e->memory);
+    if (!e->shares) ck_resident_free(e->resident);
     free(e->kernels);
     free(e->slots);
     free(e->needed);
@@ -249,6 +257,22 @@ size_t ck_exec_peak(const ck_exec *e) {
     return e->arena + e->scratch;
 }
 
+void ck_exec_share(ck_exec *e, ck_resident *r) {
+    e->resident = r;
+    e->shares = true;
+}
+
+static ck_status find_weights(ck_exec *e, ck_error *err) {
+    if (e->backend->host) return CK_OK;
+    if (!e->resident) CK_TRY(ck_resident_new(e->backend, &e->resident, err));
+    for (size_t i = 0; i < e->count; i++) {
+        const ck_graph_node *n = &e->graph->nodes[i];
+        if (n->op == CK_OP_PARAM && e->needed[i])
+            CK_TRY(ck_resident_need(e->resident, n->params, n->param, &e->slots[i].weight, err));
+    }
+    return CK_OK;
+}
+
 ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err) {
     size_t peak = ck_exec_peak(e);
     if (limit && peak > limit)
@@ -256,29 +280,29 @@ ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err) {
                        "needs %.1f MiB of memory, %.1f MiB are allowed: use a smaller batch or "
                        "image, or turn gradient checkpointing on",
                        (double)peak / 0x1p20, (double)limit / 0x1p20);
+    CK_TRY(find_weights(e, err));
     e->memory = e->backend->alloc(peak ? peak : 1);
-    return e->memory ? CK_OK
-                     : ck_fail(err, CK_MEMORY,
-                               "out of memory: %.1f MiB for a graph; use a smaller batch "
-                               "or image, or turn gradient checkpointing on",
-                               (double)peak / 0x1p20);
+    return e->memory ? CK_OK : ck_backend_fail_memory(e->backend, "a graph", peak, err);
 }
 
-void ck_exec_borrow(ck_exec *e, const ck_exec *from) {
+ck_status ck_exec_borrow(ck_exec *e, const ck_exec *from, ck_error *err) {
+    CK_TRY(find_weights(e, err));
     e->memory = from->memory;
     e->borrowed = true;
+    return CK_OK;
 }
 
 static void *address(const ck_exec *e, ck_node n) {
     const slot *s = &e->slots[n], *root = &e->slots[s->root];
     const ck_graph_node *at = &e->graph->nodes[s->root];
-    char *base = in_params(e, s->root) ? (char *)ck_params_data(at->params, at->param)
-                                       : e->memory + root->offset;
+    char *base = e->memory + root->offset;
+    if (is_elsewhere(e, s->root))
+        base = (char *)(root->weight ? root->weight : ck_params_data(at->params, at->param));
     return base + s->shift;
 }
 
 void *ck_exec_pointer(const ck_exec *e, ck_node n) {
-    return e->backend->host ? address(e, n) : NULL;
+    return address(e, n);
 }
 
 /* ---- Data in and out ---- */
@@ -339,20 +363,35 @@ static void run_node(ck_exec *e, ck_node i) {
     e->kernels[i].run(&call);
 }
 
-ck_status ck_exec_run(ck_exec *e, ck_error *err) {
-    if (!e->memory) return ck_fail(err, CK_USAGE, "a graph was run before it had memory");
+/* The copy of a weight that this backend has in the arena, as it is now. */
+static void copy_weight(ck_exec *e, ck_node i) {
+    const ck_graph_node *n = &e->graph->nodes[i];
+    if (n->op == CK_OP_PARAM && e->needed[i] && !is_elsewhere(e, i))
+        to_real(e, i, ck_params_data(n->params, n->param), ck_params_elements(n->params, n->param));
+}
+
+static void run_timed(ck_exec *e) {
     double before = now();
     for (size_t i = 0; i < e->count; i++) {
-        const ck_graph_node *n = &e->graph->nodes[i];
-        if (n->op == CK_OP_PARAM && e->needed[i] && !in_params(e, (ck_node)i))
-            to_real(e, (ck_node)i, ck_params_data(n->params, n->param),
-                    ck_params_elements(n->params, n->param));
+        copy_weight(e, (ck_node)i);
         if (!is_run(e, i)) continue;
         run_node(e, (ck_node)i);
         double after = now();
-        e->seconds[n->op] += after - before;
+        e->seconds[e->graph->nodes[i].op] += after - before;
         before = after;
     }
+}
+
+static void run_nodes(void *context) {
+    ck_exec *e = context;
+    for (size_t i = 0; i < e->count; i++)
+        if (is_run(e, i)) run_node(e, (ck_node)i);
+}
+
+ck_status ck_exec_run(ck_exec *e, ck_error *err) {
+    if (!e->memory) return ck_fail(err, CK_USAGE, "a graph was run before it had memory");
+    if (!e->backend->host) return e->backend->run(run_nodes, e, &e->recording, err);
+    run_timed(e);
     return CK_OK;
 }
 

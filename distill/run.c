@@ -373,13 +373,22 @@ static ck_status take_time(ck_session *r, ck_error *err) {
     return CK_OK;
 }
 
+/* What there is for a run: of the card, or of this machine; 0 where nobody says. */
+static double memory_there(const ck_session *r) {
+    const ck_backend *b = r->task->backend;
+    size_t available, all;
+    if (!b->memory) return memory_of("/proc/meminfo", "MemAvailable:");
+    b->memory(&available, &all);
+    return (double)available;
+}
+
 /* First the plan, which needs next to nothing; only what fits is opened and tried. */
 static ck_status estimate(ck_session *r, ck_error *err) {
     char text[32], why[96];
     CK_TRY(ck_run_open(r, CK_OPEN_PLAN, err));
     describe(r);
     double need = (double)(ck_trainer_peak(r->trainer) + ck_trainer_held(r->trainer));
-    double there = memory_of("/proc/meminfo", "MemAvailable:");
+    double there = memory_there(r);
     if (r->task->absent) return guess_time(r, "the model's weights are not there", err);
     if (there > 0 && need > there) {
         ck_format_bytes(text, sizeof text, (uint64_t)there);

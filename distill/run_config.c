@@ -148,7 +148,9 @@ static ck_status read_basics(ck_session *r, const ck_backend **backend, size_t *
     omp_set_num_threads((int)threads);
     r->memory = (size_t)(memory * 0x1p30);
     *batch = size;
-    return ck_backend_open(name, backend, err);
+    CK_TRY(ck_backend_open(name, backend, err));
+    /* (A run goes on where it began, not where there happens to be a card.) */
+    return ck_config_decide(c, "backend", (*backend)->name, err);
 }
 
 static ck_status read_guard(ck_session *r, ck_error *err) {
@@ -234,7 +236,7 @@ static ck_status copy_networks(ck_session *r, ck_error *err) {
 }
 
 /* The graphs of the data's other sizes, of the same weights. */
-static ck_status add_sizes(ck_session *r, const ck_backend *backend, ck_error *err) {
+static ck_status add_sizes(ck_session *r, ck_error *err) {
     if (r->task->size_count < 2) return CK_OK;
     r->others = ck_alloc_array(r->task->size_count - 1, sizeof *r->others);
     if (!r->others) return ck_fail_memory(err, "sizes");
@@ -242,7 +244,7 @@ static ck_status add_sizes(ck_session *r, const ck_backend *backend, ck_error *e
         ck_distill *d = &r->others[r->other_count++];
         *d = ck_distill_resized(&r->d, r->task->sizes[i].shape, r->task->sizes[i].process);
         CK_TRY(ck_distill_build(d, r->task->tokens, r->task->width, err));
-        CK_TRY(ck_trainer_add(r->trainer, d, backend, err));
+        CK_TRY(ck_trainer_add(r->trainer, d, err));
     }
     return CK_OK;
 }
@@ -290,7 +292,7 @@ ck_status ck_run_open(ck_session *r, ck_opening how, ck_error *err) {
     if (r->adapter.rank && !ck_params_count(r->factors))
         return ck_config_fail(r->config, "lora.targets", err, "no layer has such a name");
     CK_TRY(ck_trainer_new(&r->d, backend, &r->settings, &r->trainer, err));
-    CK_TRY(add_sizes(r, backend, err));
+    CK_TRY(add_sizes(r, err));
     return open_data(r, err);
 }
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-static const char *folder, *tokenizer;
+static const char *folder, *tokenizer, *device = "cpu";
 static bool json, checkpointing;
 
 static const ck_option options[] = {
@@ -29,6 +29,7 @@ static const ck_option options[] = {
      .type = CK_OPT_FLAG,
      .value = &checkpointing,
      .help = "training computes activations twice instead of keeping them"},
+    CK_OPTION_DEVICE(device, "what would compute (default cpu)"),
     {.name = "json", .type = CK_OPT_FLAG, .value = &json, .help = "as one JSON document"},
     {0},
 };
@@ -131,7 +132,7 @@ static ck_status inform(ck_model *m, ck_error *err) {
     const ck_backend *b;
     need needs[BATCHES] = {0};
     double speed = 0;
-    CK_TRY(ck_backend_open("cpu", &b, err));
+    CK_TRY(ck_backend_open(device, &b, err));
     m->unet_config.checkpoint = m->mmdit_config.checkpoint = m->flux_config.checkpoint =
         checkpointing;
     for (int i = 0; i < BATCHES; i++) {

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 static bool quiet, dry_run, force;
-static const char *folder;
+static const char *folder, *device;
 static ck_text_list sets;
 static uint64_t as_lora;
 
@@ -25,6 +25,10 @@ static uint64_t as_lora;
         .name = "set", .argument = "KEY=VALUE", .type = CK_OPT_LIST, .value = &sets,               \
         .help = "a setting over the config's, such as rate.peak=3e-5; can be given again"          \
     }
+#define DEVICE                                                                                     \
+    CK_OPTION_DEVICE(device,                                                                       \
+                     "what computes, over the config's backend: the processor, a card, or "        \
+                     "a card if there is one")
 #define FORCE                                                                                      \
     {                                                                                              \
         .name = "force", .letter = 'f', .type = CK_OPT_FLAG, .value = &force,                      \
@@ -51,6 +55,7 @@ static const ck_option options_run[] = {
      .value = &as_lora,
      .help = "at the end make RUN/student.lora.safetensors as well: the student's difference from "
              "its teacher as a LoRA (setting as_lora)"},
+    DEVICE,
     DRY_RUN,
     FORCE,
     QUIET,
@@ -99,7 +104,10 @@ typedef ck_status begin(const char *config, const char *const *set, size_t set_c
                         const char *run, const ck_run_options *options, ck_error *err);
 
 static ck_status start(begin *what, const char *config, ck_error *err) {
+    char backend[64];
     ck_run_options options = run_options();
+    snprintf(backend, sizeof backend, "backend=%s", device ? device : "");
+    if (device) CK_TRY(add_set(backend, err));
     char *own = folder ? NULL : default_folder(config);
     ck_status s = folder || own
                       ? what(config, sets.items, sets.count, folder ? folder : own, &options, err)
@@ -175,7 +183,7 @@ const ck_tool ck_tool_resume = {
 
 /* ---- eval ---- */
 
-static const ck_option options_eval[] = {OUTPUT, SET, FORCE, QUIET, {0}};
+static const ck_option options_eval[] = {OUTPUT, SET, DEVICE, FORCE, QUIET, {0}};
 
 static const ck_command command_eval = {
     .name = "ckdistill eval",
@@ -199,7 +207,7 @@ static ck_status eval(const char *const *operands, size_t count, ck_error *err) 
     struct stat st;
     if (stat(operands[0], &st) != 0 || !S_ISDIR(st.st_mode))
         return start(ck_run_evaluate, operands[0], err);
-    if (folder || sets.count)
+    if (folder || sets.count || device)
         return ck_fail(err, CK_USAGE, "%s is a run, which has its folder and its settings",
                        operands[0]);
     ck_run_options options = run_options();

@@ -16,7 +16,7 @@
 static const char *folder, *tokenizer, *unet, *clip, *clip2, *t5, *vae,
     *prompt = "", *negative = "", *sampler, *size_text;
 static const char *output = "sample.png", *latents_in, *latents_out, *spacing, *prediction;
-static const char *backend_name = "cpu";
+static const char *device = "cpu";
 static double cfg = NAN, eta = NAN, shift;
 static uint64_t steps = 20, count = 1, seed;
 static bool quiet, force, karras, zero_snr, shift_given;
@@ -143,12 +143,8 @@ static const ck_option options[] = {
      .type = CK_OPT_TEXT,
      .value = &latents_out,
      .help = "write the final latents, as safetensors"},
-    {.name = "backend",
-     .argument = "B",
-     .type = CK_OPT_CHOICE,
-     .value = &backend_name,
-     .choices = "cpu|cpu-bf16|reference",
-     .help = "what computes (default cpu)"},
+    CK_OPTION_DEVICE(device, "what computes: the processor, a card, or a card if there is one "
+                             "(default cpu)"),
     {.name = "output",
      .letter = 'o',
      .argument = "FILE",
@@ -365,7 +361,7 @@ static ck_status run(const char *const *operands, size_t operand_count, ck_error
     if (shift_given && !(shift > 0)) return ck_fail(err, CK_USAGE, "--shift must be above 0");
     if (!count || count > 4096 || !steps)
         return ck_fail(err, CK_USAGE, "--count and --steps must be at least 1");
-    CK_TRY(ck_backend_open(backend_name, &b, err));
+    CK_TRY(ck_backend_open(device, &b, err));
     CK_TRY(open_model(&m, err));
     ck_generate_options o = {.prompt = prompt,
                              .negative = negative,

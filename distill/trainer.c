@@ -2,6 +2,7 @@
 #include "distill/trainer.h"
 
 #include "distill/cost.h"
+#include "distill/resident.h"
 #include "distill/shard.h"
 
 #include "io/os.h"
@@ -29,11 +30,11 @@ typedef struct work {
     ck_node *trained; /* its weights, in the order of the gradients */
     size_t weights;
     ck_optimizer *optimizer;
-    float
-        *sum; /* gradients of several rounds, or on their way to others; NULL where there is one */
+    /* Gradients of several rounds, or on their way to others; NULL where there is one. */
+    float *sum;
     size_t elements;
     ck_shard *shard; /* what is this process's of them; NULL: it is alone */
-    float *whole;    /* everybody's moments, in process 0 */
+    float *whole;    /* moments for checkpoints where they are elsewhere: at others, on a card */
     double norm;
     bool turn; /* in this step */
 } work;
@@ -42,6 +43,8 @@ struct ck_trainer {
     ck_distill *d; /* of the first size */
     sized *sizes;
     size_t size_count, size_capacity;
+    const ck_backend *backend;
+    ck_resident *resident; /* all weights, where the backend's memory is not the program's; NULL */
     ck_trainer_settings settings;
     work works[CK_DISTILL_PARTS];
     ck_world world;
@@ -61,9 +64,9 @@ static bool is_trained(const ck_graph *g, size_t i, const ck_part *part) {
            ck_graph_trains(g, (ck_node)i);
 }
 
+/* In the backend's memory. */
 static float *weight_data(const ck_trainer *t, const work *w, size_t i) {
-    const ck_graph_node *n = &t->d->graph->nodes[w->trained[i]];
-    return ck_params_data(n->params, n->param);
+    return ck_exec_pointer(t->sizes[0].plans[w - t->works].exec, w->trained[i]);
 }
 
 static size_t weight_size(const ck_trainer *t, const work *w, size_t i) {
@@ -97,8 +100,7 @@ static ck_status find_outputs(ck_distill *d, plan *p, const ck_node *trained, si
 }
 
 /* The plan of a part for a size; the first size's graph says which weights there are. */
-static ck_status prepare(ck_trainer *t, sized *s, size_t part, const ck_backend *backend,
-                         ck_error *err) {
+static ck_status prepare(ck_trainer *t, sized *s, size_t part, ck_error *err) {
     work *w = &t->works[part];
     plan *p = &s->plans[part];
     ck_node *trained = NULL;
@@ -111,27 +113,37 @@ static ck_status prepare(ck_trainer *t, sized *s, size_t part, const ck_backend 
     else
         free(trained);
     CK_TRY(status);
-    return ck_exec_new(backend, s->d->graph, p->outputs, p->output_count, &p->exec, err);
+    CK_TRY(ck_exec_new(t->backend, s->d->graph, p->outputs, p->output_count, &p->exec, err));
+    if (t->resident) ck_exec_share(p->exec, t->resident);
+    return CK_OK;
 }
 
-static ck_status add_size(ck_trainer *t, ck_distill *d, const ck_backend *backend, ck_error *err) {
+static ck_status add_size(ck_trainer *t, ck_distill *d, ck_error *err) {
     sized *grown = ck_grow(t->sizes, t->size_count, &t->size_capacity, sizeof *grown);
     if (!grown) return ck_fail_memory(err, d->method->name);
     t->sizes = grown;
     sized *s = &grown[t->size_count++];
     *s = (sized){.d = d};
-    for (size_t i = 0; i < d->part_count; i++) CK_TRY(prepare(t, s, i, backend, err));
+    for (size_t i = 0; i < d->part_count; i++) CK_TRY(prepare(t, s, i, err));
     return CK_OK;
 }
 
-ck_status ck_trainer_add(ck_trainer *t, ck_distill *d, const ck_backend *backend, ck_error *err) {
+ck_status ck_trainer_add(ck_trainer *t, ck_distill *d, ck_error *err) {
     for (size_t i = 0; i < d->feed_count; i++)
         if (d->feeds[i].from != CK_NONE)
             return ck_fail(err, CK_USAGE,
                            "method '%s' carries samples from step to step: they must be of one "
                            "size",
                            d->method->name);
-    return add_size(t, d, backend, err);
+    return add_size(t, d, err);
+}
+
+static ck_status make_resident(ck_trainer *t, ck_error *err) {
+    if (t->backend->host) return CK_OK;
+    if (t->world.size > 1)
+        return ck_fail(err, CK_USAGE, "backend '%s' cannot share a run with other processes yet",
+                       t->backend->name);
+    return ck_resident_new(t->backend, &t->resident, err);
 }
 
 static ck_status copy_for_ema(ck_trainer *t, ck_error *err) {
@@ -143,13 +155,13 @@ ck_status ck_trainer_new(ck_distill *d, const ck_backend *backend,
     ck_trainer *t = ck_alloc(sizeof *t);
     if (!t) return ck_fail_memory(err, d->method->name);
     t->d = d;
+    t->backend = backend;
     t->settings = *settings;
     t->world = settings->world ? *settings->world : (ck_world){0, 1};
-    ck_status s = backend->host
-                      ? copy_for_ema(t, err)
-                      : ck_fail(err, CK_USAGE, "backend '%s' cannot train yet", backend->name);
+    ck_status s = make_resident(t, err);
+    if (s == CK_OK) s = copy_for_ema(t, err);
     for (size_t i = 0; i < d->part_count; i++) t->works[i].part = d->parts[i];
-    if (s == CK_OK) s = add_size(t, d, backend, err);
+    if (s == CK_OK) s = add_size(t, d, err);
     for (size_t i = 0; i < d->part_count && s == CK_OK; i++) {
         work *w = &t->works[i];
         for (size_t k = 0; k < w->weights; k++) w->elements += weight_size(t, w, k);
@@ -171,9 +183,11 @@ void ck_trainer_free(ck_trainer *t) {
         }
         ck_optimizer_free(w->optimizer);
         ck_shard_free(w->shard);
-        free(w->trained), free(w->sum), free(w->whole);
+        if (w->sum) t->backend->free(w->sum);
+        free(w->trained), free(w->whole);
     }
     free(t->sizes);
+    ck_resident_free(t->resident);
     for (size_t i = 0; t->carried && i < t->d->feed_count; i++) free(t->carried[i]);
     free(t->carried), free(t->batches);
     ck_params_free(t->ema);
@@ -269,14 +283,27 @@ static ck_status take_share(ck_trainer *t, work *w, ck_trained *slices, ck_error
     float *next = w->shard->gradient;
     for (size_t i = w->shard->first; i < w->shard->first + w->shard->own; next += slices[i++].n)
         slices[i].gradient = next;
-    if (t->world.rank == 0) w->whole = ck_alloc_array(w->elements, 2 * sizeof *w->whole);
-    return w->whole || t->world.rank ? CK_OK : ck_fail_memory(err, "the optimiser");
+    return CK_OK;
+}
+
+/* Whether moments must be brought to where a checkpoint is written from. */
+static bool gathers(const ck_trainer *t) {
+    return t->world.size > 1 || t->resident;
+}
+
+static ck_status make_sum(ck_trainer *t, work *w, ck_error *err) {
+    size_t bytes = w->elements * sizeof *w->sum;
+    if (!sums_up(t)) return CK_OK;
+    w->sum = t->backend->alloc(bytes);
+    return w->sum ? CK_OK : ck_backend_fail_memory(t->backend, "sums of gradients", bytes, err);
 }
 
 static ck_status make_optimizer(ck_trainer *t, work *w, ck_error *err) {
+    CK_TRY(make_sum(t, w, err));
     ck_trained *slices = ck_alloc_array(w->weights, sizeof *slices);
-    if (sums_up(t)) w->sum = ck_alloc_array(w->elements, sizeof *w->sum);
-    if (!slices || (sums_up(t) && !w->sum)) {
+    bool wholes = gathers(t) && t->world.rank == 0;
+    if (wholes) w->whole = ck_alloc_array(w->elements, 2 * sizeof *w->whole);
+    if (!slices || (wholes && !w->whole)) {
         free(slices);
         return ck_fail_memory(err, "the optimiser");
     }
@@ -284,11 +311,21 @@ static ck_status make_optimizer(ck_trainer *t, work *w, ck_error *err) {
     ck_status s = t->world.size > 1 ? take_share(t, w, slices, err) : CK_OK;
     size_t first = w->shard ? w->shard->first : 0, own = w->shard ? w->shard->own : w->weights;
     if (s == CK_OK) {
-        w->optimizer = ck_optimizer_new(slices + first, own, t->settings.adamw);
-        if (!w->optimizer) s = ck_fail_memory(err, "the optimiser");
+        w->optimizer = ck_optimizer_new(t->backend, slices + first, own, t->settings.adamw);
+        if (!w->optimizer)
+            s = ck_backend_fail_memory(t->backend, "the optimiser", 2 * w->elements * sizeof(float),
+                                       err);
     }
     free(slices);
     return s;
+}
+
+/* The averages, of which no graph may know. */
+static ck_status take_in(ck_trainer *t, const ck_params *p, ck_error *err) {
+    float *weight;
+    for (size_t i = 0; t->resident && p && i < ck_params_count(p); i++)
+        CK_TRY(ck_resident_need(t->resident, p, i, &weight, err));
+    return CK_OK;
 }
 
 ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
@@ -302,10 +339,13 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
         ck_exec *most = largest(t, i);
         CK_TRY(ck_exec_allocate(most, 0, err));
         for (size_t k = 0; k < t->size_count; k++)
-            if (t->sizes[k].plans[i].exec != most) ck_exec_borrow(t->sizes[k].plans[i].exec, most);
+            if (t->sizes[k].plans[i].exec != most)
+                CK_TRY(ck_exec_borrow(t->sizes[k].plans[i].exec, most, err));
         CK_TRY(make_optimizer(t, &t->works[i], err));
     }
-    return CK_OK;
+    CK_TRY(take_in(t, t->d->student.params, err));
+    CK_TRY(take_in(t, t->d->average.params, err));
+    return take_in(t, t->ema, err);
 }
 
 /* ---- Running ---- */
@@ -324,7 +364,7 @@ static void add_gradients(ck_trainer *t, work *w, const plan *p) {
     for (size_t i = 0; i < w->weights; i++) {
         const float *g = ck_exec_pointer(p->exec, p->outputs[1 + i]);
         size_t n = weight_size(t, w, i);
-        for (size_t k = 0; k < n; k++) sum[k] += share * g[k];
+        t->backend->updates->add(sum, g, n, share);
         sum += n;
     }
 }
@@ -389,7 +429,10 @@ static ck_status run_round(ck_trainer *t, const ck_data *data, double *losses, c
 
 /* The student so far is the teacher from here on. */
 static void promote(ck_trainer *t) {
-    ck_params_assign(t->d->teacher.params, t->d->student.params);
+    ck_params *teacher = t->d->teacher.params, *student = t->d->student.params;
+    if (t->resident) ck_resident_read(t->resident, student);
+    ck_params_assign(teacher, student);
+    if (t->resident) ck_resident_write(t->resident, teacher);
     ck_optimizer_reset(t->works[0].optimizer);
 }
 
@@ -419,7 +462,7 @@ ck_status ck_trainer_run(ck_trainer *t, const ck_data *data, ck_trainer_report *
     for (size_t i = 0; i < d->part_count; i++) {
         work *w = &t->works[i];
         w->turn = turns >> i & 1;
-        if (w->sum) memset(w->sum, 0, w->elements * sizeof *w->sum);
+        if (w->sum) t->backend->zero(w->sum, w->elements * sizeof *w->sum);
     }
     for (size_t k = 0; k < t->settings.accumulate; k++) {
         d->round = d->step * t->settings.accumulate + k;
@@ -437,10 +480,15 @@ ck_status ck_trainer_run(ck_trainer *t, const ck_data *data, ck_trainer_report *
     return CK_OK;
 }
 
-static void average(ck_params *average, const ck_params *student, double keep) {
+static float *place_of(const ck_trainer *t, const ck_params *p, size_t i) {
+    return t->resident ? ck_resident_at(t->resident, p, i) : ck_params_data(p, i);
+}
+
+static void average(const ck_trainer *t, const ck_params *average, double keep) {
+    const ck_params *student = t->d->student.params;
     for (size_t i = 0; i < ck_params_count(student); i++)
-        ck_average(ck_params_data(average, i), ck_params_data(student, i),
-                   ck_params_elements(student, i), keep);
+        t->backend->updates->average(place_of(t, average, i), place_of(t, student, i),
+                                     ck_params_elements(student, i), (float)(1 - keep));
 }
 
 /* The weights that each process made a step of, to all. (The sum is of no use any more.) */
@@ -471,11 +519,10 @@ ck_status ck_trainer_update(ck_trainer *t, double rate, ck_error *err) {
         CK_TRY(spread(t, w, err));
     }
     if (!t->works[0].turn) return CK_OK;
-    const ck_params *student = t->d->student.params;
-    if (t->d->average.params) average(t->d->average.params, student, t->settings.target);
+    if (t->d->average.params) average(t, t->d->average.params, t->settings.target);
     /* The average begins short, so that the first weights are soon forgotten. */
     double steps = (double)t->d->step + 1, ema = fmin(t->settings.ema, steps / (steps + 9));
-    if (t->ema) average(t->ema, student, ema);
+    if (t->ema) average(t, t->ema, ema);
     return CK_OK;
 }
 
@@ -483,7 +530,7 @@ ck_status ck_trainer_update(ck_trainer *t, double rate, ck_error *err) {
 
 static ck_status make_room(ck_trainer *t, ck_error *err) {
     const ck_distill *d = t->d;
-    bool gathers = t->world.size > 1, first = gathers && t->world.rank == 0;
+    bool first = t->world.size > 1 && t->world.rank == 0;
     t->arrays = ck_alloc_array(d->part_count + d->feed_count, sizeof *t->arrays);
     t->carried = ck_alloc_array(d->feed_count, sizeof *t->carried);
     t->batches = ck_alloc_array(t->world.size, sizeof *t->batches);
@@ -498,7 +545,7 @@ static ck_status make_room(ck_trainer *t, ck_error *err) {
 
 ck_status ck_trainer_state(ck_trainer *t, ck_state *state, ck_error *err) {
     ck_distill *d = t->d;
-    bool gathers = t->world.size > 1;
+    bool several = t->world.size > 1;
     if (!t->arrays) CK_TRY(make_room(t, err));
     static const char *const moments[] = {"moments", "rival moments"};
     static const char *const steps[] = {"optimiser steps", "rival optimiser steps"};
@@ -506,21 +553,44 @@ ck_status ck_trainer_state(ck_trainer *t, ck_state *state, ck_error *err) {
     for (size_t i = 0; i < d->part_count; i++) {
         ck_optimizer *o = t->works[i].optimizer;
         t->arrays[state->array_count++] = (ck_state_array){
-            moments[i], gathers ? t->works[i].whole : o->moments, 2 * t->works[i].elements};
+            moments[i], gathers(t) ? t->works[i].whole : o->moments, 2 * t->works[i].elements};
         t->counts[state->count_count++] = (ck_state_count){steps[i], &o->steps};
     }
     for (size_t i = 0; i < d->feed_count; i++)
         if (d->feeds[i].from != CK_NONE)
             t->arrays[state->array_count++] =
-                (ck_state_array){d->feeds[i].name, gathers ? t->carried[i] : d->feeds[i].value,
+                (ck_state_array){d->feeds[i].name, several ? t->carried[i] : d->feeds[i].value,
                                  d->feeds[i].n * t->world.size};
     return CK_OK;
+}
+
+static void move_weights(ck_trainer *t, ck_params *p, bool collect) {
+    if (p && collect) ck_resident_read(t->resident, p);
+    if (p && !collect) ck_resident_write(t->resident, p);
+}
+
+/* All that training changes, between the backend's memory and the program's. */
+static void move_resident(ck_trainer *t, bool collect) {
+    ck_distill *d = t->d;
+    ck_params *teacher = d->method->promote ? d->teacher.params : NULL;
+    ck_params *const all[] = {d->student.params, teacher,  d->average.params,
+                              d->rival.params,   d->heads, t->ema};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) move_weights(t, all[i], collect);
+    for (size_t i = 0; i < d->part_count; i++) {
+        work *w = &t->works[i];
+        size_t bytes = w->optimizer->moment_count * sizeof(float);
+        if (collect)
+            t->backend->read(w->whole, w->optimizer->moments, bytes);
+        else
+            t->backend->write(w->optimizer->moments, w->whole, bytes);
+    }
 }
 
 /* Every array of the state between process 0, where it is whole, and all, one way or the other.
  * (Weights are whole in a share, so that moments lie in the whole as they do in a part of it.) */
 static ck_status move_state(ck_trainer *t, bool collect, ck_error *err) {
     const ck_world *world = &t->world;
+    if (t->resident) move_resident(t, collect);
     if (world->size == 1) return CK_OK;
     if (!t->arrays) CK_TRY(make_room(t, err));
     for (size_t i = 0; i < t->d->part_count; i++) {

@@ -63,7 +63,7 @@ ck_status ck_trainer_new(ck_distill *d, const ck_backend *backend,
                          const ck_trainer_settings *settings, ck_trainer **t, ck_error *err);
 /* The same training for samples of another size: the next one's number. d: of ck_distill_resized,
  * built. CK_USAGE: the method carries samples over several rounds. */
-ck_status ck_trainer_add(ck_trainer *t, ck_distill *d, const ck_backend *backend, ck_error *err);
+ck_status ck_trainer_add(ck_trainer *t, ck_distill *d, ck_error *err);
 void ck_trainer_free(ck_trainer *t); /* NULL is allowed */
 
 /* Bytes of the arenas, and of everything that lasts: weights, moments, averages. */
@@ -83,7 +83,8 @@ ck_status ck_trainer_update(ck_trainer *t, double rate, ck_error *err);
 
 /* What is to be saved besides the weights: moments, carried feeds, counters. Points into t. Where
  * several processes share the work these are whole in process 0 alone, after collect; and what was
- * loaded there comes to all by deal. The others' arrays are NULL. */
+ * loaded there comes to all by deal. The others' arrays are NULL. Where the backend's memory is not
+ * the program's, this goes for weights as well: the params have them after collect. */
 ck_status ck_trainer_state(ck_trainer *t, ck_state *state, ck_error *err);
 ck_status ck_trainer_collect(ck_trainer *t, ck_error *err);
 ck_status ck_trainer_deal(ck_trainer *t, ck_error *err);

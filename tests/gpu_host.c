@@ -1,12 +1,102 @@
-/* See gpu_host.h. */
-#include "tests/gpu_host.h"
+/* A card that is none: the plugin libck-cuda.so of the tests, which lies beside them. Every line of
+ * kernels/cuda and of distill/cuda's operations and updates runs on the processor, in memory that
+ * the program cannot reach: whoever forgets a copy crashes. Products and convolutions, which a card
+ * has from libraries, are plain loops and the reference's. CK_GPU_HOST_MEMORY: bytes that there
+ * are.
+ */
+#include "distill/plugin.h"
 
 #include "distill/cuda/operations.h"
+#include "distill/cuda/updates.h"
 #include "distill/reference.h"
-#include "io/os.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* ---- Memory that the program cannot reach, as a card's ---- */
+
+/* Pieces are pages that nobody may touch but while a call of the backend is at work. */
+typedef struct piece {
+    void *at;
+    size_t bytes;
+} piece;
+
+enum { MOST_PIECES = 4096 };
+static piece pieces[MOST_PIECES];
+static size_t piece_count, used, open_calls;
+
+static void protect(int rights) {
+    for (size_t i = 0; i < piece_count; i++)
+        if (pieces[i].at) mprotect(pieces[i].at, pieces[i].bytes, rights);
+}
+
+static void open_memory(void) {
+    if (open_calls++ == 0) protect(PROT_READ | PROT_WRITE);
+}
+
+static void close_memory(void) {
+    if (--open_calls == 0) protect(PROT_NONE);
+}
+
+static size_t most(void) {
+    const char *text = getenv("CK_GPU_HOST_MEMORY");
+    return text ? strtoull(text, NULL, 10) : (size_t)1 << 40;
+}
+
+/* (What is in it is no number, as on a card whatever was there before.) */
+static void *take(size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), i = 0;
+    bytes = (bytes + page - 1) / page * page;
+    if (used + bytes > most()) return NULL;
+    while (i < piece_count && pieces[i].at) i++;
+    if (i == MOST_PIECES) return NULL;
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) return NULL;
+    memset(at, 0xff, bytes);
+    if (!open_calls) mprotect(at, bytes, PROT_NONE);
+    pieces[i] = (piece){at, bytes};
+    if (i == piece_count) piece_count++;
+    used += bytes;
+    return at;
+}
+
+static void give(void *at) {
+    for (size_t i = 0; i < piece_count; i++)
+        if (pieces[i].at == at) {
+            munmap(at, pieces[i].bytes);
+            used -= pieces[i].bytes;
+            pieces[i] = (piece){0};
+        }
+}
+
+static void copy(void *dst, const void *src, size_t bytes) {
+    open_memory();
+    memcpy(dst, src, bytes);
+    close_memory();
+}
+
+static void zero(void *p, size_t bytes) {
+    open_memory();
+    memset(p, 0, bytes);
+    close_memory();
+}
+
+static void memory(size_t *available, size_t *all) {
+    *all = most();
+    *available = *all > used ? *all - used : 0;
+}
+
+/* Nothing else looks for leaks there. */
+__attribute__((destructor)) static void look_for_leaks(void) {
+    if (!used) return;
+    fprintf(stderr, "%zu bytes of the card were not given back\n", used);
+    _exit(1);
+}
+
+/* ---- Operations ---- */
 
 static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const float *a, const float *b,
                    float *c) {
@@ -37,9 +127,72 @@ static ck_status prepare(const ck_backend *b, const ck_graph *g, ck_node n, cons
     return ck_gpu_prepare(&library, g, n, kernel, err);
 }
 
-static void copy(void *dst, const void *src, size_t bytes) {
-    memcpy(dst, src, bytes);
+/* What a card records is here only that it was. */
+static ck_status run(void (*nodes)(void *context), void *context, void **recording, ck_error *err) {
+    (void)err;
+    static int recorded;
+    *recording = &recorded;
+    open_memory();
+    nodes(context);
+    close_memory();
+    return CK_OK;
 }
 
-const ck_backend ck_gpu_host = {CK_BACKEND_ABI, "gpu-host",     sizeof(float), true, NULL,
-                                prepare,        ck_alloc_pages, free,          copy, copy};
+static void forget(void *recording) {
+    (void)recording;
+}
+
+/* ---- Weights ---- */
+
+static float partial[CK_GPU_SQUARES + CK_GPU_SUMS];
+static const ck_gpu_memory sums = {NULL, partial, copy};
+
+static double squares(const ck_trained *slices, size_t count) {
+    open_memory();
+    double sum = ck_gpu_squares_of(&sums, slices, count);
+    close_memory();
+    return sum;
+}
+
+static void adamw(const ck_adamw_step *step, const ck_trained *slices, size_t count) {
+    open_memory();
+    ck_gpu_adamw_of(&sums, step, slices, count);
+    close_memory();
+}
+
+static void average(float *average, const float *value, size_t n, float change) {
+    open_memory();
+    ck_gpu_average(NULL, average, value, change, (int64_t)n);
+    close_memory();
+}
+
+static void add(float *sum, const float *x, size_t n, float factor) {
+    open_memory();
+    ck_gpu_add_scaled(NULL, sum, x, factor, (int64_t)n);
+    close_memory();
+}
+
+static const ck_updates updates = {squares, adamw, average, add};
+
+static const ck_backend backend = {.abi_version = CK_BACKEND_ABI,
+                                   .name = "cuda",
+                                   .element = sizeof(float),
+                                   .prepare = prepare,
+                                   .alloc = take,
+                                   .free = give,
+                                   .write = copy,
+                                   .read = copy,
+                                   .zero = zero,
+                                   .updates = &updates,
+                                   .memory = memory,
+                                   .run = run,
+                                   .forget = forget};
+
+static ck_status open_backend(const char *name, const ck_backend **b, ck_error *err) {
+    if (strcmp(name, "cuda") != 0)
+        return ck_fail(err, CK_USAGE, "no backend '%s' on this card", name);
+    *b = &backend;
+    return CK_OK;
+}
+
+CK_PLUGIN_EXPORT = {CK_BACKEND_ABI, open_backend};

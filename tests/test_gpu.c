@@ -1,5 +1,5 @@
 /* The GPU's kernels for weights, run on the processor, against the optimiser. (Those of the
- * graph's operations are in test_ops.c, as the backend gpu-host.) */
+ * graph's operations are in test_ops.c, as the backend cuda.) */
 #include "tests/check.h"
 
 #include "distill/optimizer.h"
@@ -21,6 +21,13 @@ static void make(void) {
     memset(second, 0, sizeof second);
 }
 
+static const ck_backend *cpu(void) {
+    const ck_backend *b;
+    ck_error err;
+    assert_int_equal(ck_backend_open("cpu", &b, &err), CK_OK);
+    return b;
+}
+
 static void expect_near(const float *a, const float *b, double most) {
     for (size_t i = 0; i < N; i++)
         if (!(fabs((double)a[i] - b[i]) <= most * (1 + fabs((double)b[i]))))
@@ -34,7 +41,7 @@ static void test_adamw(void **state) {
     const ck_adamw with = {0.9, 0.99, 1e-8, 0.1};
     const double rate = 0.01, scale = 0.5;
     ck_trained slice = {.value = weights, .gradient = gradient, .n = N};
-    ck_optimizer *o = ck_optimizer_new(&slice, 1, with);
+    ck_optimizer *o = ck_optimizer_new(cpu(), &slice, 1, with);
     assert_non_null(o);
     for (int step = 1; step <= 3; step++) {
         ck_optimizer_step(o, rate, scale);
@@ -56,7 +63,7 @@ static void test_adamw(void **state) {
 static void test_average(void **state) {
     (void)state;
     make();
-    ck_average(weights, gradient, N, 0.9);
+    cpu()->updates->average(weights, gradient, N, 1 - 0.9f);
     ck_gpu_average(NULL, same_weights, gradient, 1 - 0.9f, N);
     expect_near(same_weights, weights, 1e-6);
     for (size_t i = 0; i < N; i++) weights[i] += 0.25f * gradient[i];

@@ -11,6 +11,7 @@
 #include "io/writer.h"
 
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -132,6 +133,55 @@ static void test_killed_dmd2(void **state) {
     check_killed("dmd2", "");
 }
 
+#define LORA ", \"lora\": {\"rank\": 4, \"targets\": [\"hidden*\"]}"
+
+/* Weights, moments and averages in another memory, which checkpoints come from and go to. */
+#define CUDA ", \"backend\": \"cuda\""
+
+static void test_killed_pd_on_cuda(void **state) {
+    (void)state;
+    check_killed("pd", CUDA);
+}
+
+static void test_killed_dmd2_on_cuda(void **state) {
+    (void)state;
+    check_killed("dmd2", CUDA);
+}
+
+static void read_losses(const char *run, double losses[6]) {
+    char path[300], *log;
+    size_t n;
+    snprintf(path, sizeof path, "%s/log.jsonl", run);
+    ok(ck_read_file(path, 1 << 20, &log, &n, &err));
+    const char *p = log;
+    for (int i = 0; i < 6; i++) {
+        p = strstr(p, "\"loss\":");
+        assert_non_null(p);
+        losses[i] = strtod(p += 7, NULL);
+    }
+    free(log);
+}
+
+/* The same losses as on the processor: rounding makes them differ more from step to step. */
+static void test_same_on_cuda(void **state) {
+    (void)state;
+    static const char *const methods[] = {"finetune", "ecd", "pd", "dmd2"};
+    const char *sets[] = {"steps=6", "rate.peak=1e-3", "method.from=4", "backend=cuda"};
+    char config[256], run[256];
+    double want[6], got[6];
+    const ck_run_options anew = {.quiet = true, .force = true};
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        const char **first = i == 2 ? sets : (const char *[]){sets[0], sets[1], sets[3]};
+        size_t count = i == 2 ? 3 : 2;
+        config_of(config, methods[i], i % 2 ? LORA : "");
+        ok(ck_run_start(config, first, count, in(run, "cpu"), &anew, &err));
+        read_losses(run, want);
+        ok(ck_run_start(config, first, count + 1, in(run, "cuda"), &anew, &err));
+        read_losses(run, got);
+        for (int k = 0; k < 6; k++) assert_true(fabs(got[k] - want[k]) <= 1e-3 * fabs(want[k]));
+    }
+}
+
 /* The student says what it is, what it came from, and how to sample it. */
 static void test_metadata(void **state) {
     (void)state;
@@ -159,8 +209,6 @@ static void test_metadata(void **state) {
     }
     ck_reader_close(r);
 }
-
-#define LORA ", \"lora\": {\"rank\": 4, \"targets\": [\"hidden*\"]}"
 
 /* Factors alone are kept; the base is read from its file again. */
 static void test_killed_lora(void **state) {
@@ -343,6 +391,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_killed_pd, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed_sfd, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed_dmd2, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed_pd_on_cuda, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed_dmd2_on_cuda, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_same_on_cuda, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_metadata, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed_lora, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_lora_promoted, set_up, tear_down),

@@ -1,0 +1,36 @@
+/* What is done with weights once their gradients are there, on arrays in a backend's memory. A
+ * backend has a table of these; ck_updates_host is that of the processor.
+ */
+#ifndef CK_UPDATE_H
+#define CK_UPDATE_H
+
+#include <stddef.h>
+
+/* One weight: its value and gradient are borrowed, first and second are its moments. */
+typedef struct ck_trained {
+    float *value;
+    const float *gradient;
+    float *first, *second;
+    size_t n;
+} ck_trained;
+
+/* Numbers of one step of AdamW, see ck_optimizer_step: m and v are the moments of scale g,
+ * w <- keep w - step m / (sqrt(v) root + eps). */
+typedef struct ck_adamw_step {
+    float beta1, beta2, eps, scale, keep, step, root;
+} ck_adamw_step;
+
+/* Sums are in an order that depends on the sizes alone. */
+typedef struct ck_updates {
+    /* The sum of squares of all gradients; not finite if any of them is not. */
+    double (*squares)(const ck_trained *slices, size_t count);
+    void (*adamw)(const ck_adamw_step *step, const ck_trained *slices, size_t count);
+    /* average += change (value - average) */
+    void (*average)(float *average, const float *value, size_t n, float change);
+    /* sum += factor x */
+    void (*add)(float *sum, const float *x, size_t n, float factor);
+} ck_updates;
+
+extern const ck_updates ck_updates_host;
+
+#endif

@@ -1,0 +1,100 @@
+/* The plugin for cards: where it is looked for, what is said where it does not work, and what a
+ * card that is full says. (That it computes what it should is test_ops's and test_run's.) */
+#include "tests/check.h"
+#include "tests/fixture.h"
+#include "tests/program.h"
+
+#include "distill/backend.h"
+#include "distill/resident.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CHECKERBOARD "recipes/distill/checkerboard-ecd.json"
+
+static fixture folder;
+static char here[PATH_MAX], build[PATH_MAX];
+
+static int set_up(void **state) {
+    (void)state;
+    const char *name = getenv("CK_BUILD");
+    fixture_make(&folder);
+    return getcwd(here, sizeof here) && realpath(name ? name : "build", build) ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    fixture_remove(&folder);
+    return 0;
+}
+
+/* ckdistill alone in a folder, or with a plugin of the build folder beside it. */
+static outcome *run_with(const char *plugin, const char *device) {
+    char copy[2 * PATH_MAX] = "";
+    if (plugin) snprintf(copy, sizeof copy, "cp '%s/%s' at/libck-cuda.so &&", build, plugin);
+    return program_run(folder.folder,
+                       "rm -rf at run && mkdir at && cp '%s/ckdistill' at/ && %s "
+                       "at/ckdistill run '%s/" CHECKERBOARD "' -o run --device %s -q "
+                       "--set steps=2 --set 'evaluate.steps=[1]' --set evaluate.teacher=false "
+                       "--set save_every=2",
+                       build, copy, here, device);
+}
+
+static void test_not_there(void **state) {
+    (void)state;
+    program_expect(run_with(NULL, "cuda"), 2, NULL, "make cuda");
+    program_expect(run_with(NULL, "auto"), 0, NULL, NULL);
+    program_expect(program_run(folder.folder, "grep backend run/config.json"), 0, "\"cpu\"", NULL);
+}
+
+static void test_other_version(void **state) {
+    (void)state;
+    program_expect(run_with("tests/old/libck-cuda.so", "cuda"), 2, NULL, "is of version");
+}
+
+static void test_no_plugin(void **state) {
+    (void)state;
+    program_expect(run_with("ckdistill", "cuda"), 2, NULL, "cannot be loaded");
+}
+
+static void test_used(void **state) {
+    (void)state;
+    program_expect(run_with("tests/libck-cuda.so", "auto"), 0, NULL, NULL);
+    program_expect(program_run(folder.folder, "grep backend run/config.json run/run.json"), 0,
+                   "\"cuda\"", NULL);
+    program_expect(program_run(folder.folder, "at/ckdistill eval run -q"), 0, NULL, NULL);
+}
+
+/* The program's own card, that of this test, has so much. */
+static void test_full_card(void **state) {
+    (void)state;
+    const ck_backend *b;
+    ck_resident *r;
+    ck_error err;
+    float *weight;
+    size_t index;
+    assert_int_equal(ck_backend_open("cuda", &b, &err), CK_OK);
+    setenv("CK_GPU_HOST_MEMORY", "1048576", 1);
+    ck_params *p = ck_params_new(1);
+    assert_int_equal(ck_params_need(p, "w", 2, (int64_t[]){1024, 512}, &index, &err), CK_OK);
+    assert_int_equal(ck_resident_new(b, &r, &err), CK_OK);
+    assert_int_equal(ck_resident_need(r, p, index, &weight, &err), CK_MEMORY);
+    assert_non_null(strstr(err.message, "2.0 MiB for w, 1.0 of 1.0 MiB are free"));
+    unsetenv("CK_GPU_HOST_MEMORY");
+    assert_int_equal(ck_resident_need(r, p, index, &weight, &err), CK_OK);
+    assert_ptr_equal(ck_resident_at(r, p, index), weight);
+    ck_resident_free(r);
+    ck_params_free(p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_not_there), cmocka_unit_test(test_other_version),
+        cmocka_unit_test(test_no_plugin), cmocka_unit_test(test_used),
+        cmocka_unit_test(test_full_card),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
