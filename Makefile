@@ -120,6 +120,37 @@ $(BUILD)/pic/%.o: %.c $(BUILD)/flags
 PLUGIN_SRC := io/error.c io/os.c io/utf8.c distill/shape.c distill/cuda/operations.c distill/cuda/updates.c
 PLUGIN_LD = $(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -o $@ $(filter %.o,$^)
 
+# Made where NVIDIA's compiler, cuBLAS and cuDNN are (`make cuda`); programs need none of it.
+NVCC := $(shell command -v nvcc 2>/dev/null)
+CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(realpath $(NVCC)))/..))
+CUDA_CFLAGS := -isystem $(CUDA_HOME)/include
+CUDA ?= $(shell test -n "$(NVCC)" && echo '\#include <cudnn.h>' | $(CC) $(CUDA_CFLAGS) -E - >/dev/null 2>&1 && \
+    echo yes)
+CUDA := $(CUDA)
+# Cards of compute capability 8 and 9, and newer ones by way of the driver.
+CUDA_ARCH := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]
+CUDA_LIBS := $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib
+CUDA_SRC := $(PLUGIN_SRC) $(addprefix distill/cuda/,card.c convolutions.c plugin.c products.c)
+CUDA_KERNELS := $(patsubst %.c,$(BUILD)/nv/%.o,$(wildcard kernels/cuda/*.c))
+# (-fmad=false: nothing is fused there either, see kernels/cuda/gpu.h.)
+$(BUILD)/nv/%.o: %.c kernels/cuda/gpu.h kernels/cuda/kernels.h
+	@mkdir -p $(@D)
+	$(NVCC) -x cu -std=c++20 -O3 -fmad=false -I. $(CUDA_ARCH) -Xcompiler -fPIC,-fvisibility=hidden -c -o $@ $<
+$(CUDA_SRC:%.c=$(BUILD)/pic/%.o): ALL_CFLAGS += $(if $(filter yes,$(CUDA)),$(CUDA_CFLAGS))
+$(BUILD)/libck-cuda.so: $(CUDA_SRC:%.c=$(BUILD)/pic/%.o) $(CUDA_KERNELS)
+	$(PLUGIN_LD) -Wl,-z,defs $(addprefix -L,$(CUDA_LIBS)) $(addprefix -Wl$(comma)-rpath$(comma),$(CUDA_LIBS)) \
+	    -lcublasLt -lcudnn -lcudart_static -lstdc++ -lrt -ldl -lpthread -lm
+comma := ,
+
+.PHONY: cuda
+ifeq ($(CUDA),yes)
+cuda: $(BUILD)/libck-cuda.so
+else
+cuda:
+	@echo 'No plugin for cards: it needs nvcc (CUDA 13) on the PATH, and cudnn.h. All else works without it.' >&2
+	@exit 1
+endif
+
 # The one of the tests, which needs no card; and one of another version.
 GPU_HOST_SRC := $(PLUGIN_SRC) $(wildcard kernels/cuda/*.c) distill/reference_f32.c tests/gpu_host.c
 $(BUILD)/tests/libck-cuda.so: $(GPU_HOST_SRC:%.c=$(BUILD)/pic/%.o)
@@ -143,6 +174,7 @@ found:
 	@echo '  libyaml    $(if $(filter yes,$(YAML)),$(call version,yaml-0.1),without it: no recipes of mergekit)'
 	@echo '  LAPACK     $(if $(filter yes,$(LAPACK)),OpenBLAS $(call version,openblas),without it: no LoRAs are extracted)'
 	@echo '  oneDNN     $(if $(filter yes,$(ONEDNN)),deps/onednn,without it: training is slower; `make deps` brings it)'
+	@echo '  CUDA       $(if $(filter yes,$(CUDA)),$(NVCC): `make cuda` makes the plugin for cards,without it: no plugin for cards)'
 	@echo '  build in   $(BUILD)/'
 
 # ---- Packages ----
@@ -163,7 +195,8 @@ deps-valgrind:
 
 .PHONY: programs-and-tests test check
 programs-and-tests: $(PROGRAMS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/tests/%) \
-    $(BUILD)/tests/libck-cuda.so $(BUILD)/tests/old/libck-cuda.so
+    $(BUILD)/tests/libck-cuda.so $(BUILD)/tests/old/libck-cuda.so \
+    $(if $(filter yes,$(CUDA)),$(BUILD)/libck-cuda.so)
 
 test: deps deps-mpi
 	@$(MAKE) --no-print-directory check
@@ -188,14 +221,14 @@ SANITIZE := -g -fno-omit-frame-pointer -fno-sanitize-recover=all
 .PHONY: asan tsan valgrind
 asan: deps
 	@ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(MAKE) --no-print-directory check \
-	    BUILD=$(BUILD)/asan ONEDNN=no OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=address,undefined"
+	    BUILD=$(BUILD)/asan ONEDNN=no CUDA=no OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=address,undefined"
 
 # gcc's OpenMP runtime synchronises in ways that ThreadSanitizer cannot see, and every parallel
 # region would look like a race. clang's tells it (through libarcher, which loads itself) and is
 # otherwise to be ignored.
 tsan: deps deps-clang
 	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(MAKE) --no-print-directory check CC=clang \
-	    BUILD=$(BUILD)/tsan ONEDNN=no OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=thread"
+	    BUILD=$(BUILD)/tsan ONEDNN=no CUDA=no OPT=-O1 CFLAGS="$(SANITIZE) -fsanitize=thread"
 
 # valgrind knows no AVX-512; the threads that OpenMP keeps for later are leaks to it, though
 # "possible" ones; and the HDF5 helper forbids itself the system calls that valgrind would make in it.
@@ -203,13 +236,13 @@ valgrind: deps deps-valgrind
 	@CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
 	    --suppressions=tests/valgrind.supp \
 	    --errors-for-leak-kinds=definite" CK_ISA=avx2 $(MAKE) --no-print-directory check \
-	    BUILD=$(BUILD)/valgrind ONEDNN=no TESTS="$(filter-out test_hdf5 test_head,$(TESTS))"
+	    BUILD=$(BUILD)/valgrind ONEDNN=no CUDA=no TESTS="$(filter-out test_hdf5 test_head,$(TESTS))"
 
 # libFuzzer targets, each for a while on its corpus; a crash is a failure.
 FUZZ_SECONDS ?= 20
 .PHONY: fuzz
 fuzz: deps deps-clang
-	@$(MAKE) --no-print-directory fuzzers CC=clang BUILD=$(BUILD)/fuzz ONEDNN=no OPT=-O1 \
+	@$(MAKE) --no-print-directory fuzzers CC=clang BUILD=$(BUILD)/fuzz ONEDNN=no CUDA=no OPT=-O1 \
 	    CFLAGS="$(SANITIZE) -fsanitize=address,undefined,fuzzer-no-link"
 	@BUILD=$(BUILD)/fuzz SECONDS_EACH=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZERS)
 
@@ -265,6 +298,8 @@ install: all
 	    || exit 1; done
 	test ! -e deps/onednn/lib/libdnnl.so.3 || install -D -m 755 deps/onednn/lib/libdnnl.so.3 \
 	    $(DESTDIR)$(PREFIX)/lib/ckmerge/libdnnl.so.3
+	test ! -e $(BUILD)/libck-cuda.so || install -D -m 755 $(BUILD)/libck-cuda.so \
+	    $(DESTDIR)$(PREFIX)/lib/ckmerge/libck-cuda.so
 	cd recipes && find . -type f -exec install -D -m 644 {} \
 	    $(abspath $(DESTDIR)$(PREFIX))/share/ckmerge/recipes/{} \;
 
@@ -286,6 +321,7 @@ clean:
 help:
 	@echo "make            the programs, in $(BUILD)/"
 	@echo "make deps       install the packages that are missing (Debian)"
+	@echo "make cuda       the plugin that computes on NVIDIA's cards"
 	@echo "make test       deps, build and run every test"
 	@echo "make check      the same without installing anything"
 	@echo "make demo       merge real, tiny models and show what happened"

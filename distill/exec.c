@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, ALIGN_SCRATCH = 256 }; /* libraries of cards want more for what they write */
 
 typedef struct slot {
     ck_node root;         /* whose memory it is: itself, or what a view shows */
@@ -209,6 +209,7 @@ static ck_status plan(ck_exec *e, const ck_node *outputs, size_t count, ck_error
         find_lifetimes(e, outputs, count);
         share_places(e);
         place(e, blocks, placed);
+        e->arena = (e->arena + ALIGN_SCRATCH - 1) / ALIGN_SCRATCH * ALIGN_SCRATCH;
     }
     free(blocks);
     free(placed);

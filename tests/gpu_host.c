@@ -99,7 +99,7 @@ __attribute__((destructor)) static void look_for_leaks(void) {
 /* ---- Operations ---- */
 
 static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const float *a, const float *b,
-                   float *c) {
+                   const float *row, float *c) {
     (void)l;
     for (int64_t i = 0; i < p->batch; i++, a += p->m * p->k, b += p->k * p->n, c += p->m * p->n)
         for (int64_t r = 0; r < p->m; r++)
@@ -108,7 +108,7 @@ static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const float
                 for (int64_t k = 0; k < p->k; k++)
                     sum += (double)a[p->ta ? k * p->m + r : r * p->k + k] *
                            b[p->tb ? s * p->k + k : k * p->n + s];
-                c[r * p->n + s] = (float)sum;
+                c[r * p->n + s] = (float)(row ? sum + row[s] : sum);
             }
 }
 

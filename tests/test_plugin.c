@@ -68,6 +68,17 @@ static void test_used(void **state) {
     program_expect(program_run(folder.folder, "at/ckdistill eval run -q"), 0, NULL, NULL);
 }
 
+/* Of the real one, where it was made. */
+static void test_no_card(void **state) {
+    (void)state;
+    char real[2 * PATH_MAX];
+    snprintf(real, sizeof real, "%s/libck-cuda.so", build);
+    if (access(real, F_OK) != 0 || access("/dev/nvidiactl", F_OK) == 0) skip();
+    program_expect(run_with("libck-cuda.so", "cuda"), 2, NULL, "no NVIDIA driver on this machine");
+    program_expect(run_with("libck-cuda.so", "auto"), 0, NULL, NULL);
+    program_expect(program_run(folder.folder, "grep backend run/config.json"), 0, "\"cpu\"", NULL);
+}
+
 /* The program's own card, that of this test, has so much. */
 static void test_full_card(void **state) {
     (void)state;
@@ -94,7 +105,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_not_there), cmocka_unit_test(test_other_version),
         cmocka_unit_test(test_no_plugin), cmocka_unit_test(test_used),
-        cmocka_unit_test(test_full_card),
+        cmocka_unit_test(test_no_card),   cmocka_unit_test(test_full_card),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

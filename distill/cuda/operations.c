@@ -282,11 +282,7 @@ static void run_matmul(const ck_call *call) {
     ck_shape a = ck_call_shape(call, 0);
     bool ta = n->i[0];
     ck_gpu_product p = {ta, n->i[1], n->shape.d[0], n->shape.d[1], a.d[!ta], 1};
-    l->matmul(l, &p, call->src[0], call->src[1], call->dst);
-    if (!call->src[2]) return;
-    ck_gpu_walk w = walk_over(n->shape);
-    w.x[1] = 1;
-    ck_gpu_binary(l->stream, true, call->dst, call->dst, call->src[2], &w);
+    l->matmul(l, &p, call->src[0], call->src[1], call->src[2], call->dst);
 }
 
 static void run_softmax(const ck_call *call) {
@@ -381,11 +377,11 @@ static void run_attention(const ck_call *call) {
         swap_heads(call, &a, images, a.keys, true, at.k, k + key);
         swap_heads(call, &a, images, a.keys, true, at.v, v + key);
         ck_gpu_product scores = {false, true, a.queries, a.keys, a.width, batch};
-        l->matmul(l, &scores, at.q, at.k, at.scores);
+        l->matmul(l, &scores, at.q, at.k, NULL, at.scores);
         ck_gpu_softmax(l->stream, at.scores, sums + first * a.heads * a.queries, batch * a.queries,
                        a.queries, a.keys, a.scale, a.causal);
         ck_gpu_product result = {false, false, a.queries, a.width, a.keys, batch};
-        l->matmul(l, &result, at.scores, at.v, at.dy);
+        l->matmul(l, &result, at.scores, at.v, NULL, at.dy);
         swap_heads(call, &a, images, a.queries, false, y + query, at.dy);
     }
 }
@@ -407,16 +403,16 @@ static void run_attention_grad(const ck_call *call) {
         swap_heads(call, &a, images, a.keys, true, at.v, v + key);
         swap_heads(call, &a, images, a.queries, true, at.dy, dy + query);
         ck_gpu_product scores = {false, true, a.queries, a.keys, a.width, batch};
-        l->matmul(l, &scores, at.q, at.k, at.scores);
+        l->matmul(l, &scores, at.q, at.k, NULL, at.scores);
         ck_gpu_softmax_again(l->stream, at.scores, sums + first * a.heads * a.queries,
                              batch * a.queries, a.queries, a.keys, a.scale, a.causal);
-        l->matmul(l, &scores, at.dy, at.v, at.change);
+        l->matmul(l, &scores, at.dy, at.v, NULL, at.change);
         ck_gpu_product to_keys = {true, false, a.keys, a.width, a.queries, batch};
-        l->matmul(l, &to_keys, at.scores, at.dy, at.dv);
+        l->matmul(l, &to_keys, at.scores, at.dy, NULL, at.dv);
         ck_gpu_softmax_grad(l->stream, at.change, at.scores, batch * a.queries, a.keys, a.scale);
-        l->matmul(l, &to_keys, at.change, at.q, at.dk);
+        l->matmul(l, &to_keys, at.change, at.q, NULL, at.dk);
         ck_gpu_product to_queries = {false, false, a.queries, a.width, a.keys, batch};
-        l->matmul(l, &to_queries, at.change, at.k, at.dq);
+        l->matmul(l, &to_queries, at.change, at.k, NULL, at.dq);
         swap_heads(call, &a, images, a.queries, false, dq + query, at.dq);
         swap_heads(call, &a, images, a.keys, false, dk + key, at.dk);
         swap_heads(call, &a, images, a.keys, false, dv + key, at.dv);

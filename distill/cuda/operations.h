@@ -4,8 +4,8 @@
  *   static const ck_gpu_library library = {matmul, prepare_convolution};
  *   CK_TRY(ck_gpu_prepare(&library, g, n, &kernel, err));
  *
- * The plugin (plugin.c) brings NVIDIA's libraries; the tests bring the reference, and so run
- * every line of this, and of the kernels, without a card.
+ * The plugin (plugin.c) brings NVIDIA's libraries; the tests (gpu_host.c) bring the reference, and
+ * so run every line of this, and of the kernels, without a card.
  */
 #ifndef CK_GPU_OPERATIONS_H
 #define CK_GPU_OPERATIONS_H
@@ -13,8 +13,8 @@
 #include "distill/backend.h"
 #include "kernels/cuda/kernels.h"
 
-/* `batch` products c = op(a) op(b), with op(a) m x k, op(b) k x n, c m x n, each array's next
- * matrix right behind the last. All contiguous, rows first. */
+/* `batch` products c = op(a) op(b) + row (one for all rows, NULL: none), with op(a) m x k, op(b) k
+ * x n, c m x n, each array's next matrix right behind the last. All contiguous, rows first. */
 typedef struct ck_gpu_product {
     bool ta, tb; /* a lies as k x m, b as n x k */
     int64_t m, n, k, batch;
@@ -23,7 +23,7 @@ typedef struct ck_gpu_product {
 typedef struct ck_gpu_library {
     ck_gpu_stream stream;
     void (*matmul)(const struct ck_gpu_library *l, const ck_gpu_product *p, const float *a,
-                   const float *b, float *c);
+                   const float *b, const float *row, float *c);
     /* A convolution or one of its gradients. */
     ck_status (*prepare_convolution)(const struct ck_gpu_library *l, const ck_graph *g, ck_node n,
                                      ck_kernel *kernel, ck_error *err);
