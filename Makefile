@@ -251,6 +251,20 @@ fuzzers: $(FUZZERS:%=$(BUILD)/%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
+# On a card. gpu-pack makes the folder that both need, $(BUILD)/gpu; it can be carried to a machine
+# that has a card and little else. (Without oneDNN, which is large.)
+.PHONY: gpu-pack test-gpu bench-gpu
+gpu-pack:
+	@$(MAKE) --no-print-directory gpu-pack-here BUILD=$(BUILD)/plain ONEDNN=no
+	@rm -rf $(BUILD)/gpu && mv $(BUILD)/plain/gpu $(BUILD)/plain/gpu.tar.gz $(BUILD)
+.PHONY: gpu-pack-here
+gpu-pack-here: cuda $(BUILD)/ckdistill $(BUILD)/step $(addprefix $(BUILD)/tests/,test_ops test_unet test_run)
+	@BUILD=$(BUILD) tests/gpu/pack.sh
+test-gpu: gpu-pack
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/test.sh
+bench-gpu: gpu-pack
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/bench.sh
+
 # ---- Speed and other tools ----
 
 .PHONY: bench interop demo
@@ -263,7 +277,7 @@ bench: all bench-train $(BUILD)/tests/test_kernels $(BUILD)/make_layout $(BUILD)
 bench-train: $(BUILD)/train
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/bench/train.sh
 
-$(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure $(BUILD)/train: $(BUILD)/%: $(BUILD)/tests/bench/%.o \
+$(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure $(BUILD)/train $(BUILD)/step: $(BUILD)/%: $(BUILD)/tests/bench/%.o \
     $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
@@ -326,6 +340,7 @@ help:
 	@echo "make check      the same without installing anything"
 	@echo "make demo       merge real, tiny models and show what happened"
 	@echo "make bench-train  training steps beside torch's (PYTHON=... has it)"
+	@echo "make test-gpu bench-gpu   the tests and the speed of the plugin, on a card"
 	@echo "make bench      measure against cp, torch and others (needs 15 GB of disk)"
 	@echo "make checkerboard  every distillation method on points in the plane (90 s)"
 	@echo "make table      the same, and the README's table of them"

@@ -38,15 +38,15 @@ static ck_status convolution_tf32(const ck_gpu_library *l, const ck_graph *g, ck
 static ck_gpu_library f32 = {NULL, product_f32, convolution_f32};
 static ck_gpu_library tf32 = {NULL, product_tf32, convolution_tf32};
 
-static ck_status prepare_f32(const ck_backend *b, const ck_graph *g, ck_node n, ck_kernel *kernel,
-                             ck_error *err) {
-    (void)b;
+static ck_status prepare_f32(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                             ck_kernel *kernel, ck_error *err) {
+    (void)b, (void)half;
     return ck_gpu_prepare(&f32, g, n, kernel, err);
 }
 
-static ck_status prepare_tf32(const ck_backend *b, const ck_graph *g, ck_node n, ck_kernel *kernel,
-                              ck_error *err) {
-    (void)b;
+static ck_status prepare_tf32(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                              ck_kernel *kernel, ck_error *err) {
+    (void)b, (void)half;
     return ck_gpu_prepare(&tf32, g, n, kernel, err);
 }
 

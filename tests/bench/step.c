@@ -1,0 +1,124 @@
+/* Whole steps of training by a distillation method, of UNets with weights of chance, timed: feed,
+ * forward, backward, clip, AdamW, averages, as ckdistill run makes them.
+ *   step CONFIG.json BACKEND METHOD BATCH TOKENS [PEAK]
+ * prints the best and the median of seven after three that make ready; PEAK: TFLOP/s of which a
+ * share is said. tests/bench/step.py is "finetune" in torch. */
+#include "distill/distill.h"
+#include "distill/trainer.h"
+#include "kernels/philox.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { READY = 3, TIMES = 7 };
+
+static ck_error err;
+
+static void ok(ck_status s) {
+    if (s == CK_OK) return;
+    fprintf(stderr, "step: %s\n", err.message);
+    exit(1);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The same data in every round: making it takes no part of the time. */
+static ck_status batch(void *self, const ck_batch *b, ck_error *e) {
+    (void)self, (void)b, (void)e;
+    return CK_OK;
+}
+
+static void fill(ck_distill *d, size_t feed) {
+    ck_philox_fill_normal(1, 0, (uint32_t)feed, 0, d->feeds[feed].n, d->feeds[feed].value);
+}
+
+static ck_network network(const ck_unet_config *c, uint64_t seed) {
+    return (ck_network){.unet = c, .params = ck_params_new(seed)};
+}
+
+static void build(ck_distill *d, const ck_unet_config *c, const char *method, int64_t n,
+                  int64_t tokens) {
+    ck_schedule schedule = ck_schedule_sd();
+    ck_process *process;
+    ok(ck_process_new(&schedule, 0, &process, &err));
+    d->method = ck_distill_method_find(method);
+    if (!d->method) ok(ck_fail(&err, CK_USAGE, "no method '%s'", method));
+    for (size_t i = 0; d->method->settings[i].name; i++)
+        d->setting[i] = d->method->settings[i].fallback;
+    d->loss = d->method->loss;
+    d->huber = 0.001;
+    d->guidance = d->method->teacher ? 7.5 : 1;
+    d->steps = 1000;
+    d->process = process;
+    d->batch = d->total = (size_t)n;
+    d->shape = CK_SHAPE(n, c->sample_size, c->sample_size, c->in_channels);
+    d->student = network(c, 1);
+    if (d->method->teacher) d->teacher = network(c, 2);
+    if (d->method->average) d->average = network(c, 3);
+    if (d->method->rival) d->rival = network(c, 4);
+    if (d->method->heads) d->heads = ck_params_new(5);
+    ok(ck_distill_build(d, (size_t)tokens, (size_t)c->context, &err));
+    fill(d, CK_FEED_X0), fill(d, CK_FEED_CONTEXT), fill(d, CK_FEED_NO_CONTEXT);
+}
+
+static int by_time(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Each step ends with its loss and norm in the program's memory, and the next begins after the
+ * update was asked for: as runs do. */
+static void time_steps(ck_trainer *t, ck_distill *d, double seconds[TIMES], double *loss) {
+    const ck_data data = {NULL, batch};
+    double start = now();
+    for (int i = -READY; i < TIMES; i++) {
+        ck_trainer_report report;
+        d->step = (uint64_t)(i + READY);
+        ok(ck_trainer_run(t, &data, &report, &err));
+        ok(ck_trainer_update(t, 1e-5, &err));
+        double end = now();
+        if (i >= 0) seconds[i] = end - start;
+        start = end;
+        *loss = report.loss;
+    }
+    qsort(seconds, TIMES, sizeof *seconds, by_time);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 6) {
+        fprintf(stderr, "usage: step CONFIG.json BACKEND METHOD BATCH TOKENS [PEAK]\n");
+        return 2;
+    }
+    ck_unet_config c;
+    const ck_backend *b;
+    static ck_distill d;
+    ck_trainer *t;
+    double seconds[TIMES], loss, work = 0, n = atof(argv[4]);
+    ok(ck_unet_read(argv[1], &c, &err));
+    ok(ck_backend_open(argv[2], &b, &err));
+    build(&d, &c, argv[3], atoll(argv[4]), atoll(argv[5]));
+    const ck_trainer_settings how = {
+        .accumulate = 1, .clip = 1, .target = 0.95, .rival = 1, .adamw = {0.9, 0.999, 1e-8, 0.01}};
+    ok(ck_trainer_new(&d, b, &how, &t, &err));
+    ok(ck_trainer_allocate(t, 0, &err));
+    size_t available = 0, all = 0;
+    time_steps(t, &d, seconds, &loss);
+    if (b->memory) b->memory(&available, &all);
+    for (size_t i = 0; i < d.part_count; i++) work += ck_trainer_operations(t, i);
+    double middle = seconds[TIMES / 2], speed = work / middle / 1e12;
+    printf("%s, %s, batch %s: %.1f ms a step (best %.1f), %.2f samples/s, %.2f TFLOP/s", argv[2],
+           argv[3], argv[4], 1e3 * middle, 1e3 * seconds[0], n / middle, speed);
+    if (argc > 6) printf(" (%.1f%% of %s)", 100 * speed / atof(argv[6]), argv[6]);
+    printf(", plan %.0f MiB, weights and moments %.0f MiB", (double)ck_trainer_peak(t) / 0x1p20,
+           (double)ck_trainer_held(t) / 0x1p20);
+    if (all) printf(", of the card %.0f MiB taken", (double)(all - available) / 0x1p20);
+    printf(", loss %.4g\n", loss);
+    ck_trainer_free(t);
+    return 0;
+}
