@@ -40,7 +40,7 @@ static struct {
     } while (0)
 
 ck_status ck_cuda_products_open(ck_error *err) {
-    if (lt.handle) return CK_OK;
+    if (lt.workspace) return CK_OK;
     NOTE(cublasLtCreate(&lt.handle));
     CK_TRY(ck_card_check(err));
     lt.workspace = ck_card_alloc(WORKSPACE);
@@ -105,6 +105,7 @@ static void choose(choice *c) {
     NOTE(cublasLtMatmulAlgoGetHeuristic(lt.handle, c->product, c->b, c->a, c->c, c->c, want, 1,
                                         &best, &found));
     NOTE(cublasLtMatmulPreferenceDestroy(want));
+    if (!found) ck_card_note("a product", "cuBLASLt has no algorithm for it");
     c->algorithm = best.algo;
 }
 

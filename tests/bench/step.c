@@ -75,7 +75,7 @@ static int by_time(const void *a, const void *b) {
 /* Each step ends with its loss and norm in the program's memory, and the next begins after the
  * update was asked for: as runs do. */
 static void time_steps(ck_trainer *t, ck_distill *d, double seconds[TIMES], double *loss) {
-    const ck_data data = {NULL, batch};
+    const ck_data data = {.batch = batch};
     double start = now();
     for (int i = -READY; i < TIMES; i++) {
         ck_trainer_report report;
