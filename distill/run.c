@@ -40,12 +40,12 @@ static void describe(const ck_session *r) {
     ck_format_bytes(arena, sizeof arena, ck_trainer_peak(r->trainer));
     ck_format_bytes(held, sizeof held, ck_trainer_held(r->trainer));
     say(r,
-        "%s on %s, batch %zu x %zu, %llu steps; %.2f million parameters trained%s; memory: %s for "
-        "a "
-        "step, %s for weights\n",
-        r->d.method->name, r->task->kind->name, r->d.total, r->settings.accumulate,
-        (unsigned long long)r->d.steps, (double)ck_trainer_trained(r->trainer) / 1e6,
-        r->adapter.rank ? ", of a LoRA" : "", arena, held);
+        "%s on %s, by %s, batch %zu x %zu, %llu steps; %.2f million parameters trained%s; memory: "
+        "%s for a step, %s for weights\n",
+        r->d.method->name, r->task->kind->name, r->task->backend->name, r->d.total,
+        r->settings.accumulate, (unsigned long long)r->d.steps,
+        (double)ck_trainer_trained(r->trainer) / 1e6, r->adapter.rank ? ", of a LoRA" : "", arena,
+        held);
 }
 
 /* The number after a word in a file of the system's, such as "VmRSS:", in KiB there, in bytes here;
