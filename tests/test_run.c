@@ -117,8 +117,9 @@ static void check_killed(const char *method, const char *more) {
     in(whole, "whole"), in(killed, "killed");
     double start = now();
     run_and_kill(config, whole, 0);
-    /* (A card takes a second until it does anything.) */
-    unsigned most = (unsigned)fmax(150000, 1e6 * (now() - start));
+    /* (A real card takes a second until it does anything.) */
+    bool card = access("/dev/nvidiactl", F_OK) == 0;
+    unsigned most = card ? (unsigned)(1e6 * (now() - start)) : 150000;
     snprintf(result, sizeof result, "%s/metrics.json", killed);
     unsigned random = 12345;
     for (int i = 0; i < 20; i++) {
