@@ -595,7 +595,8 @@ bool ck_simd__takes_half(const ck_graph *g, ck_node n) {
 ck_status ck_simd_prepare(const ck_graph *g, ck_node n, const bool *half, ck_kernel *kernel,
                           bool *done, ck_error *err) {
     ck_op op = g->nodes[n].op;
-    bool halves = half && half[g->nodes[n].src[0]];
+    ck_node source = g->nodes[n].src[0];
+    bool halves = half && source != CK_NONE && half[source];
     *done =
         own[op].run && (!own[op].takes || own[op].takes(g, n)) && (halves || !own[op].half_only);
     if (!*done) return CK_OK;
