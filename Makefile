@@ -68,9 +68,9 @@ LIBS += -Ldeps/onednn/lib -ldnnl -Wl,-rpath,$(abspath deps/onednn/lib):'$$ORIGIN
 endif
 
 PROGRAMS := ckmerge cktool ckdistill
-LIB_SRC  := $(wildcard kernels/*.c io/*.c merge/methods/*.c distill/methods/*.c) \
-            $(filter-out $(PROGRAMS:%=merge/%.c),$(wildcard merge/*.c)) \
-            $(filter-out distill/ckdistill.c,$(wildcard distill/*.c))
+LIB_DIRS := kernels io merge merge/methods distill $(addprefix distill/,engine diffusion models data \
+              judge methods run)
+LIB_SRC  := $(filter-out $(PROGRAMS:%=merge/%.c) distill/ckdistill.c,$(wildcard $(LIB_DIRS:%=%/*.c)))
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 # What tests share: fixtures, fault injection, reference implementations; the kernels for GPUs, which
@@ -110,14 +110,14 @@ $(BUILD)/ckdistill: $(BUILD)/%: $(BUILD)/distill/%.o $(BUILD)/libck.a
 $(TESTS:%=$(BUILD)/tests/%): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
-# ---- The plugin that computes on a card (distill/plugin.h) ----
+# ---- The plugin that computes on a card (distill/engine/plugin.h) ----
 
 $(BUILD)/pic/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -c -o $@ $<
 
 # What it has of its own of the program's.
-PLUGIN_SRC := io/error.c io/os.c io/utf8.c distill/shape.c distill/cuda/operations.c distill/cuda/updates.c
+PLUGIN_SRC := io/error.c io/os.c io/utf8.c distill/engine/shape.c distill/engine/cuda/operations.c distill/engine/cuda/updates.c
 PLUGIN_LD = $(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -o $@ $(filter %.o,$^)
 
 # Made where NVIDIA's compiler, cuBLAS and cuDNN are (`make cuda`); programs need none of it.
@@ -130,7 +130,7 @@ CUDA := $(CUDA)
 # Cards of compute capability 8 and 9, and newer ones by way of the driver.
 CUDA_ARCH := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]
 CUDA_LIBS := $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib
-CUDA_SRC := $(PLUGIN_SRC) $(addprefix distill/cuda/,card.c convolutions.c plugin.c products.c)
+CUDA_SRC := $(PLUGIN_SRC) $(addprefix distill/engine/cuda/,card.c convolutions.c plugin.c products.c)
 CUDA_KERNELS := $(patsubst %.c,$(BUILD)/nv/%.o,$(wildcard kernels/cuda/*.c))
 # (-fmad=false: nothing is fused there either, see kernels/cuda/gpu.h.)
 $(BUILD)/nv/%.o: %.c kernels/cuda/gpu.h kernels/cuda/kernels.h
@@ -152,7 +152,7 @@ cuda:
 endif
 
 # The one of the tests, which needs no card; and one of another version.
-GPU_HOST_SRC := $(PLUGIN_SRC) $(wildcard kernels/cuda/*.c) distill/reference_f32.c tests/gpu_host.c
+GPU_HOST_SRC := $(PLUGIN_SRC) $(wildcard kernels/cuda/*.c) distill/engine/reference_f32.c tests/gpu_host.c
 $(BUILD)/tests/libck-cuda.so: $(GPU_HOST_SRC:%.c=$(BUILD)/pic/%.o)
 	$(PLUGIN_LD) -lm
 $(BUILD)/tests/old/libck-cuda.so: $(BUILD)/pic/tests/plugin_old.o
@@ -353,6 +353,6 @@ help:
 	@echo "           PNG=$(PNG) JPEG=$(JPEG) LAPACK=$(LAPACK) YAML=$(YAML)"
 
 .SECONDARY:
-FOLDERS := kernels kernels/cuda io merge merge/methods distill distill/cuda distill/methods
+FOLDERS := $(LIB_DIRS) kernels/cuda distill/engine/cuda
 -include $(wildcard $(addsuffix /*.d,$(addprefix $(BUILD)/,$(FOLDERS) $(FOLDERS:%=pic/%) pic/tests \
                                                            tests tests/bench tests/fuzz tests/interop)))

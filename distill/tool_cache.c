@@ -1,6 +1,6 @@
 /* ckdistill cache: encodes a run's data once. See cache.h. */
-#include "distill/interrupt.h"
-#include "distill/task.h"
+#include "io/interrupt.h"
+#include "distill/run/task.h"
 #include "distill/tools.h"
 
 #include <stdlib.h>

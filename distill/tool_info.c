@@ -1,6 +1,6 @@
 /* ckdistill info: what a model takes, for sampling and for training. */
-#include "distill/cost.h"
-#include "distill/model_network.h"
+#include "distill/engine/cost.h"
+#include "distill/models/model_network.h"
 #include "distill/tools.h"
 #include "io/os.h"
 #include "io/progress.h"

@@ -1,5 +1,5 @@
 /* ckdistill methods: what can be trained, with the settings of each. */
-#include "distill/distill.h"
+#include "distill/methods/distill.h"
 #include "distill/tools.h"
 
 static bool json;

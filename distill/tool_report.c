@@ -1,5 +1,5 @@
 /* ckdistill report: a run as a page to read in the morning. */
-#include "distill/report.h"
+#include "distill/run/report.h"
 #include "distill/tools.h"
 
 #include "io/os.h"

@@ -1,5 +1,5 @@
 /* ckdistill run, finetune, resume, eval: training runs in a folder; see run.h. */
-#include "distill/run.h"
+#include "distill/run/run.h"
 #include "distill/tools.h"
 #include "io/os.h"
 

@@ -1,7 +1,7 @@
 /* ckdistill sample: pictures of a model. */
-#include "distill/generate.h"
-#include "distill/image.h"
-#include "distill/sampler.h"
+#include "distill/models/generate.h"
+#include "distill/data/image.h"
+#include "distill/diffusion/sampler.h"
 #include "distill/tools.h"
 #include "io/os.h"
 #include "io/view.h"

@@ -1,14 +1,14 @@
 /* A card that is none: the plugin libck-cuda.so of the tests, which lies beside them. Every line of
- * kernels/cuda and of distill/cuda's operations and updates runs on the processor, in memory that
- * the program cannot reach: whoever forgets a copy crashes. Products and convolutions, which a card
- * has from libraries, are plain loops and the reference's. CK_GPU_HOST_MEMORY: bytes that there
- * are.
+ * kernels/cuda and of distill/engine/cuda's operations and updates runs on the processor, in memory
+ * that the program cannot reach: whoever forgets a copy crashes. Products and convolutions, which a
+ * card has from libraries, are plain loops and the reference's. CK_GPU_HOST_MEMORY: bytes that
+ * there are.
  */
-#include "distill/plugin.h"
+#include "distill/engine/plugin.h"
 
-#include "distill/cuda/operations.h"
-#include "distill/cuda/updates.h"
-#include "distill/reference.h"
+#include "distill/engine/cuda/operations.h"
+#include "distill/engine/cuda/updates.h"
+#include "distill/engine/reference.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* Buckets: which size an image gets, and that every image and caption is in one place. */
-#include "distill/bucket.h"
+#include "distill/data/bucket.h"
 #include "tests/check.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"

@@ -1,5 +1,5 @@
 /* Checkpoints: what was saved comes back, or the one before it, whatever happened in between. */
-#include "distill/checkpoint.h"
+#include "distill/run/checkpoint.h"
 #include "io/os.h"
 #include "tests/check.h"
 #include "tests/fault.h"

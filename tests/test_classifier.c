@@ -1,5 +1,5 @@
 /* The classifier against torch (tests/interop/make_classifier.py), and what is refused. */
-#include "distill/classifier.h"
+#include "distill/judge/classifier.h"
 #include "io/reader.h"
 #include "tests/check.h"
 #include "tests/fault.h"

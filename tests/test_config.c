@@ -1,5 +1,5 @@
 /* Settings of a run: where values come from, what is refused and how it is said. */
-#include "distill/config.h"
+#include "distill/run/config.h"
 #include "tests/check.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"

@@ -1,5 +1,5 @@
 /* Datasets: folders of images with captions, IDX files, and what is wrong with some of them. */
-#include "distill/dataset.h"
+#include "distill/data/dataset.h"
 #include "io/os.h"
 #include "tests/check.h"
 #include "tests/fault.h"

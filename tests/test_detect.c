@@ -1,8 +1,8 @@
 /* Models in one file: configs told from shapes are those that were published. */
 #include "tests/check.h"
 
-#include "distill/detect_int.h"
-#include "distill/model.h"
+#include "distill/models/detect_int.h"
+#include "distill/models/model.h"
 #include "io/layout.h"
 #include "tests/fixture.h"
 #include "tests/layouts.h"

@@ -3,9 +3,9 @@
  * small UNet, with other weights for each role. */
 #include "tests/check.h"
 
-#include "distill/distill.h"
-#include "distill/heads.h"
-#include "distill/trainer.h"
+#include "distill/methods/distill.h"
+#include "distill/models/heads.h"
+#include "distill/run/trainer.h"
 #include "io/os.h"
 #include "kernels/philox.h"
 

@@ -2,7 +2,7 @@
  * graph's operations are in test_ops.c, as the backend cuda.) */
 #include "tests/check.h"
 
-#include "distill/optimizer.h"
+#include "distill/engine/optimizer.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/philox.h"
 

@@ -1,5 +1,5 @@
 /* The judge of steps: what it lets pass, skips, undoes and gives up on. */
-#include "distill/guard.h"
+#include "distill/run/guard.h"
 #include "tests/check.h"
 #include "tests/fixture.h"
 

@@ -1,5 +1,5 @@
 /* IDX files: what is read, what is refused. */
-#include "distill/idx.h"
+#include "distill/data/idx.h"
 #include "tests/check.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"

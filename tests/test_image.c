@@ -1,6 +1,6 @@
 /* Images: every kind of PNG and JPEG (tests/interop/make_images.py), damage, floats, fitting,
  * grids. */
-#include "distill/image.h"
+#include "distill/data/image.h"
 #include "io/os.h"
 #include "tests/check.h"
 #include "tests/fault.h"

@@ -1,6 +1,6 @@
 /* Runs on images: where data come from, and what is written down of them. */
-#include "distill/image.h"
-#include "distill/run.h"
+#include "distill/data/image.h"
+#include "distill/run/run.h"
 #include "io/json.h"
 #include "io/os.h"
 #include "tests/check.h"

@@ -1,5 +1,5 @@
 /* Signals as requests: what a process does that is sent one, two, or none that counts. */
-#include "distill/interrupt.h"
+#include "io/interrupt.h"
 #include "tests/check.h"
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* Metrics against closed forms and against numpy and scipy (tests/interop/make_metrics.py). */
-#include "distill/metrics.h"
+#include "distill/judge/metrics.h"
 #include "io/json.h"
 #include "kernels/philox.h"
 #include "kernels/random.h"

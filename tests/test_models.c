@@ -1,10 +1,10 @@
 /* VAE and text encoder against PyTorch, on a real model; see test_unet.c. */
 #include "tests/check.h"
 
-#include "distill/backend.h"
-#include "distill/clip_text.h"
-#include "distill/generate.h"
-#include "distill/vae.h"
+#include "distill/engine/backend.h"
+#include "distill/models/clip_text.h"
+#include "distill/models/generate.h"
+#include "distill/models/vae.h"
 #include "io/os.h"
 
 #include <math.h>

@@ -3,10 +3,10 @@
 #include "tests/check.h"
 #include "tests/program.h"
 
-#include "distill/distill.h"
-#include "distill/export.h"
-#include "distill/shrink.h"
-#include "distill/trainer.h"
+#include "distill/methods/distill.h"
+#include "distill/models/export.h"
+#include "distill/models/shrink.h"
+#include "distill/run/trainer.h"
 #include "io/os.h"
 #include "kernels/philox.h"
 

@@ -3,8 +3,8 @@
  *
  *   build/tests/test_ops --bench      measures the backend "cpu" instead
  */
-#include "distill/backend.h"
-#include "distill/onednn.h"
+#include "distill/engine/backend.h"
+#include "distill/engine/onednn.h"
 #include "kernels/nn.h"
 #include "tests/check.h"
 #include "tests/fault.h"

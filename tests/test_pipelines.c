@@ -3,8 +3,8 @@
 #include "tests/check.h"
 #include "tests/program.h"
 
-#include "distill/params.h"
-#include "distill/unigram.h"
+#include "distill/engine/params.h"
+#include "distill/models/unigram.h"
 #include "io/json.h"
 #include "io/os.h"
 #include "io/writer.h"

@@ -10,8 +10,8 @@
 #include "tests/layouts.h"
 #include "tests/program.h"
 
-#include "distill/flux.h"
-#include "distill/image.h"
+#include "distill/models/flux.h"
+#include "distill/data/image.h"
 
 #include <dirent.h>
 #include <stdio.h>

@@ -4,8 +4,8 @@
 #include "tests/fixture.h"
 #include "tests/program.h"
 
-#include "distill/backend.h"
-#include "distill/resident.h"
+#include "distill/engine/backend.h"
+#include "distill/engine/resident.h"
 
 #include <limits.h>
 #include <stdio.h>

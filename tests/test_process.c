@@ -1,8 +1,8 @@
 /* Noise processes: levels, grids and how x0 comes from answers; weights in memory and as files. */
 #include "tests/check.h"
 
-#include "distill/export.h"
-#include "distill/process.h"
+#include "distill/models/export.h"
+#include "distill/diffusion/process.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* Learning rates, against what torch 2 gives. */
-#include "distill/rate.h"
+#include "distill/run/rate.h"
 #include "tests/check.h"
 
 #include <math.h>

@@ -1,9 +1,9 @@
 /* Channels in another order compute the same, and re-basin finds the order back. */
 #include "merge/rebasin.h"
-#include "distill/backend.h"
-#include "distill/clip_text.h"
-#include "distill/unet.h"
-#include "distill/vae.h"
+#include "distill/engine/backend.h"
+#include "distill/models/clip_text.h"
+#include "distill/models/unet.h"
+#include "distill/models/vae.h"
 #include "io/layout.h"
 #include "kernels/philox.h"
 #include "io/view.h"

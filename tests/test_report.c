@@ -1,5 +1,5 @@
 /* The page of a run: what is in it, whatever is or is not in the run's folder. */
-#include "distill/report.h"
+#include "distill/run/report.h"
 #include "tests/check.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"

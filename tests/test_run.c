@@ -2,8 +2,8 @@
 #include "tests/check.h"
 #include "tests/fault.h"
 
-#include "distill/config.h"
-#include "distill/run.h"
+#include "distill/run/config.h"
+#include "distill/run/run.h"
 #include "io/hash.h"
 #include "io/json.h"
 #include "io/os.h"

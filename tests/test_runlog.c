@@ -1,5 +1,5 @@
 /* The log of a run: what is written comes back, whatever happened in between. */
-#include "distill/runlog.h"
+#include "distill/run/runlog.h"
 #include "tests/check.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"

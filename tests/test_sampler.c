@@ -1,6 +1,6 @@
 /* Samplers against those of diffusers (tests/interop/make_samplers.py), and what does not depend on
  * any reference: noise, batches, exactness where the answer is known. */
-#include "distill/sampler.h"
+#include "distill/diffusion/sampler.h"
 #include "io/json.h"
 #include "kernels/philox.h"
 #include "tests/check.h"

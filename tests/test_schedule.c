@@ -1,6 +1,6 @@
 /* Noise schedules against those of diffusers (tests/interop/make_schedules.py), and what is
  * refused. */
-#include "distill/schedule.h"
+#include "distill/diffusion/schedule.h"
 #include "io/json.h"
 #include "tests/check.h"
 #include "tests/fault.h"

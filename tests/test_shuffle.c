@@ -1,5 +1,5 @@
 /* The order of samples: complete, different in every pass, and without a pattern. */
-#include "distill/shuffle.h"
+#include "distill/data/shuffle.h"
 #include "tests/check.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
 /* The state of a run: bits that come back, or a word that says why not. */
-#include "distill/state.h"
+#include "distill/run/state.h"
 #include "io/os.h"
 #include "tests/check.h"
 #include "tests/fault.h"

@@ -1,9 +1,9 @@
 /* SD3 and FLUX as teachers of runs: the tiny folders of test_pipelines.c, whose answers are those
  * of diffusers. */
-#include "distill/image.h"
-#include "distill/model.h"
-#include "distill/network.h"
-#include "distill/run.h"
+#include "distill/data/image.h"
+#include "distill/models/model.h"
+#include "distill/models/network.h"
+#include "distill/run/run.h"
 #include "io/json.h"
 #include "io/os.h"
 #include "io/view.h"

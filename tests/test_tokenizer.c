@@ -1,7 +1,7 @@
 /* Tokenizers: numbers against those of transformers (tests/interop/make_tokenizer.py), letters, and
  * files that are refused. */
-#include "distill/tokenizer.h"
-#include "distill/unicode.h"
+#include "distill/models/tokenizer.h"
+#include "distill/models/unicode.h"
 #include "io/json.h"
 #include "tests/check.h"
 #include "tests/fault.h"

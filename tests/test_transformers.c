@@ -3,9 +3,9 @@
  * whole pipelines: test_pipelines.c.) */
 #include "tests/check.h"
 
-#include "distill/backend.h"
-#include "distill/flux.h"
-#include "distill/mmdit.h"
+#include "distill/engine/backend.h"
+#include "distill/models/flux.h"
+#include "distill/models/mmdit.h"
 #include "kernels/philox.h"
 
 #include <stdlib.h>

@@ -2,9 +2,9 @@
  * tests/data/parity was computed by torch 2.15 and diffusers 0.42 from tests/data/models/base. */
 #include "tests/check.h"
 
-#include "distill/backend.h"
-#include "distill/optimizer.h"
-#include "distill/unet.h"
+#include "distill/engine/backend.h"
+#include "distill/engine/optimizer.h"
+#include "distill/models/unet.h"
 #include "io/json.h"
 #include "io/os.h"
 #include "io/view.h"

@@ -7,7 +7,7 @@
  *
  * where F is the network's own answer (of noise, v, ...), and blocks are compared that both have.
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 enum { DATA, ANSWER, FEATURES };
 

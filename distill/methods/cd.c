@@ -6,7 +6,7 @@
  *
  * At the clean end x0 of x is x. The average follows the student with `target`.
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 enum { POINTS };
 

@@ -27,8 +27,8 @@
  *   student: loss - adversary * mean answer of the heads on x_t
  *   heads:   mean of max(0, 1 - answer on data) + max(0, 1 + answer on samples)
  */
-#include "distill/heads.h"
-#include "distill/methods.h"
+#include "distill/models/heads.h"
+#include "distill/methods/methods.h"
 
 #include <math.h>
 

@@ -7,7 +7,7 @@
  *
  * Stages are equal shares of the run.
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 #include <math.h>
 

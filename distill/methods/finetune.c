@@ -5,7 +5,7 @@
  * at moments drawn as models are trained, with the weight that makes it the error of the network's
  * own answer (epsilon's of noise, v's of v; EDM: 1 / c_out^2).
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 #include <math.h>
 

@@ -5,7 +5,7 @@
  * The scale is `guidance`, or drawn for each sample; a student that is told it (guidance_width, as
  * FLUX.1 dev is) then has it as a dial.
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 enum { LEAST, MOST };
 

@@ -9,7 +9,7 @@
  * to data. (Luo's c_skip and c_out do that; at all other points they are 0 and 1 but for 1e-5.)
  * The average follows the student with `target`; 0 for adapters, where it is the student itself.
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 enum { POINTS, LEAST, MOST };
 

@@ -7,7 +7,7 @@
  *   f(x, t) = the student's DDIM step from t to e;  where t is e that is x itself
  *   loss = distance(f of x_t, average student's f of x_r)
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 enum { POINTS, PHASES, LEAST, MOST };
 

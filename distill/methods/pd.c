@@ -7,7 +7,7 @@
  *
  * Guidance is the first teacher's alone: from the second halving on the teacher has it inside.
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 enum { FROM, TO };
 

@@ -9,7 +9,7 @@
  *   g <- g / (root mean square of g + 0.1)
  *   loss = |F - F' - g|^2, where F' is the student's F without gradient
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 #include <math.h>
 

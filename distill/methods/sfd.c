@@ -7,7 +7,7 @@
  * A round of training is one such move of the whole batch; `steps` of them are a trajectory, the
  * next begins with new noise. No data are needed.
  */
-#include "distill/methods.h"
+#include "distill/methods/methods.h"
 
 #include <math.h>
 

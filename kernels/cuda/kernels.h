@@ -112,7 +112,7 @@ void ck_gpu_softmax_grad(ck_gpu_stream s, float *change, const float *p, int64_t
 
 /* ---- update.c ---- */
 
-/* See distill/optimizer.h; step, root, keep as it derives them. */
+/* See distill/engine/optimizer.h; step, root, keep as it derives them. */
 typedef struct ck_gpu_adamw {
     float beta1, beta2, eps, keep, step, root, scale;
 } ck_gpu_adamw;

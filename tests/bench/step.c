@@ -3,8 +3,8 @@
  *   step CONFIG.json BACKEND METHOD BATCH TOKENS [PEAK]
  * prints the best and the median of seven after three that make ready; PEAK: TFLOP/s of which a
  * share is said. tests/bench/step.py is "finetune" in torch. */
-#include "distill/distill.h"
-#include "distill/trainer.h"
+#include "distill/methods/distill.h"
+#include "distill/run/trainer.h"
 #include "kernels/philox.h"
 
 #include <stdio.h>

@@ -3,8 +3,8 @@
  * prints: parameters, GFLOP of the step (as torch counts it), seconds of the best of five, MiB of
  * the plan, GFLOP/s; then seconds by operation, of each the best. tests/bench/train.py is the same
  * in torch. */
-#include "distill/backend.h"
-#include "distill/unet.h"
+#include "distill/engine/backend.h"
+#include "distill/models/unet.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* libFuzzer: any bytes as an IDX file, plain or compressed, are read or refused; what is read has
  * all of its elements. */
-#include "distill/idx.h"
+#include "distill/data/idx.h"
 
 #include <stdlib.h>
 

@@ -1,6 +1,6 @@
 /* libFuzzer: any bytes as a PNG or JPEG file are read or refused; what is read has all its pixels.
  */
-#include "distill/image.h"
+#include "distill/data/image.h"
 
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
 /* libFuzzer: any prompt is encoded or refused, with start, end and the right length. */
-#include "distill/tokenizer.h"
+#include "distill/models/tokenizer.h"
 
 #include <stdbool.h>
 #include <stdlib.h>

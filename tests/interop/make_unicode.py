@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes distill/unicode_tables.c from Python's copy of the Unicode character database.
+"""Writes distill/models/unicode_tables.c from Python's copy of the Unicode character database.
 
     python3 tests/interop/make_unicode.py        from the root of the tree
 """
@@ -48,10 +48,10 @@ def table(kind, name, rows):
     return f"\nconst {kind} {name}[] = {{\n" + "\n".join(lines + [line]) + f"\n}};\nconst size_t {name}_count = {len(rows)};\n"
 
 
-with open("distill/unicode_tables.c", "w") as f:
+with open("distill/models/unicode_tables.c", "w") as f:
     f.write(
         f"/* Made by tests/interop/make_unicode.py from Unicode {unicodedata.unidata_version}; see unicode_int.h. */\n"
-        '#include "distill/unicode_int.h"\n\n/* clang-format off */\n'
+        '#include "distill/models/unicode_int.h"\n\n/* clang-format off */\n'
         + table("uint32_t", "ck_unicode__letters", ranges("L"))
         + table("uint32_t", "ck_unicode__numbers", ranges("N"))
         + table("int32_t", "ck_unicode__lower", lower_case())

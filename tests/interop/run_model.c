@@ -7,12 +7,12 @@
  * square error of the first output come along, as "grad." and the weight's name, in the engine's
  * layout.
  */
-#include "distill/backend.h"
-#include "distill/clip_text.h"
-#include "distill/flux.h"
-#include "distill/mmdit.h"
-#include "distill/unet.h"
-#include "distill/vae.h"
+#include "distill/engine/backend.h"
+#include "distill/models/clip_text.h"
+#include "distill/models/flux.h"
+#include "distill/models/mmdit.h"
+#include "distill/models/unet.h"
+#include "distill/models/vae.h"
 #include "io/os.h"
 #include "io/view.h"
 #include "merge/save.h"

@@ -1,0 +1,147 @@
+/* The seam between graphs and the hardware that runs them: one struct of functions.
+ *
+ *   const ck_backend *b;
+ *   CK_TRY(ck_backend_open("cpu", &b, err));
+ *   ck_exec *e;
+ *   CK_TRY(ck_exec_new(b, graph, outputs, count, &e, err));
+ *   printf("%zu bytes\n", ck_exec_peak(e));
+ *   CK_TRY(ck_exec_allocate(e, limit, err));
+ *   ck_exec_write(e, x, data); ck_exec_run(e, err); ck_exec_read(e, loss, &value);
+ *
+ * Backends: "reference" (plain C, f32, always there: what the others are measured against),
+ * "reference64" (the same source in f64, for gradients against finite differences), "cpu" (own
+ * SIMD kernels and oneDNN where it was found, the reference for what they do not do), and those of
+ * the plugin (plugin.h), which compute on a card.
+ */
+#ifndef CK_BACKEND_H
+#define CK_BACKEND_H
+
+#include "distill/engine/graph.h"
+#include "distill/engine/update.h"
+
+enum { CK_BACKEND_ABI = 2 };
+
+/* One operation, ready to run: where its result and sources lie. */
+typedef struct ck_call {
+    const ck_graph *graph;
+    ck_node node;
+    const bool *half; /* by node: whether its numbers are stored as bfloat16 */
+    void *dst;
+    const void *src[CK_MAX_SRC]; /* NULL for CK_NONE */
+    void *scratch;               /* of the size that prepare asked for */
+    void *state;                 /* of prepare */
+} ck_call;
+
+/* Of the node that is run, and of one of its sources. */
+static inline const ck_graph_node *ck_call_node(const ck_call *call) {
+    return &call->graph->nodes[call->node];
+}
+
+static inline ck_shape ck_call_shape(const ck_call *call, int source) {
+    return ck_node_shape(call->graph, ck_call_node(call)->src[source]);
+}
+
+/* Whether the result (source -1) or a source is stored as bfloat16. */
+static inline bool ck_call_half(const ck_call *call, int source) {
+    return call->half[source < 0 ? call->node : ck_call_node(call)->src[source]];
+}
+
+/* Bytes of a packed result of n numbers of `element` bytes, up to what lies behind it, which is
+ * never stored as bfloat16. */
+static inline size_t ck_packed_bytes(int64_t n, size_t element) {
+    return ((size_t)n * element + 3) / 4 * 4;
+}
+
+static inline void *ck_packed_rest(const void *at, int64_t n, size_t element) {
+    return (char *)at + ck_packed_bytes(n, element);
+}
+
+typedef struct ck_kernel {
+    /* Fills dst. Deterministic at a fixed number of threads. Of what works element by element (add,
+     * mul, affine, unary and its gradient), dst may be a source. */
+    void (*run)(const ck_call *call);
+    size_t scratch; /* bytes that run needs, shared by all nodes */
+    void *state;    /* handed to run, released by the backend's release; or NULL */
+    void (*release)(void *state);
+} ck_kernel;
+
+typedef struct ck_backend {
+    uint32_t abi_version; /* CK_BACKEND_ABI */
+    const char *name;
+    size_t element; /* bytes of a real number: 4, or 8 for reference64 */
+    bool host;      /* its memory is the program's: weights are used where they are */
+    /* Whether source number `source` of node n, or its result (-1), may be stored as bfloat16.
+     * NULL: none is. */
+    bool (*takes_half)(const ck_graph *g, ck_node n, int source);
+    /* How node n will be run; half: by node, what is stored as bfloat16. CK_USAGE with the
+     * operation's name when it cannot be. */
+    ck_status (*prepare)(const struct ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                         ck_kernel *kernel, ck_error *err);
+    void *(*alloc)(size_t bytes); /* aligned to 64 bytes */
+    void (*free)(void *p);
+    void (*write)(void *dst, const void *src, size_t bytes); /* from host memory */
+    void (*read)(void *dst, const void *src, size_t bytes);  /* to host memory */
+    void (*zero)(void *p, size_t bytes);
+    const ck_updates *updates;
+    /* The rest is NULL where memory is the program's. */
+    /* Bytes that can be taken now, and that there are. */
+    void (*memory)(size_t *available, size_t *all);
+    /* Runs nodes(context), or what they did when they were recorded: the same calls each time, on
+     * the same memory. *recording is NULL at first. What went wrong since the last time in
+     * functions that cannot say so is its error. */
+    ck_status (*run)(void (*nodes)(void *context), void *context, void **recording, ck_error *err);
+    void (*forget)(void *recording);
+} ck_backend;
+
+/* "cpu", "cpu-bf16" (sources of convolutions and products rounded to bfloat16, and where the
+ * processor has AMX, activations and their gradients stored so; sums, statistics and weights f32),
+ * "reference", "reference64"; "cuda" of the plugin; "auto": cuda where there is a card, else cpu.
+ * Other names are CK_USAGE. Backends live for ever. */
+ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err);
+
+/* CK_MEMORY: what, how much it takes, how much there is, and what to change. */
+ck_status ck_backend_fail_memory(const ck_backend *b, const char *what, size_t bytes,
+                                 ck_error *err);
+
+/* ---- exec.c: a graph on a backend ---- */
+
+typedef struct ck_exec ck_exec;
+struct ck_resident;
+
+/* Plans what the outputs need: liveness, then an offset for every node in one arena, best fit by
+ * descending size; views share the bytes of what they show. The graph must outlive it, and
+ * may grow. Nodes are run in the graph's order. */
+ck_status ck_exec_new(const ck_backend *b, const ck_graph *g, const ck_node *outputs, size_t count,
+                      ck_exec **e, ck_error *err);
+void ck_exec_free(ck_exec *e);
+
+/* Bytes of the arena, known before anything is allocated. */
+size_t ck_exec_peak(const ck_exec *e);
+
+/* Before ck_exec_allocate, where the backend's memory is not the program's: weights are used where
+ * they are resident (resident.h), which is borrowed. Otherwise the graph gets copies of its own, of
+ * the weights as they are when it is given memory. */
+void ck_exec_share(ck_exec *e, struct ck_resident *r);
+
+/* Takes the arena. limit 0: none; more than it is CK_MEMORY with both numbers and what to change.
+ */
+ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err);
+
+/* Uses the memory of another plan that is never run at the same time and outlives this one; what
+ * one leaves there is gone when the other has run. peak(e) is at most that of `from`. */
+ck_status ck_exec_borrow(ck_exec *e, const ck_exec *from, ck_error *err);
+
+/* Inputs and outputs in host memory: f32 (converted for reference64), ids int32_t. n elements must
+ * be the node's. Inputs keep their values between runs. */
+ck_status ck_exec_write(ck_exec *e, ck_node input, const void *data, size_t n, ck_error *err);
+ck_status ck_exec_read(const ck_exec *e, ck_node output, void *data, size_t n, ck_error *err);
+/* Where an input, output or weight lies, in the backend's memory. */
+void *ck_exec_pointer(const ck_exec *e, ck_node n);
+
+ck_status ck_exec_run(ck_exec *e, ck_error *err);
+
+/* Seconds spent in each operation since the start, by ck_op: CK_OP_COUNT numbers; zeros where the
+ * backend computes on its own time. */
+const double *ck_exec_seconds(const ck_exec *e);
+
+#endif

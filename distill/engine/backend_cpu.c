@@ -1,0 +1,77 @@
+/* The backends that compute on the processor, see backend.h. */
+#include "distill/engine/backend_int.h"
+
+#include "distill/engine/onednn.h"
+#include "distill/engine/reference.h"
+#include "distill/engine/simd.h"
+#include "io/os.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static ck_status prepare_plain(ck_run *const table[], const ck_graph *g, ck_node n,
+                               ck_kernel *kernel, ck_error *err) {
+    ck_op op = g->nodes[n].op;
+    if (!table[op]) return ck_fail(err, CK_USAGE, "%s: nothing to compute", ck_op_name(op));
+    *kernel = (ck_kernel){.run = table[op]};
+    return CK_OK;
+}
+
+static ck_status prepare_f32(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                             ck_kernel *kernel, ck_error *err) {
+    (void)b, (void)half;
+    return prepare_plain(ck_reference_f32, g, n, kernel, err);
+}
+
+static ck_status prepare_f64(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                             ck_kernel *kernel, ck_error *err) {
+    (void)b, (void)half;
+    return prepare_plain(ck_reference_f64, g, n, kernel, err);
+}
+
+/* The first that can: oneDNN, own kernels in vectors, plain ones. */
+static ck_status prepare_cpu(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                             ck_kernel *kernel, ck_error *err) {
+    bool done;
+    CK_TRY(ck_onednn_prepare(g, n, half, false, kernel, &done, err));
+    if (!done) CK_TRY(ck_simd_prepare(g, n, half, kernel, &done, err));
+    return done ? CK_OK : prepare_f32(b, g, n, half, kernel, err);
+}
+
+/* The same, with convolutions, products and attention of numbers rounded to bfloat16 on the way in.
+ */
+static ck_status prepare_bf16(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                              ck_kernel *kernel, ck_error *err) {
+    bool done;
+    CK_TRY(ck_simd_prepare_bf16(g, n, kernel, &done, err));
+    if (!done) CK_TRY(ck_onednn_prepare(g, n, half, true, kernel, &done, err));
+    return done ? CK_OK : prepare_cpu(b, g, n, half, kernel, err);
+}
+
+static void copy(void *dst, const void *src, size_t bytes) {
+    memcpy(dst, src, bytes);
+}
+
+static void zero(void *p, size_t bytes) {
+    memset(p, 0, bytes);
+}
+
+#define ON_HOST(backend_name, bytes, halves, prepare_function)                                     \
+    {                                                                                              \
+        .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = bytes, .host = true,       \
+        .takes_half = halves, .prepare = prepare_function, .alloc = ck_alloc_pages, .free = free,  \
+        .write = copy, .read = copy, .zero = zero, .updates = &ck_updates_host                     \
+    }
+
+static const ck_backend backends[] = {
+    ON_HOST("cpu", sizeof(float), NULL, prepare_cpu),
+    ON_HOST("cpu-bf16", sizeof(float), ck_simd_takes_half, prepare_bf16),
+    ON_HOST("reference", sizeof(float), NULL, prepare_f32),
+    ON_HOST("reference64", sizeof(double), NULL, prepare_f64),
+};
+
+const ck_backend *ck_backend__cpu(const char *name) {
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
+        if (strcmp(backends[i].name, name) == 0) return &backends[i];
+    return NULL;
+}

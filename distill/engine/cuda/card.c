@@ -1,0 +1,157 @@
+/* See card.h. */
+#include "distill/engine/cuda/card.h"
+
+#include "io/os.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Two pieces of pinned memory: one is filled while the other is on its way. */
+enum { STAGES = 2, STAGE_BYTES = 32 << 20 };
+
+static struct {
+    bool open;
+    cudaStream_t stream;
+    char *stage[STAGES];
+    cudaEvent_t sent[STAGES]; /* what was in the piece has arrived */
+    size_t next;              /* the piece to be filled */
+    char failure[512];        /* the first; "" */
+} card;
+
+cudaStream_t ck_card_stream(void) {
+    return card.stream;
+}
+
+/* ---- What went wrong ---- */
+
+void ck_card_note(const char *what, const char *why) {
+    if (!card.failure[0]) snprintf(card.failure, sizeof card.failure, "%s: %s", what, why);
+}
+
+/* (A card that failed stays so: cudaGetLastError also says what became of kernels.) */
+ck_status ck_card_check(ck_error *err) {
+    CK_CARD_NOTE(cudaGetLastError());
+    return card.failure[0] ? ck_fail(err, CK_IO, "the card: %s", card.failure) : CK_OK;
+}
+
+/* ---- Opening ---- */
+
+static ck_status count_cards(int *count, ck_error *err) {
+    int driver = 0;
+    cudaError_t code = cudaGetDeviceCount(count);
+    if (code == cudaSuccess && *count > 0) return CK_OK;
+    cudaDriverGetVersion(&driver);
+    if (!driver)
+        return ck_fail(err, CK_USAGE, "no NVIDIA driver on this machine, so no card to compute on");
+    if (code == cudaSuccess || code == cudaErrorNoDevice)
+        return ck_fail(err, CK_USAGE, "no NVIDIA card that this process may use");
+    return ck_fail(err, CK_USAGE, "NVIDIA's driver (for CUDA %d.%d, this needs %d.%d): %s",
+                   driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                   CUDART_VERSION % 1000 / 10, cudaGetErrorString(code));
+}
+
+static ck_status choose(int count, ck_error *err) {
+    enum { LEAST = 8 }; /* compute capability with bfloat16 */
+    struct cudaDeviceProp card_is;
+    const char *place = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    int which = place ? atoi(place) % count : 0;
+    CK_CARD_NOTE(cudaSetDevice(which));
+    CK_CARD_NOTE(cudaGetDeviceProperties(&card_is, which));
+    CK_TRY(ck_card_check(err));
+    if (card_is.major >= LEAST) return CK_OK;
+    return ck_fail(err, CK_USAGE, "%s has compute capability %d.%d; %d.0 is needed", card_is.name,
+                   card_is.major, card_is.minor, LEAST);
+}
+
+ck_status ck_card_open(ck_error *err) {
+    int count = 0;
+    if (card.open) return CK_OK;
+    CK_TRY(count_cards(&count, err));
+    CK_TRY(choose(count, err));
+    CK_CARD_NOTE(cudaStreamCreateWithFlags(&card.stream, cudaStreamNonBlocking));
+    for (int i = 0; i < STAGES; i++) {
+        CK_CARD_NOTE(cudaMallocHost((void **)&card.stage[i], STAGE_BYTES));
+        CK_CARD_NOTE(cudaEventCreateWithFlags(&card.sent[i], cudaEventDisableTiming));
+    }
+    CK_TRY(ck_card_check(err));
+    card.open = true;
+    return CK_OK;
+}
+
+/* ---- Memory ---- */
+
+void *ck_card_alloc(size_t bytes) {
+    void *p = NULL;
+    if (cudaMalloc(&p, bytes) == cudaSuccess) return p;
+    cudaGetLastError(); /* being full is the caller's to say, and no failure of the card */
+    return NULL;
+}
+
+/* (Nothing that is queued uses it any more.) */
+void ck_card_free(void *p) {
+    CK_CARD_NOTE(cudaStreamSynchronize(card.stream));
+    CK_CARD_NOTE(cudaFree(p));
+}
+
+void ck_card_memory(size_t *available, size_t *all) {
+    *available = *all = 0;
+    CK_CARD_NOTE(cudaMemGetInfo(available, all));
+}
+
+void ck_card_write(void *dst, const void *src, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
+        size_t some = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES, k = card.next;
+        card.next = (k + 1) % STAGES;
+        CK_CARD_NOTE(cudaEventSynchronize(card.sent[k]));
+        memcpy(card.stage[k], (const char *)src + at, some);
+        CK_CARD_NOTE(cudaMemcpyAsync((char *)dst + at, card.stage[k], some, cudaMemcpyHostToDevice,
+                                     card.stream));
+        CK_CARD_NOTE(cudaEventRecord(card.sent[k], card.stream));
+    }
+}
+
+void ck_card_read(void *dst, const void *src, size_t bytes) {
+    CK_CARD_NOTE(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, card.stream));
+    CK_CARD_NOTE(cudaStreamSynchronize(card.stream));
+}
+
+void ck_card_zero(void *p, size_t bytes) {
+    CK_CARD_NOTE(cudaMemsetAsync(p, 0, bytes, card.stream));
+}
+
+/* ---- Recording ---- */
+
+typedef struct recording {
+    cudaGraphExec_t graph; /* NULL while it was run only once */
+} recording;
+
+static void record(recording *r, void (*nodes)(void *context), void *context) {
+    cudaGraph_t graph = NULL;
+    CK_CARD_NOTE(cudaStreamBeginCapture(card.stream, cudaStreamCaptureModeThreadLocal));
+    nodes(context);
+    CK_CARD_NOTE(cudaStreamEndCapture(card.stream, &graph));
+    if (!graph) return;
+    CK_CARD_NOTE(cudaGraphInstantiate(&r->graph, graph, 0));
+    CK_CARD_NOTE(cudaGraphDestroy(graph));
+}
+
+ck_status ck_card_run(void (*nodes)(void *context), void *context, void **slot, ck_error *err) {
+    recording *r = *slot;
+    if (!r) {
+        *slot = ck_alloc(sizeof *r);
+        if (!*slot) return ck_fail_memory(err, "a graph");
+        nodes(context);
+        return ck_card_check(err);
+    }
+    if (!r->graph) record(r, nodes, context);
+    if (r->graph) CK_CARD_NOTE(cudaGraphLaunch(r->graph, card.stream));
+    return ck_card_check(err);
+}
+
+void ck_card_forget(void *slot) {
+    recording *r = slot;
+    if (r->graph) CK_CARD_NOTE(cudaGraphExecDestroy(r->graph));
+    free(r);
+}

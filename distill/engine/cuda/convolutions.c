@@ -1,0 +1,314 @@
+/* See convolutions.h. By cuDNN's graphs, each of one operation: its arrays, then engines that are
+ * proposed, then a plan, which is run with addresses. */
+#include "distill/engine/cuda/convolutions.h"
+
+#include "distill/engine/convolution.h"
+#include "distill/engine/cuda/card.h"
+#include "io/os.h"
+
+#include <cudnn.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef cudnnBackendDescriptor_t descriptor;
+
+/* What a plan was made for. */
+typedef struct kind {
+    ck_op op;
+    ck_convolution v;
+    ck_cuda_precision precision;
+} kind;
+
+typedef struct plan {
+    kind of;
+    descriptor plan;
+    size_t workspace;
+} plan;
+
+static struct {
+    cudnnHandle_t handle;
+    plan **plans;
+    size_t count, capacity;
+} dnn;
+
+/* The names of arrays in a graph, also by their place in it. */
+enum { X, W, Y, ARRAYS };
+
+#define NOTE(call)                                                                                 \
+    do {                                                                                           \
+        cudnnStatus_t code = (call);                                                               \
+        if (code != CUDNN_STATUS_SUCCESS) ck_card_note(#call, cudnnGetErrorString(code));          \
+    } while (0)
+
+ck_status ck_cuda_convolutions_open(ck_error *err) {
+    if (dnn.handle) return CK_OK;
+    NOTE(cudnnCreate(&dnn.handle));
+    NOTE(cudnnSetStream(dnn.handle, ck_card_stream()));
+    return ck_card_check(err);
+}
+
+/* ---- Descriptors ---- */
+
+static descriptor make(cudnnBackendDescriptorType_t type) {
+    descriptor d = NULL;
+    NOTE(cudnnBackendCreateDescriptor(type, &d));
+    return d;
+}
+
+static void drop(descriptor d) {
+    if (d) cudnnBackendDestroyDescriptor(d);
+}
+
+static void set(descriptor d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                int64_t count, const void *values) {
+    NOTE(cudnnBackendSetAttribute(d, name, type, count, values));
+}
+
+static void set_descriptor(descriptor d, cudnnBackendAttributeName_t name, descriptor value) {
+    set(d, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &value);
+}
+
+/* Images: N C H W in the library's order, whatever their order in memory; weights: K C R S. */
+static descriptor array(int64_t name, int64_t n, int64_t c, int64_t h, int64_t w) {
+    descriptor d = make(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
+    const int64_t sizes[] = {n, c, h, w}, distances[] = {h * w * c, 1, w * c, c}, alignment = 16;
+    cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    set(d, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &name);
+    set(d, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
+    set(d, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, sizes);
+    set(d, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, distances);
+    set(d, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment);
+    NOTE(cudnnBackendFinalize(d));
+    return d;
+}
+
+static int64_t at_least_zero(int64_t x) {
+    return x < 0 ? 0 : x;
+}
+
+static descriptor geometry(const ck_convolution *v) {
+    descriptor d = make(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+    const int64_t dims = 2, dilation[] = {1, 1}, stride[] = {v->stride, v->stride};
+    const int64_t before[] = {v->top, v->left};
+    const int64_t after[] = {at_least_zero((v->p - 1) * v->stride + v->r - v->top - v->h),
+                             at_least_zero((v->q - 1) * v->stride + v->s - v->left - v->w)};
+    cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
+    set(d, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &dims);
+    set(d, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
+    set(d, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
+    set(d, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, 2, dilation);
+    set(d, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, stride);
+    set(d, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, 2, before);
+    set(d, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, 2, after);
+    NOTE(cudnnBackendFinalize(d));
+    return d;
+}
+
+/* What an operation is called, and its attributes: the geometry, arrays by name, factors. */
+typedef struct words {
+    cudnnBackendDescriptorType_t type;
+    cudnnBackendAttributeName_t geometry, arrays[ARRAYS], alpha, beta;
+} words;
+
+static words words_of(ck_op op) {
+    if (op == CK_OP_CONV)
+        return (words){CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+                       {CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+                        CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+                        CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y},
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA};
+    if (op == CK_OP_CONV_DATA_GRAD)
+        return (words){CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+                       {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
+                        CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+                        CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY},
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA};
+    return (words){CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
+                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
+                   {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
+                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
+                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY},
+                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
+                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
+}
+
+/* The graph of one operation. parts: what it is made of, to be dropped after it. */
+enum { PARTS = ARRAYS + 2 };
+static descriptor graph_of(const kind *k, descriptor parts[PARTS]) {
+    const ck_convolution *v = &k->v;
+    const words w = words_of(k->op);
+    const float one = 1, zero = 0;
+    parts[X] = array(X, v->n, v->c, v->h, v->w);
+    parts[W] = array(W, v->k, v->c, v->r, v->s);
+    parts[Y] = array(Y, v->n, v->k, v->p, v->q);
+    parts[ARRAYS] = geometry(v);
+    descriptor operation = parts[ARRAYS + 1] = make(w.type);
+    set_descriptor(operation, w.geometry, parts[ARRAYS]);
+    for (int i = 0; i < ARRAYS; i++) set_descriptor(operation, w.arrays[i], parts[i]);
+    set(operation, w.alpha, CUDNN_TYPE_FLOAT, 1, &one);
+    set(operation, w.beta, CUDNN_TYPE_FLOAT, 1, &zero);
+    NOTE(cudnnBackendFinalize(operation));
+    descriptor graph = make(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    set(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
+    set_descriptor(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
+    NOTE(cudnnBackendFinalize(graph));
+    return graph;
+}
+
+/* ---- Engines ---- */
+
+enum { MOST_WORKSPACE = 1 << 30, MOST_ENGINES = 64 };
+
+/* Whether the same sources give the same bits; for f32, also as exact as sums of products are. */
+static bool is_wanted(descriptor engine, ck_cuda_precision precision) {
+    cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
+    int64_t count = 0;
+    if (cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
+                                 CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count,
+                                 notes) != CUDNN_STATUS_SUCCESS)
+        return false;
+    for (int64_t i = 0; i < count; i++) {
+        bool rough = notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE ||
+                     notes[i] == CUDNN_NUMERICAL_NOTE_FFT ||
+                     notes[i] == CUDNN_NUMERICAL_NOTE_WINOGRAD;
+        if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC ||
+            notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS ||
+            notes[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION ||
+            (rough && precision == CK_CUDA_F32))
+            return false;
+    }
+    return true;
+}
+
+/* The plan of one that is proposed; NULL if it is not wanted or cannot do it. */
+static descriptor try_engine(descriptor configuration, ck_cuda_precision precision,
+                             size_t *workspace) {
+    descriptor engine = make(CUDNN_BACKEND_ENGINE_DESCRIPTOR), made;
+    int64_t count = 0, bytes = 0;
+    bool good = cudnnBackendGetAttribute(configuration, CUDNN_ATTR_ENGINECFG_ENGINE,
+                                         CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
+                                         &engine) == CUDNN_STATUS_SUCCESS &&
+                is_wanted(engine, precision);
+    drop(engine);
+    if (!good) return NULL;
+    made = make(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+    set(made, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
+    set_descriptor(made, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration);
+    good = cudnnBackendFinalize(made) == CUDNN_STATUS_SUCCESS &&
+           cudnnBackendGetAttribute(made, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
+                                    CUDNN_TYPE_INT64, 1, &count, &bytes) == CUDNN_STATUS_SUCCESS &&
+           bytes <= MOST_WORKSPACE;
+    *workspace = (size_t)bytes;
+    if (good) return made;
+    drop(made);
+    return NULL;
+}
+
+/* The first good one of those that the library proposes this way. */
+static descriptor first_engine(descriptor graph, cudnnBackendHeurMode_t way,
+                               ck_cuda_precision precision, size_t *workspace) {
+    descriptor heuristic = make(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR), made = NULL;
+    descriptor proposed[MOST_ENGINES];
+    int64_t count = 0;
+    for (int i = 0; i < MOST_ENGINES; i++) proposed[i] = make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    set_descriptor(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
+    set(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &way);
+    if (cudnnBackendFinalize(heuristic) != CUDNN_STATUS_SUCCESS ||
+        cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                 CUDNN_TYPE_BACKEND_DESCRIPTOR, MOST_ENGINES, &count,
+                                 proposed) != CUDNN_STATUS_SUCCESS)
+        count = 0;
+    for (int64_t i = 0; i < count && !made; i++)
+        made = try_engine(proposed[i], precision, workspace);
+    for (int i = 0; i < MOST_ENGINES; i++) drop(proposed[i]);
+    drop(heuristic);
+    return made;
+}
+
+/* ---- Plans ---- */
+
+static ck_status make_plan(plan *p, ck_error *err) {
+    descriptor parts[PARTS] = {NULL}, graph = graph_of(&p->of, parts);
+    static const cudnnBackendHeurMode_t ways[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
+    ck_status s = ck_card_check(err);
+    for (size_t i = 0; i < 2 && s == CK_OK && !p->plan; i++)
+        p->plan = first_engine(graph, ways[i], p->of.precision, &p->workspace);
+    drop(graph);
+    for (int i = PARTS; i-- > 0;) drop(parts[i]);
+    cudaGetLastError(); /* of engines that were tried and could not */
+    if (s != CK_OK || p->plan) return s;
+    const ck_convolution *v = &p->of.v;
+    return ck_fail(err, CK_USAGE,
+                   "cuDNN has nothing for %s of %lld x %lld x %lld x %lld by %lld x %lld x %lld "
+                   "that gives the same bits every time",
+                   ck_op_name(p->of.op), (long long)v->n, (long long)v->h, (long long)v->w,
+                   (long long)v->c, (long long)v->k, (long long)v->r, (long long)v->s);
+}
+
+/* (Compared as bytes: a kind is made of zeroes first, gaps included.) */
+static ck_status plan_of(const kind *k, plan **found, ck_error *err) {
+    for (size_t i = 0; i < dnn.count; i++)
+        if (memcmp(&dnn.plans[i]->of, k, sizeof *k) == 0) {
+            *found = dnn.plans[i];
+            return CK_OK;
+        }
+    plan **grown = ck_grow(dnn.plans, dnn.count, &dnn.capacity, sizeof *grown);
+    if (!grown) return ck_fail_memory(err, "a convolution");
+    dnn.plans = grown;
+    plan *p = ck_alloc(sizeof *p);
+    if (!p) return ck_fail_memory(err, "a convolution");
+    memcpy(&p->of, k, sizeof *k);
+    ck_status s = make_plan(p, err);
+    if (s != CK_OK)
+        free(p);
+    else
+        *found = dnn.plans[dnn.count++] = p;
+    return s;
+}
+
+static void execute(const plan *p, void *x, void *w, void *y, void *workspace) {
+    const int64_t names[] = {X, W, Y};
+    void *const places[] = {x, w, y};
+    descriptor pack = make(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+    set(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, ARRAYS, names);
+    set(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, ARRAYS, places);
+    set(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
+    NOTE(cudnnBackendFinalize(pack));
+    NOTE(cudnnBackendExecute(dnn.handle, p->plan, pack));
+    drop(pack);
+}
+
+static void run(const ck_call *call) {
+    const plan *p = call->state;
+    const ck_convolution *v = &p->of.v;
+    void *first = (void *)call->src[0], *second = (void *)call->src[1];
+    if (p->of.op == CK_OP_CONV_DATA_GRAD)
+        execute(p, call->dst, second, first, call->scratch);
+    else if (p->of.op == CK_OP_CONV_WEIGHT_GRAD)
+        execute(p, first, call->dst, second, call->scratch);
+    else
+        execute(p, first, second, call->dst, call->scratch);
+    if (p->of.op != CK_OP_CONV || !call->src[2]) return;
+    int64_t pixels = v->n * v->p * v->q;
+    ck_gpu_walk channels = {.rank = 2, .d = {pixels, v->k}, .y = {v->k, 1}, .x = {0, 1}};
+    ck_gpu_binary(ck_card_stream(), true, call->dst, call->dst, call->src[2], &channels);
+}
+
+ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck_node n,
+                              ck_kernel *kernel, ck_error *err) {
+    const ck_convolution v = ck_convolution_of(g, n);
+    kind k;
+    plan *p = NULL;
+    memset(&k, 0, sizeof k);
+    k.op = g->nodes[n].op;
+    memcpy(&k.v, &v, sizeof v);
+    k.precision = precision;
+    CK_TRY(plan_of(&k, &p, err));
+    *kernel = (ck_kernel){.run = run, .scratch = p->workspace, .state = p};
+    return CK_OK;
+}

@@ -1,0 +1,14 @@
+/* Convolutions and their gradients by cuDNN. A plan is made once for every kind of convolution, of
+ * the first engine that the library proposes which gives the same bits every time.
+ */
+#ifndef CK_CUDA_CONVOLUTIONS_H
+#define CK_CUDA_CONVOLUTIONS_H
+
+#include "distill/engine/cuda/products.h"
+
+ck_status ck_cuda_convolutions_open(ck_error *err);
+/* See ck_gpu_library. CK_USAGE: no engine can do it. */
+ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck_node n,
+                              ck_kernel *kernel, ck_error *err);
+
+#endif

@@ -1,0 +1,111 @@
+/* libck-cuda.so: backends that compute on a card of NVIDIA's. See distill/engine/plugin.h. */
+#include "distill/engine/plugin.h"
+
+#include "distill/engine/cuda/card.h"
+#include "distill/engine/cuda/convolutions.h"
+#include "distill/engine/cuda/operations.h"
+#include "distill/engine/cuda/updates.h"
+
+#include <string.h>
+
+/* ---- Operations ---- */
+
+static void product_f32(const ck_gpu_library *l, const ck_gpu_product *p, const float *a,
+                        const float *b, const float *row, float *c) {
+    (void)l;
+    ck_cuda_product(CK_CUDA_F32, p, a, b, row, c);
+}
+
+static void product_tf32(const ck_gpu_library *l, const ck_gpu_product *p, const float *a,
+                         const float *b, const float *row, float *c) {
+    (void)l;
+    ck_cuda_product(CK_CUDA_TF32, p, a, b, row, c);
+}
+
+static ck_status convolution_f32(const ck_gpu_library *l, const ck_graph *g, ck_node n,
+                                 ck_kernel *kernel, ck_error *err) {
+    (void)l;
+    return ck_cuda_convolution(CK_CUDA_F32, g, n, kernel, err);
+}
+
+static ck_status convolution_tf32(const ck_gpu_library *l, const ck_graph *g, ck_node n,
+                                  ck_kernel *kernel, ck_error *err) {
+    (void)l;
+    return ck_cuda_convolution(CK_CUDA_TF32, g, n, kernel, err);
+}
+
+/* (The stream is known once the card is open.) */
+static ck_gpu_library f32 = {NULL, product_f32, convolution_f32};
+static ck_gpu_library tf32 = {NULL, product_tf32, convolution_tf32};
+
+static ck_status prepare_f32(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                             ck_kernel *kernel, ck_error *err) {
+    (void)b, (void)half;
+    return ck_gpu_prepare(&f32, g, n, kernel, err);
+}
+
+static ck_status prepare_tf32(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
+                              ck_kernel *kernel, ck_error *err) {
+    (void)b, (void)half;
+    return ck_gpu_prepare(&tf32, g, n, kernel, err);
+}
+
+/* ---- Weights ---- */
+
+static ck_gpu_memory sums;
+
+static double squares(const ck_trained *slices, size_t count) {
+    return ck_gpu_squares_of(&sums, slices, count);
+}
+
+static void adamw(const ck_adamw_step *step, const ck_trained *slices, size_t count) {
+    ck_gpu_adamw_of(&sums, step, slices, count);
+}
+
+static void average(float *average, const float *value, size_t n, float change) {
+    ck_gpu_average(ck_card_stream(), average, value, change, (int64_t)n);
+}
+
+static void add(float *sum, const float *x, size_t n, float factor) {
+    ck_gpu_add_scaled(ck_card_stream(), sum, x, factor, (int64_t)n);
+}
+
+static const ck_updates updates = {squares, adamw, average, add};
+
+/* ---- The table ---- */
+
+#define ON_CARD(backend_name, prepare_function)                                                    \
+    {                                                                                              \
+        .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = sizeof(float),             \
+        .prepare = prepare_function, .alloc = ck_card_alloc, .free = ck_card_free,                 \
+        .write = ck_card_write, .read = ck_card_read, .zero = ck_card_zero, .updates = &updates,   \
+        .memory = ck_card_memory, .run = ck_card_run, .forget = ck_card_forget                     \
+    }
+
+static const ck_backend backends[] = {
+    ON_CARD("cuda", prepare_f32),
+    ON_CARD("cuda-tf32", prepare_tf32),
+};
+
+static ck_status open_all(ck_error *err) {
+    CK_TRY(ck_card_open(err));
+    CK_TRY(ck_cuda_products_open(err));
+    CK_TRY(ck_cuda_convolutions_open(err));
+    f32.stream = tf32.stream = ck_card_stream();
+    if (sums.partial) return CK_OK;
+    float *partial = ck_card_alloc((CK_GPU_SQUARES + CK_GPU_SUMS) * sizeof *partial);
+    if (!partial) return ck_fail_memory(err, "the card");
+    sums = (ck_gpu_memory){ck_card_stream(), partial, ck_card_read};
+    return CK_OK;
+}
+
+static ck_status open_backend(const char *name, const ck_backend **b, ck_error *err) {
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
+        if (strcmp(backends[i].name, name) == 0) {
+            *b = &backends[i];
+            return open_all(err);
+        }
+    return ck_fail(err, CK_USAGE, "no backend '%s'; of cards there are cuda, cuda-tf32", name);
+}
+
+CK_PLUGIN_EXPORT = {CK_BACKEND_ABI, open_backend};

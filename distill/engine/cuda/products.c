@@ -1,0 +1,149 @@
+/* See products.h. Matrices are row by row here and column by column there, where each is transposed
+ * thereby: c = a b is asked for as c' = b' a'. */
+#include "distill/engine/cuda/products.h"
+
+#include "distill/engine/cuda/card.h"
+#include "io/os.h"
+
+#include <cublasLt.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { WORKSPACE = 64 << 20 };
+
+/* What an algorithm was chosen for. */
+typedef struct kind {
+    ck_gpu_product product;
+    ck_cuda_precision precision;
+    bool has_row;
+    uint32_t aligned; /* bytes that all addresses are multiples of */
+} kind;
+
+typedef struct choice {
+    kind of;
+    cublasLtMatmulDesc_t product;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulAlgo_t algorithm;
+} choice;
+
+static struct {
+    cublasLtHandle_t handle;
+    void *workspace;
+    choice **choices;
+    size_t count, capacity;
+} lt;
+
+#define NOTE(call)                                                                                 \
+    do {                                                                                           \
+        cublasStatus_t code = (call);                                                              \
+        if (code != CUBLAS_STATUS_SUCCESS) ck_card_note(#call, cublasLtGetStatusString(code));     \
+    } while (0)
+
+ck_status ck_cuda_products_open(ck_error *err) {
+    if (lt.workspace) return CK_OK;
+    NOTE(cublasLtCreate(&lt.handle));
+    CK_TRY(ck_card_check(err));
+    lt.workspace = ck_card_alloc(WORKSPACE);
+    return lt.workspace ? CK_OK : ck_fail_memory(err, "products of matrices");
+}
+
+/* `rows` numbers beside each other (columns, in the library's words), `columns` times, in each of
+ * the batch. */
+static cublasLtMatrixLayout_t layout(int64_t rows, int64_t columns, int64_t batch) {
+    cublasLtMatrixLayout_t l = NULL;
+    int32_t count = (int32_t)batch;
+    int64_t stride = rows * columns;
+    NOTE(cublasLtMatrixLayoutCreate(&l, CUDA_R_32F, (uint64_t)rows, (uint64_t)columns, rows));
+    if (batch == 1) return l;
+    NOTE(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count,
+                                          sizeof count));
+    NOTE(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride,
+                                          sizeof stride));
+    return l;
+}
+
+static void set_row(choice *c, const float *row) {
+    NOTE(cublasLtMatmulDescSetAttribute(c->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &row,
+                                        sizeof row));
+}
+
+/* row: is known before an algorithm is chosen, as the choice may depend on it. */
+static void describe(choice *c, const float *row) {
+    const ck_gpu_product *p = &c->of.product;
+    cublasComputeType_t compute =
+        c->of.precision == CK_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    cublasOperation_t ta = p->ta ? CUBLAS_OP_T : CUBLAS_OP_N,
+                      tb = p->tb ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    NOTE(cublasLtMatmulDescCreate(&c->product, compute, CUDA_R_32F));
+    NOTE(cublasLtMatmulDescSetAttribute(c->product, CUBLASLT_MATMUL_DESC_TRANSA, &tb, sizeof tb));
+    NOTE(cublasLtMatmulDescSetAttribute(c->product, CUBLASLT_MATMUL_DESC_TRANSB, &ta, sizeof ta));
+    if (row) {
+        NOTE(cublasLtMatmulDescSetAttribute(c->product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                            sizeof epilogue));
+        set_row(c, row);
+    }
+    c->b = p->tb ? layout(p->k, p->n, p->batch) : layout(p->n, p->k, p->batch);
+    c->a = p->ta ? layout(p->m, p->k, p->batch) : layout(p->k, p->m, p->batch);
+    c->c = layout(p->n, p->m, p->batch);
+}
+
+static void choose(choice *c) {
+    cublasLtMatmulPreference_t want = NULL;
+    cublasLtMatmulHeuristicResult_t best = {0};
+    size_t workspace = WORKSPACE;
+    int found = 0;
+    static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    NOTE(cublasLtMatmulPreferenceCreate(&want));
+    NOTE(cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                              &workspace, sizeof workspace));
+    for (size_t i = 0; i < sizeof alignments / sizeof *alignments; i++)
+        NOTE(cublasLtMatmulPreferenceSetAttribute(want, alignments[i], &c->of.aligned,
+                                                  sizeof c->of.aligned));
+    NOTE(cublasLtMatmulAlgoGetHeuristic(lt.handle, c->product, c->b, c->a, c->c, c->c, want, 1,
+                                        &best, &found));
+    NOTE(cublasLtMatmulPreferenceDestroy(want));
+    if (!found) ck_card_note("a product", "cuBLASLt has no algorithm for it");
+    c->algorithm = best.algo;
+}
+
+/* (Compared as bytes: a kind is made of zeroes first, gaps included.) */
+static choice *find(const kind *k, const float *row) {
+    for (size_t i = 0; i < lt.count; i++)
+        if (memcmp(&lt.choices[i]->of, k, sizeof *k) == 0) return lt.choices[i];
+    choice **grown = ck_grow(lt.choices, lt.count, &lt.capacity, sizeof *grown);
+    choice *c = grown ? ck_alloc(sizeof *c) : NULL;
+    if (grown) lt.choices = grown;
+    if (!c) {
+        ck_card_note("a product", "out of memory");
+        return NULL;
+    }
+    memcpy(&c->of, k, sizeof *k);
+    describe(c, row);
+    choose(c);
+    return lt.choices[lt.count++] = c;
+}
+
+static uint32_t alignment(const void *a, const void *b, const void *c, const void *d) {
+    uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d | 256;
+    return (uint32_t)(bits & -bits);
+}
+
+void ck_cuda_product(ck_cuda_precision precision, const ck_gpu_product *p, const float *a,
+                     const float *b, const float *row, float *c) {
+    static const float one = 1, zero = 0;
+    kind k;
+    memset(&k, 0, sizeof k);
+    k.product.ta = p->ta, k.product.tb = p->tb;
+    k.product.m = p->m, k.product.n = p->n, k.product.k = p->k, k.product.batch = p->batch;
+    k.precision = precision;
+    k.has_row = row != NULL;
+    k.aligned = alignment(a, b, c, row);
+    choice *with = find(&k, row);
+    if (!with) return;
+    if (row) set_row(with, row);
+    NOTE(cublasLtMatmul(lt.handle, with->product, &one, b, with->b, a, with->a, &zero, c, with->c,
+                        c, with->c, &with->algorithm, lt.workspace, WORKSPACE, ck_card_stream()));
+}

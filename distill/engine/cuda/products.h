@@ -1,0 +1,20 @@
+/* Products of matrices by cuBLASLt. An algorithm is chosen once for every kind of product, by the
+ * library's own judgement, which is the same on the same card: so are the bits.
+ */
+#ifndef CK_CUDA_PRODUCTS_H
+#define CK_CUDA_PRODUCTS_H
+
+#include "distill/engine/cuda/operations.h"
+
+/* How numbers are multiplied; sums are in f32. */
+typedef enum ck_cuda_precision {
+    CK_CUDA_F32,
+    CK_CUDA_TF32, /* factors rounded to 10 bits */
+} ck_cuda_precision;
+
+ck_status ck_cuda_products_open(ck_error *err);
+/* See ck_gpu_library. */
+void ck_cuda_product(ck_cuda_precision precision, const ck_gpu_product *p, const float *a,
+                     const float *b, const float *row, float *c);
+
+#endif

@@ -1,0 +1,30 @@
+/* Between simd.c, simd_copies.c, simd_products.c and simd_amx.c. */
+#ifndef CK_SIMD_INT_H
+#define CK_SIMD_INT_H
+
+#include "distill/engine/backend.h"
+#include "kernels/nn.h"
+
+/* Products of matrices and convolutions: kernels, with a ck_nn as their state, and the bytes of
+ * scratch memory that they need. */
+void ck_simd__matmul(const ck_call *call);
+void ck_simd__conv(const ck_call *call);
+void ck_simd__conv_data_grad(const ck_call *call);
+void ck_simd__conv_weight_grad(const ck_call *call);
+size_t ck_simd__matmul_scratch(const ck_graph *g, ck_node n);
+size_t ck_simd__conv_scratch(const ck_graph *g, ck_node n);
+size_t ck_simd__conv_data_grad_scratch(const ck_graph *g, ck_node n);
+
+/* Numbers that are copied, whatever their size: concat, slice, pad, upsample; the same state. */
+void ck_simd__concat(const ck_call *call);
+void ck_simd__slice(const ck_call *call);
+void ck_simd__pad(const ck_call *call);
+void ck_simd__upsample(const ck_call *call);
+
+/* Whether there is a kernel for arrays of bf16. */
+bool ck_simd__takes_half(const ck_graph *g, ck_node n);
+
+/* What the kernels are told of an attention, or of the gradient of one. */
+ck_nn_attention ck_simd__attention(const ck_call *call);
+
+#endif

@@ -1,0 +1,51 @@
+/* Weights in the program's memory, see update.h. */
+#include "distill/engine/update.h"
+
+#include <math.h>
+
+/* Blocks of fixed size: the sum is the same however many threads share them. */
+enum { BLOCK = 4096 };
+
+static double square_sum(const float *x, size_t n) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
+    return sum;
+}
+
+static double squares(const ck_trained *slices, size_t count) {
+    double total = 0;
+    for (size_t i = 0; i < count; i++)
+        for (size_t at = 0; at < slices[i].n; at += BLOCK) {
+            size_t left = slices[i].n - at;
+            total += square_sum(slices[i].gradient + at, left < BLOCK ? left : BLOCK);
+        }
+    return total;
+}
+
+static void adamw(const ck_adamw_step *with, const ck_trained *slices, size_t count) {
+    const ck_adamw_step a = *with;
+    for (size_t k = 0; k < count; k++) {
+        const ck_trained *s = &slices[k];
+        float *w = s->value, *m = s->first, *v = s->second;
+        const float *d = s->gradient;
+#pragma omp parallel for simd if (s->n > BLOCK)
+        for (size_t i = 0; i < s->n; i++) {
+            float x = a.scale * d[i];
+            m[i] = a.beta1 * m[i] + (1 - a.beta1) * x;
+            v[i] = a.beta2 * v[i] + (1 - a.beta2) * x * x;
+            w[i] = a.keep * w[i] - a.step * m[i] / (sqrtf(v[i]) * a.root + a.eps);
+        }
+    }
+}
+
+static void average(float *average, const float *value, size_t n, float change) {
+#pragma omp parallel for simd if (n > BLOCK)
+    for (size_t i = 0; i < n; i++) average[i] += change * (value[i] - average[i]);
+}
+
+static void add(float *sum, const float *x, size_t n, float factor) {
+    for (size_t i = 0; i < n; i++) sum[i] += factor * x[i];
+}
+
+const ck_updates ck_updates_host = {squares, adamw, average, add};

@@ -1,5 +1,0 @@
-/* The plain kernels on arrays of float. */
-#define real  float
-#define TABLE ck_reference_f32
-
-#include "distill/reference_template.h"

@@ -1,5 +1,0 @@
-/* The plain kernels on arrays of double, for gradients against finite differences. */
-#define real  double
-#define TABLE ck_reference_f64
-
-#include "distill/reference_template.h"

@@ -1,0 +1,636 @@
+/* A step of training, see trainer.h. */
+#include "distill/run/trainer.h"
+
+#include "distill/engine/cost.h"
+#include "distill/engine/resident.h"
+#include "distill/run/shard.h"
+
+#include "io/os.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A part's plan of the graph of one size of samples. */
+typedef struct plan {
+    ck_node loss;
+    ck_node *outputs; /* loss, gradients, what is carried */
+    size_t output_count;
+    ck_exec *exec;
+} plan;
+
+typedef struct sized {
+    ck_distill *d;
+    plan plans[CK_DISTILL_PARTS];
+} sized;
+
+/* A part in training. */
+typedef struct work {
+    ck_part part;     /* of the first size's graph */
+    ck_node *trained; /* its weights, in the order of the gradients */
+    size_t weights;
+    ck_optimizer *optimizer;
+    /* Gradients of several rounds, or on their way to others; NULL where there is one. */
+    float *sum;
+    size_t elements;
+    ck_shard *shard; /* what is this process's of them; NULL: it is alone */
+    float *whole;    /* moments for checkpoints where they are elsewhere: at others, on a card */
+    double norm;
+    bool turn; /* in this step */
+} work;
+
+struct ck_trainer {
+    ck_distill *d; /* of the first size */
+    sized *sizes;
+    size_t size_count, size_capacity;
+    const ck_backend *backend;
+    ck_resident *resident; /* all weights, where the backend's memory is not the program's; NULL */
+    ck_trainer_settings settings;
+    work works[CK_DISTILL_PARTS];
+    ck_world world;
+    ck_params *ema;
+    float **carried; /* everybody's feeds that are carried, in process 0 */
+    size_t *batches; /* floats of such a feed, of each process */
+    ck_state_array *arrays;
+    ck_state_count counts[CK_DISTILL_PARTS];
+};
+
+/* ---- Making ---- */
+
+static bool is_trained(const ck_graph *g, size_t i, const ck_part *part) {
+    const ck_graph_node *n = &g->nodes[i];
+    return n->op == CK_OP_PARAM &&
+           (n->params == part->params || (part->heads && n->params == part->heads)) &&
+           ck_graph_trains(g, (ck_node)i);
+}
+
+/* In the backend's memory. */
+static float *weight_data(const ck_trainer *t, const work *w, size_t i) {
+    return ck_exec_pointer(t->sizes[0].plans[w - t->works].exec, w->trained[i]);
+}
+
+static size_t weight_size(const ck_trainer *t, const work *w, size_t i) {
+    return (size_t)ck_shape_count(&t->d->graph->nodes[w->trained[i]].shape);
+}
+
+/* The weights of a part, in the graph's order: *trained, to be released with free(). */
+static ck_status find_trained(const ck_graph *g, const ck_part *part, ck_node **trained,
+                              size_t *count, ck_error *err) {
+    size_t n = 0;
+    for (size_t i = 0; i < g->count; i++) n += is_trained(g, i, part);
+    *trained = ck_alloc_array(n, sizeof **trained);
+    if (!*trained) return ck_fail_memory(err, "weights");
+    *count = 0;
+    for (size_t i = 0; i < g->count; i++)
+        if (is_trained(g, i, part)) (*trained)[(*count)++] = (ck_node)i;
+    return CK_OK;
+}
+
+/* The loss, the gradients of all weights that it depends on, and carried feeds. */
+static ck_status find_outputs(ck_distill *d, plan *p, const ck_node *trained, size_t count,
+                              ck_error *err) {
+    p->outputs = ck_alloc_array(count + d->feed_count + 1, sizeof *p->outputs);
+    if (!p->outputs) return ck_fail_memory(err, d->method->name);
+    p->outputs[0] = p->loss;
+    CK_TRY(ck_gradients(d->graph, p->loss, trained, count, p->outputs + 1, err));
+    p->output_count = 1 + count;
+    for (size_t i = 0; i < d->feed_count; i++)
+        if (d->feeds[i].from != CK_NONE) p->outputs[p->output_count++] = d->feeds[i].from;
+    return CK_OK;
+}
+
+/* The plan of a part for a size; the first size's graph says which weights there are. */
+static ck_status prepare(ck_trainer *t, sized *s, size_t part, ck_error *err) {
+    work *w = &t->works[part];
+    plan *p = &s->plans[part];
+    ck_node *trained = NULL;
+    size_t count = 0;
+    p->loss = s->d->parts[part].loss;
+    CK_TRY(find_trained(s->d->graph, &s->d->parts[part], &trained, &count, err));
+    ck_status status = find_outputs(s->d, p, trained, count, err);
+    if (s->d == t->d)
+        w->trained = trained, w->weights = count;
+    else
+        free(trained);
+    CK_TRY(status);
+    CK_TRY(ck_exec_new(t->backend, s->d->graph, p->outputs, p->output_count, &p->exec, err));
+    if (t->resident) ck_exec_share(p->exec, t->resident);
+    return CK_OK;
+}
+
+static ck_status add_size(ck_trainer *t, ck_distill *d, ck_error *err) {
+    sized *grown = ck_grow(t->sizes, t->size_count, &t->size_capacity, sizeof *grown);
+    if (!grown) return ck_fail_memory(err, d->method->name);
+    t->sizes = grown;
+    sized *s = &grown[t->size_count++];
+    *s = (sized){.d = d};
+    for (size_t i = 0; i < d->part_count; i++) CK_TRY(prepare(t, s, i, err));
+    return CK_OK;
+}
+
+ck_status ck_trainer_add(ck_trainer *t, ck_distill *d, ck_error *err) {
+    for (size_t i = 0; i < d->feed_count; i++)
+        if (d->feeds[i].from != CK_NONE)
+            return ck_fail(err, CK_USAGE,
+                           "method '%s' carries samples from step to step: they must be of one "
+                           "size",
+                           d->method->name);
+    return add_size(t, d, err);
+}
+
+static ck_status make_resident(ck_trainer *t, ck_error *err) {
+    if (t->backend->host) return CK_OK;
+    if (t->world.size > 1)
+        return ck_fail(err, CK_USAGE, "backend '%s' cannot share a run with other processes yet",
+                       t->backend->name);
+    return ck_resident_new(t->backend, &t->resident, err);
+}
+
+static ck_status copy_for_ema(ck_trainer *t, ck_error *err) {
+    return t->settings.ema > 0 ? ck_params_copy(t->d->student.params, &t->ema, err) : CK_OK;
+}
+
+ck_status ck_trainer_new(ck_distill *d, const ck_backend *backend,
+                         const ck_trainer_settings *settings, ck_trainer **out, ck_error *err) {
+    ck_trainer *t = ck_alloc(sizeof *t);
+    if (!t) return ck_fail_memory(err, d->method->name);
+    t->d = d;
+    t->backend = backend;
+    t->settings = *settings;
+    t->world = settings->world ? *settings->world : (ck_world){0, 1};
+    ck_status s = make_resident(t, err);
+    if (s == CK_OK) s = copy_for_ema(t, err);
+    for (size_t i = 0; i < d->part_count; i++) t->works[i].part = d->parts[i];
+    if (s == CK_OK) s = add_size(t, d, err);
+    for (size_t i = 0; i < d->part_count && s == CK_OK; i++) {
+        work *w = &t->works[i];
+        for (size_t k = 0; k < w->weights; k++) w->elements += weight_size(t, w, k);
+    }
+    if (s != CK_OK)
+        ck_trainer_free(t);
+    else
+        *out = t;
+    return s;
+}
+
+void ck_trainer_free(ck_trainer *t) {
+    if (!t) return;
+    for (size_t i = 0; i < CK_DISTILL_PARTS; i++) {
+        work *w = &t->works[i];
+        for (size_t k = 0; k < t->size_count; k++) {
+            ck_exec_free(t->sizes[k].plans[i].exec);
+            free(t->sizes[k].plans[i].outputs);
+        }
+        ck_optimizer_free(w->optimizer);
+        ck_shard_free(w->shard);
+        if (w->sum) t->backend->free(w->sum);
+        free(w->trained), free(w->whole);
+    }
+    free(t->sizes);
+    ck_resident_free(t->resident);
+    for (size_t i = 0; t->carried && i < t->d->feed_count; i++) free(t->carried[i]);
+    free(t->carried), free(t->batches);
+    ck_params_free(t->ema);
+    free(t->arrays);
+    free(t);
+}
+
+/* ---- Memory ---- */
+
+/* The plan of a part that needs most: one is run at a time, so that the others use its memory. */
+static ck_exec *largest(const ck_trainer *t, size_t part) {
+    ck_exec *most = t->sizes[0].plans[part].exec;
+    for (size_t k = 1; k < t->size_count; k++) {
+        ck_exec *e = t->sizes[k].plans[part].exec;
+        if (ck_exec_peak(e) > ck_exec_peak(most)) most = e;
+    }
+    return most;
+}
+
+size_t ck_trainer_peak(const ck_trainer *t) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < t->d->part_count; i++) bytes += ck_exec_peak(largest(t, i));
+    return bytes;
+}
+
+static size_t weight_bytes(const ck_params *p) {
+    size_t n = 0;
+    for (size_t i = 0; p && i < ck_params_count(p); i++) n += ck_params_elements(p, i);
+    return n * sizeof(float);
+}
+
+/* The weights behind factors, each once. */
+static size_t base_bytes(const ck_distill *d) {
+    const ck_params *base = d->student.adapter ? d->student.adapter->base : NULL;
+    const ck_params *rival = d->rival.adapter && d->rival.params ? d->rival.adapter->base : NULL;
+    size_t bytes = base != d->teacher.params ? weight_bytes(base) : 0;
+    return rival != base && rival != d->teacher.params ? bytes + weight_bytes(rival) : bytes;
+}
+
+/* Whether gradients go through an array of their own. */
+static bool sums_up(const ck_trainer *t) {
+    return t->settings.accumulate > 1 || t->world.size > 1 || t->size_count > 1;
+}
+
+size_t ck_trainer_held(const ck_trainer *t) {
+    size_t bytes = weight_bytes(t->d->teacher.params) + weight_bytes(t->d->student.params) +
+                   weight_bytes(t->d->average.params) + weight_bytes(t->d->rival.params) +
+                   weight_bytes(t->d->heads) + weight_bytes(t->ema) + base_bytes(t->d);
+    size_t moments = 2, sums = sums_up(t), size = t->world.size;
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        size_t elements = t->works[i].elements;
+        bytes += (moments * elements / size + sums * elements) * sizeof(float);
+        /* What others send for a share, their sum; process 0 keeps everybody's moments. */
+        if (size > 1) bytes += (elements + elements / size) * sizeof(float);
+        if (size > 1 && t->world.rank == 0) bytes += moments * elements * sizeof(float);
+    }
+    return bytes;
+}
+
+double ck_trainer_operations(const ck_trainer *t, size_t part) {
+    double sum = 0;
+    for (size_t k = 0; k < t->size_count; k++)
+        sum += ck_exec_operations(t->sizes[k].plans[part].exec);
+    return sum / (double)t->size_count;
+}
+
+size_t ck_trainer_trained(const ck_trainer *t) {
+    size_t n = 0;
+    for (size_t i = 0; i < t->d->part_count; i++) n += t->works[i].elements;
+    return n;
+}
+
+/* The weights of a part, with their gradients where the run leaves them, or in the sum. */
+static void list_slices(const ck_trainer *t, work *w, ck_trained *slices) {
+    float *next = w->sum;
+    const plan *only = &t->sizes[0].plans[w - t->works];
+    for (size_t i = 0; i < w->weights; i++) {
+        slices[i].value = weight_data(t, w, i);
+        slices[i].n = weight_size(t, w, i);
+        slices[i].gradient = next ? next : ck_exec_pointer(only->exec, only->outputs[1 + i]);
+        if (next) next += slices[i].n;
+    }
+}
+
+/* This process's share of the weights, whose gradients come to it. */
+static ck_status take_share(ck_trainer *t, work *w, ck_trained *slices, ck_error *err) {
+    size_t *sizes = ck_alloc_array(w->weights, sizeof *sizes);
+    if (!sizes) return ck_fail_memory(err, "the optimiser");
+    for (size_t i = 0; i < w->weights; i++) sizes[i] = slices[i].n;
+    ck_status s = ck_shard_new(&t->world, sizes, w->weights, &w->shard, err);
+    free(sizes);
+    CK_TRY(s);
+    float *next = w->shard->gradient;
+    for (size_t i = w->shard->first; i < w->shard->first + w->shard->own; next += slices[i++].n)
+        slices[i].gradient = next;
+    return CK_OK;
+}
+
+/* Whether moments must be brought to where a checkpoint is written from. */
+static bool gathers(const ck_trainer *t) {
+    return t->world.size > 1 || t->resident;
+}
+
+static ck_status make_sum(ck_trainer *t, work *w, ck_error *err) {
+    size_t bytes = w->elements * sizeof *w->sum;
+    if (!sums_up(t)) return CK_OK;
+    w->sum = t->backend->alloc(bytes);
+    return w->sum ? CK_OK : ck_backend_fail_memory(t->backend, "sums of gradients", bytes, err);
+}
+
+static ck_status make_optimizer(ck_trainer *t, work *w, ck_error *err) {
+    CK_TRY(make_sum(t, w, err));
+    ck_trained *slices = ck_alloc_array(w->weights, sizeof *slices);
+    bool wholes = gathers(t) && t->world.rank == 0;
+    if (wholes) w->whole = ck_alloc_array(w->elements, 2 * sizeof *w->whole);
+    if (!slices || (wholes && !w->whole)) {
+        free(slices);
+        return ck_fail_memory(err, "the optimiser");
+    }
+    list_slices(t, w, slices);
+    ck_status s = t->world.size > 1 ? take_share(t, w, slices, err) : CK_OK;
+    size_t first = w->shard ? w->shard->first : 0, own = w->shard ? w->shard->own : w->weights;
+    if (s == CK_OK) {
+        w->optimizer = ck_optimizer_new(t->backend, slices + first, own, t->settings.adamw);
+        if (!w->optimizer)
+            s = ck_backend_fail_memory(t->backend, "the optimiser", 2 * w->elements * sizeof(float),
+                                       err);
+    }
+    free(slices);
+    return s;
+}
+
+/* The averages, of which no graph may know. */
+static ck_status take_in(ck_trainer *t, const ck_params *p, ck_error *err) {
+    float *weight;
+    for (size_t i = 0; t->resident && p && i < ck_params_count(p); i++)
+        CK_TRY(ck_resident_need(t->resident, p, i, &weight, err));
+    return CK_OK;
+}
+
+ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
+    size_t need = ck_trainer_peak(t) + ck_trainer_held(t);
+    if (limit && need > limit)
+        return ck_fail(err, CK_MEMORY,
+                       "training needs %.1f MiB of memory, %.1f MiB are allowed: use a smaller "
+                       "batch (and accumulate), or turn checkpointing on",
+                       (double)need / 0x1p20, (double)limit / 0x1p20);
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        ck_exec *most = largest(t, i);
+        CK_TRY(ck_exec_allocate(most, 0, err));
+        for (size_t k = 0; k < t->size_count; k++)
+            if (t->sizes[k].plans[i].exec != most)
+                CK_TRY(ck_exec_borrow(t->sizes[k].plans[i].exec, most, err));
+        CK_TRY(make_optimizer(t, &t->works[i], err));
+    }
+    CK_TRY(take_in(t, t->d->student.params, err));
+    CK_TRY(take_in(t, t->d->average.params, err));
+    return take_in(t, t->ema, err);
+}
+
+/* ---- Running ---- */
+
+static ck_status feed(const ck_distill *d, ck_exec *e, ck_error *err) {
+    for (size_t i = 0; i < d->feed_count; i++) {
+        const ck_feed *f = &d->feeds[i];
+        CK_TRY(ck_exec_write(e, f->node, f->value, f->n, err));
+    }
+    return CK_OK;
+}
+
+/* Gradients of a round into the sum, as the mean over all rounds and processes. */
+static void add_gradients(ck_trainer *t, work *w, const plan *p) {
+    float share = 1 / (float)(t->settings.accumulate * t->world.size), *sum = w->sum;
+    for (size_t i = 0; i < w->weights; i++) {
+        const float *g = ck_exec_pointer(p->exec, p->outputs[1 + i]);
+        size_t n = weight_size(t, w, i);
+        t->backend->updates->add(sum, g, n, share);
+        sum += n;
+    }
+}
+
+static ck_status run_part(ck_trainer *t, const sized *s, size_t part, double *loss, ck_error *err) {
+    work *w = &t->works[part];
+    const plan *p = &s->plans[part];
+    CK_TRY(feed(s->d, p->exec, err));
+    CK_TRY(ck_exec_run(p->exec, err));
+    float value;
+    CK_TRY(ck_exec_read(p->exec, p->loss, &value, 1, err));
+    *loss += (double)value / (double)t->settings.accumulate;
+    if (w->sum) add_gradients(t, w, p);
+    return CK_OK;
+}
+
+static ck_status fill(ck_distill *d, const ck_data *data, ck_error *err) {
+    bool text = d->context != CK_NONE;
+    ck_batch b = {.seed = d->seed,
+                  .round = d->round,
+                  .total = d->total,
+                  .first = d->first,
+                  .count = d->batch,
+                  .numbers = d->feeds[CK_FEED_X0].n,
+                  .x0 = d->feeds[CK_FEED_X0].value,
+                  .context = text ? d->feeds[CK_FEED_CONTEXT].value : NULL,
+                  .no_context = text ? d->feeds[CK_FEED_NO_CONTEXT].value : NULL};
+    ck_distill_noise(d, 0, d->feeds[CK_FEED_NOISE].value);
+    CK_TRY(data->batch(data->self, &b, err));
+    d->method->draw(d);
+    return CK_OK;
+}
+
+/* From a part that has been run. */
+static ck_status carry(ck_trainer *t, const sized *s, ck_error *err) {
+    size_t part = 0;
+    while (!t->works[part].turn) part++;
+    for (size_t i = 0; i < s->d->feed_count; i++) {
+        ck_feed *f = &s->d->feeds[i];
+        if (f->from != CK_NONE)
+            CK_TRY(ck_exec_read(s->plans[part].exec, f->from, f->value, f->n, err));
+    }
+    return CK_OK;
+}
+
+/* The size of a round's samples, which knows then what time it is. */
+static const sized *choose_size(ck_trainer *t, const ck_data *data) {
+    const ck_distill *d = t->d;
+    const sized *s = t->sizes;
+    if (data->size) s += data->size(data->self, d->seed, d->round, d->total);
+    s->d->seed = d->seed, s->d->step = d->step, s->d->steps = d->steps, s->d->round = d->round;
+    return s;
+}
+
+static ck_status run_round(ck_trainer *t, const ck_data *data, double *losses, ck_error *err) {
+    const sized *s = choose_size(t, data);
+    CK_TRY(fill(s->d, data, err));
+    for (size_t i = 0; i < t->d->part_count; i++)
+        if (t->works[i].turn) CK_TRY(run_part(t, s, i, &losses[i], err));
+    return carry(t, s, err);
+}
+
+/* The student so far is the teacher from here on. */
+static void promote(ck_trainer *t) {
+    ck_params *teacher = t->d->teacher.params, *student = t->d->student.params;
+    if (t->resident) ck_resident_read(t->resident, student);
+    ck_params_assign(teacher, student);
+    if (t->resident) ck_resident_write(t->resident, teacher);
+    ck_optimizer_reset(t->works[0].optimizer);
+}
+
+/* Loss and norm of a part over all processes; each gets the gradients of its share. */
+static ck_status join(ck_trainer *t, work *w, double *loss, ck_error *err) {
+    if (w->shard) CK_TRY(ck_shard_reduce(w->shard, w->sum, err));
+    w->norm = ck_optimizer_norm(w->optimizer);
+    if (!w->shard) return CK_OK;
+    size_t size = t->world.size;
+    double mine[2] = {*loss, w->norm * w->norm}, squares = 0;
+    double *all = ck_alloc_array(2 * size, sizeof *all);
+    if (!all) return ck_fail_memory(err, "the loss");
+    ck_status s = ck_world_gather(&t->world, mine, 2, all, err);
+    *loss = 0;
+    for (size_t r = 0; r < size; r++) *loss += all[2 * r] / (double)size, squares += all[2 * r + 1];
+    w->norm = sqrt(squares);
+    free(all);
+    return s;
+}
+
+ck_status ck_trainer_run(ck_trainer *t, const ck_data *data, ck_trainer_report *report,
+                         ck_error *err) {
+    ck_distill *d = t->d;
+    double losses[CK_DISTILL_PARTS] = {0}, norms[CK_DISTILL_PARTS];
+    unsigned turns = d->method->turn ? d->method->turn(d) : ~0u;
+    if (d->method->promote && d->method->promote(d)) promote(t);
+    for (size_t i = 0; i < d->part_count; i++) {
+        work *w = &t->works[i];
+        w->turn = turns >> i & 1;
+        if (w->sum) t->backend->zero(w->sum, w->elements * sizeof *w->sum);
+    }
+    for (size_t k = 0; k < t->settings.accumulate; k++) {
+        d->round = d->step * t->settings.accumulate + k;
+        CK_TRY(run_round(t, data, losses, err));
+    }
+    for (size_t i = 0; i < CK_DISTILL_PARTS; i++) {
+        work *w = &t->works[i];
+        if (w->turn)
+            CK_TRY(join(t, w, &losses[i], err));
+        else
+            losses[i] = w->norm = NAN;
+        norms[i] = w->norm;
+    }
+    *report = (ck_trainer_report){losses[0], norms[0], losses[1], norms[1]};
+    return CK_OK;
+}
+
+static float *place_of(const ck_trainer *t, const ck_params *p, size_t i) {
+    return t->resident ? ck_resident_at(t->resident, p, i) : ck_params_data(p, i);
+}
+
+static void average(const ck_trainer *t, const ck_params *average, double keep) {
+    const ck_params *student = t->d->student.params;
+    for (size_t i = 0; i < ck_params_count(student); i++)
+        t->backend->updates->average(place_of(t, average, i), place_of(t, student, i),
+                                     ck_params_elements(student, i), (float)(1 - keep));
+}
+
+/* The weights that each process made a step of, to all. (The sum is of no use any more.) */
+static ck_status spread(ck_trainer *t, work *w, ck_error *err) {
+    if (!w->shard) return CK_OK;
+    float *next = w->sum;
+    for (size_t i = 0; i < w->weights; i++) {
+        size_t n = weight_size(t, w, i);
+        memcpy(next, weight_data(t, w, i), n * sizeof *next);
+        next += n;
+    }
+    CK_TRY(ck_world_share(&t->world, w->sum, w->shard->counts, err));
+    next = w->sum;
+    for (size_t i = 0; i < w->weights; i++) {
+        size_t n = weight_size(t, w, i);
+        memcpy(weight_data(t, w, i), next, n * sizeof *next);
+        next += n;
+    }
+    return CK_OK;
+}
+
+ck_status ck_trainer_update(ck_trainer *t, double rate, ck_error *err) {
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        work *w = &t->works[i];
+        double clip = t->settings.clip, own = i ? rate * t->settings.rival : rate;
+        if (!w->turn) continue;
+        ck_optimizer_step(w->optimizer, own, clip > 0 && w->norm > clip ? clip / w->norm : 1);
+        CK_TRY(spread(t, w, err));
+    }
+    if (!t->works[0].turn) return CK_OK;
+    if (t->d->average.params) average(t, t->d->average.params, t->settings.target);
+    /* The average begins short, so that the first weights are soon forgotten. */
+    double steps = (double)t->d->step + 1, ema = fmin(t->settings.ema, steps / (steps + 9));
+    if (t->ema) average(t, t->ema, ema);
+    return CK_OK;
+}
+
+/* ---- What lasts ---- */
+
+static ck_status make_room(ck_trainer *t, ck_error *err) {
+    const ck_distill *d = t->d;
+    bool first = t->world.size > 1 && t->world.rank == 0;
+    t->arrays = ck_alloc_array(d->part_count + d->feed_count, sizeof *t->arrays);
+    t->carried = ck_alloc_array(d->feed_count, sizeof *t->carried);
+    t->batches = ck_alloc_array(t->world.size, sizeof *t->batches);
+    bool memory = t->arrays && t->carried && t->batches;
+    for (size_t i = 0; i < d->feed_count && memory && first; i++)
+        if (d->feeds[i].from != CK_NONE) {
+            t->carried[i] = ck_alloc_array(d->feeds[i].n, t->world.size * sizeof(float));
+            memory = t->carried[i];
+        }
+    return memory ? CK_OK : ck_fail_memory(err, "a checkpoint");
+}
+
+ck_status ck_trainer_state(ck_trainer *t, ck_state *state, ck_error *err) {
+    ck_distill *d = t->d;
+    bool several = t->world.size > 1;
+    if (!t->arrays) CK_TRY(make_room(t, err));
+    static const char *const moments[] = {"moments", "rival moments"};
+    static const char *const steps[] = {"optimiser steps", "rival optimiser steps"};
+    *state = (ck_state){.arrays = t->arrays, .counts = t->counts};
+    for (size_t i = 0; i < d->part_count; i++) {
+        ck_optimizer *o = t->works[i].optimizer;
+        t->arrays[state->array_count++] = (ck_state_array){
+            moments[i], gathers(t) ? t->works[i].whole : o->moments, 2 * t->works[i].elements};
+        t->counts[state->count_count++] = (ck_state_count){steps[i], &o->steps};
+    }
+    for (size_t i = 0; i < d->feed_count; i++)
+        if (d->feeds[i].from != CK_NONE)
+            t->arrays[state->array_count++] =
+                (ck_state_array){d->feeds[i].name, several ? t->carried[i] : d->feeds[i].value,
+                                 d->feeds[i].n * t->world.size};
+    return CK_OK;
+}
+
+static void move_weights(ck_trainer *t, ck_params *p, bool collect) {
+    if (p && collect) ck_resident_read(t->resident, p);
+    if (p && !collect) ck_resident_write(t->resident, p);
+}
+
+/* All that training changes, between the backend's memory and the program's. */
+static void move_resident(ck_trainer *t, bool collect) {
+    ck_distill *d = t->d;
+    ck_params *teacher = d->method->promote ? d->teacher.params : NULL;
+    ck_params *const all[] = {d->student.params, teacher,  d->average.params,
+                              d->rival.params,   d->heads, t->ema};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) move_weights(t, all[i], collect);
+    for (size_t i = 0; i < d->part_count; i++) {
+        work *w = &t->works[i];
+        size_t bytes = w->optimizer->moment_count * sizeof(float);
+        if (collect)
+            t->backend->read(w->whole, w->optimizer->moments, bytes);
+        else
+            t->backend->write(w->optimizer->moments, w->whole, bytes);
+    }
+}
+
+/* Every array of the state between process 0, where it is whole, and all, one way or the other.
+ * (Weights are whole in a share, so that moments lie in the whole as they do in a part of it.) */
+static ck_status move_state(ck_trainer *t, bool collect, ck_error *err) {
+    const ck_world *world = &t->world;
+    if (t->resident) move_resident(t, collect);
+    if (world->size == 1) return CK_OK;
+    if (!t->arrays) CK_TRY(make_room(t, err));
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        work *w = &t->works[i];
+        for (size_t r = 0; r < world->size; r++) t->batches[r] = 2 * w->shard->counts[r];
+        float *part = w->optimizer->moments;
+        CK_TRY(collect ? ck_world_collect(world, part, t->batches, w->whole, err)
+                       : ck_world_deal(world, part, t->batches, w->whole, err));
+    }
+    for (size_t i = 0; i < t->d->feed_count; i++) {
+        ck_feed *f = &t->d->feeds[i];
+        if (f->from == CK_NONE) continue;
+        for (size_t r = 0; r < world->size; r++) t->batches[r] = f->n;
+        CK_TRY(collect ? ck_world_collect(world, f->value, t->batches, t->carried[i], err)
+                       : ck_world_deal(world, f->value, t->batches, t->carried[i], err));
+    }
+    return CK_OK;
+}
+
+ck_status ck_trainer_collect(ck_trainer *t, ck_error *err) {
+    return move_state(t, true, err);
+}
+
+ck_status ck_trainer_deal(ck_trainer *t, ck_error *err) {
+    return move_state(t, false, err);
+}
+
+ck_params *ck_trainer_average(const ck_trainer *t) {
+    return t->ema;
+}
+
+ck_params *ck_trainer_result(const ck_trainer *t) {
+    return t->ema ? t->ema : t->d->student.params;
+}
+
+void ck_trainer_seconds(const ck_trainer *t, double *seconds) {
+    for (int op = 0; op < CK_OP_COUNT; op++) {
+        seconds[op] = 0;
+        for (size_t i = 0; i < t->d->part_count; i++)
+            for (size_t k = 0; k < t->size_count; k++)
+                seconds[op] += ck_exec_seconds(t->sizes[k].plans[i].exec)[op];
+    }
+}
