@@ -10,7 +10,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char *folder, *tokenizer, *unet, *clip, *clip2, *t5, *vae,
@@ -311,15 +310,9 @@ static ck_status write_picture(const ck_generate_options *o, const float *pixels
     return s;
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static ck_status show_step(void *context, size_t done, size_t all, ck_error *err) {
     (void)err;
-    double left = (now() - *(double *)context) / (double)done * (double)(all - done);
+    double left = (ck_seconds() - *(double *)context) / (double)done * (double)(all - done);
     if (!quiet && isatty(STDERR_FILENO))
         fprintf(stderr, "\rstep %zu/%zu  %.0f s left\x1b[K%s", done, all, left,
                 done == all ? "\n" : "");
@@ -357,7 +350,7 @@ static ck_status run(const char *const *operands, size_t operand_count, ck_error
     (void)operands, (void)operand_count;
     const ck_backend *b;
     ck_model m;
-    double start = now();
+    double start = ck_seconds();
     if (shift_given && !(shift > 0)) return ck_fail(err, CK_USAGE, "--shift must be above 0");
     if (!count || count > 4096 || !steps)
         return ck_fail(err, CK_USAGE, "--count and --steps must be at least 1");

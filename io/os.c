@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static int os_open(const char *path, int flags, mode_t mode) {
@@ -154,4 +155,10 @@ ck_status ck_read_file(const char *path, size_t limit, char **text, size_t *n, c
     *text = buf;
     *n = (size_t)st.st_size;
     return CK_OK;
+}
+
+double ck_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }

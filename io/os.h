@@ -62,4 +62,7 @@ ck_status ck_pwrite_all(int fd, const void *buf, size_t n, uint64_t offset, cons
  * when it is larger than limit bytes. */
 ck_status ck_read_file(const char *path, size_t limit, char **text, size_t *n, ck_error *err);
 
+/* Seconds since some moment in the past, by a clock that nobody sets. */
+double ck_seconds(void);
+
 #endif

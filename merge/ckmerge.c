@@ -20,7 +20,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
@@ -333,12 +332,6 @@ static ck_status prepare(merge *m, const char *const *paths, size_t count, const
     return CK_OK;
 }
 
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static ck_run_options run_options(const ck_recipe *r, ck_progress *progress) {
     return (ck_run_options){.threads =
                                 (unsigned)(ck_flags.threads > 1000 ? 1000 : ck_flags.threads),
@@ -378,12 +371,12 @@ static ck_status execute(merge *all, size_t count, ck_error *err) {
     if (!ck_flags.dry_run) {
         ck_progress progress;
         ck_run_options o = run_options(&all->recipe, &progress);
-        double start = seconds();
+        double start = ck_seconds();
         ck_progress_start(&progress, "merging", bytes, ck_flags.quiet || ck_flags.json);
         ck_status status = ck_run_several(plans, outputs, count, &o, results, err);
         ck_progress_end(&progress);
         CK_TRY(status);
-        double taken = seconds() - start;
+        double taken = ck_seconds() - start;
         for (size_t i = 0; i < count; i++) {
             all[i].result = results[i];
             reports[i].seconds = taken;

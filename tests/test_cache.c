@@ -8,9 +8,8 @@
 #include "distill/run/task.h"
 #include "io/os.h"
 #include "kernels/kernels.h"
-#include "tests/check.h"
 #include "tests/fault.h"
-#include "tests/fixture.h"
+#include "tests/folder.h"
 #include "tests/program.h"
 
 #include <errno.h>
@@ -21,26 +20,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static fixture f;
-static ck_error err;
-
-static int set_up(void **state) {
-    (void)state;
-    fixture_make(&f);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    fixture_remove(&f);
-    return 0;
-}
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 #ifndef CK_HAVE_HDF5
 

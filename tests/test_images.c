@@ -3,8 +3,7 @@
 #include "distill/run/run.h"
 #include "io/json.h"
 #include "io/os.h"
-#include "tests/check.h"
-#include "tests/fixture.h"
+#include "tests/folder.h"
 #include "tests/program.h"
 
 #include <math.h>
@@ -13,26 +12,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static fixture f;
-static ck_error err;
-
-static int set_up(void **state) {
-    (void)state;
-    fixture_make(&f);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    fixture_remove(&f);
-    return 0;
-}
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 /* Six colored pictures of several sizes, and captions for four of them. */
 static void make_folder(void) {

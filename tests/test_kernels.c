@@ -9,13 +9,13 @@
 #include "tests/check.h"
 #include "tests/fixture.h"
 #include "tests/reference.h"
+#include "io/os.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
@@ -463,12 +463,6 @@ static void test_forced_isa(void **state) {
 
 /* ---- --bench ---- */
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 enum { REPEATS = 2000, TRIES = 7, BENCH_RANK = 32 };
 
 /* Elements a nanosecond, the best of a few tries, of what `call` does to a strip. */
@@ -476,9 +470,9 @@ enum { REPEATS = 2000, TRIES = 7, BENCH_RANK = 32 };
     ({                                                                                             \
         double best = 0;                                                                           \
         for (int try_ = 0; try_ < TRIES; try_++) {                                                 \
-            double start = now();                                                                  \
+            double start = ck_seconds();                                                           \
             for (int r_ = 0; r_ < REPEATS; r_++) call;                                             \
-            double rate = (double)CK_STRIP * REPEATS / (now() - start) * 1e-9;                     \
+            double rate = (double)CK_STRIP * REPEATS / (ck_seconds() - start) * 1e-9;              \
             if (rate > best) best = rate;                                                          \
         }                                                                                          \
         best;                                                                                      \

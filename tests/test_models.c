@@ -1,5 +1,6 @@
 /* VAE and text encoder against PyTorch, on a real model; see test_unet.c. */
 #include "tests/check.h"
+#include "tests/parity.h"
 
 #include "distill/engine/backend.h"
 #include "distill/models/clip_text.h"
@@ -21,49 +22,11 @@ static void ok(ck_status s) {
     assert_int_equal(s, CK_OK);
 }
 
-static void *reference(const ck_reader *r, const char *name, size_t *n) {
-    const ck_tensor *t = ck_reader_find(r, name);
-    assert_non_null(t);
-    void *data = malloc(t->nbytes);
-    ok(ck_reader_read(r, t, 0, data, t->nbytes, &err));
-    *n = t->elements;
-    return data;
-}
-
-/* N C H W to N H W C. */
-static float *image_of(const ck_reader *r, const char *name, size_t c, size_t area, size_t *n) {
-    float *nchw = reference(r, name, n), *nhwc = malloc(*n * sizeof *nhwc);
-    for (size_t i = 0; i < *n; i++)
-        nhwc[(i / (c * area) * area + i % area) * c + i / area % c] = nchw[i];
-    free(nchw);
-    return nhwc;
-}
-
 static void check_node(const ck_exec *e, ck_node node, float *want, size_t n, double tolerance) {
-    float *got = malloc(n * sizeof *got);
-    double off = 0, size = 0;
-    ok(ck_exec_read(e, node, got, n, &err));
-    for (size_t i = 0; i < n; i++) {
-        off = fmax(off, fabs((double)got[i] - want[i]));
-        size = fmax(size, fabs((double)want[i]));
-    }
-    if (!(off < tolerance * size)) print_error("off by %g of %g\n", off, size);
-    assert_true(off < tolerance * size);
-    free(got);
+    double off = parity_off(e, node, want, n);
+    if (!(off < tolerance)) print_error("off by %g\n", off);
+    assert_true(off < tolerance);
     free(want);
-}
-
-static ck_exec *run(ck_graph *g, const ck_node *outputs, size_t count, const ck_node *inputs,
-                    const void *const *data, const size_t *n, size_t input_count) {
-    const ck_backend *b;
-    ck_exec *e;
-    ok(ck_graph_check(g, &err));
-    ok(ck_backend_open("cpu", &b, &err));
-    ok(ck_exec_new(b, g, outputs, count, &e, &err));
-    ok(ck_exec_allocate(e, 0, &err));
-    for (size_t i = 0; i < input_count; i++) ok(ck_exec_write(e, inputs[i], data[i], n[i], &err));
-    ok(ck_exec_run(e, &err));
-    return e;
 }
 
 /* f32 sums in another order than torch's, through some twenty layers. */
@@ -80,20 +43,21 @@ static void test_vae(void **state) {
     ok(ck_params_open(MODEL "vae/diffusion_pytorch_model.safetensors", "", &p, &err));
     assert_int_equal(ck_vae_factor(&c), 2);
     assert_true(c.scale == 1.519371747970581);
-    float *image = image_of(r, "image", 1, 1024, &n), *latents = image_of(r, "latents", 4, 256, &m);
+    float *image = parity_image(r, "image", 1, 1024, &n),
+          *latents = parity_image(r, "latents", 4, 256, &m);
     ck_graph *g = ck_graph_new();
     ck_node in = ck_input(g, "image", CK_F32, CK_SHAPE(2, 32, 32, 1));
     ck_node small = ck_input(g, "latents", CK_F32, CK_SHAPE(2, 16, 16, 4));
     ck_vae_moments moments = ck_vae_encode(g, p, &c, in);
     ck_node out = ck_vae_decode(g, p, &c, small);
     ck_node outputs[] = {moments.mean, moments.logvar, out};
-    ck_exec *e = run(g, outputs, 3, (ck_node[]){in, small}, (const void *[]){image, latents},
-                     (size_t[]){n, m}, 2);
-    float *mean = image_of(r, "mean", 4, 256, &m);
+    ck_exec *e = parity_run(g, outputs, 3, (ck_node[]){in, small}, (const void *[]){image, latents},
+                            (size_t[]){n, m}, 2);
+    float *mean = parity_image(r, "mean", 4, 256, &m);
     check_node(e, moments.mean, mean, m, TOLERANCE);
-    float *logvar = image_of(r, "logvar", 4, 256, &m);
+    float *logvar = parity_image(r, "logvar", 4, 256, &m);
     check_node(e, moments.logvar, logvar, m, TOLERANCE);
-    float *decoded = image_of(r, "decoded", 1, 1024, &n);
+    float *decoded = parity_image(r, "decoded", 1, 1024, &n);
     check_node(e, out, decoded, n, TOLERANCE);
     free(image), free(latents);
     ck_exec_free(e), ck_graph_free(g), ck_params_free(p), ck_reader_close(r);
@@ -108,7 +72,7 @@ static void test_clip(void **state) {
     ok(ck_reader_open("tests/data/parity/text.safetensors", &r, &err));
     ok(ck_clip_read(MODEL "text_encoder/config.json", &c, &err));
     ok(ck_params_open(MODEL "text_encoder/model.safetensors", "", &p, &err));
-    int64_t *wide = reference(r, "input_ids", &n);
+    int64_t *wide = parity_tensor(r, "input_ids", &n);
     int32_t ids[64], rows[4];
     assert_int_equal(n, 64);
     for (size_t i = 0; i < n; i++) ids[i] = (int32_t)wide[i];
@@ -118,13 +82,14 @@ static void test_clip(void **state) {
     ck_node in = ck_input(g, "ids", CK_I32, CK_SHAPE(4, 16));
     ck_node ends = ck_input(g, "ends", CK_I32, CK_SHAPE(4));
     ck_clip_text t = ck_clip(g, p, &c, in, ends);
-    ck_exec *e = run(g, (ck_node[]){t.last, t.penultimate, t.pooled}, 3, (ck_node[]){in, ends},
-                     (const void *[]){ids, rows}, (size_t[]){64, 4}, 2);
-    float *last = reference(r, "last_hidden_state", &n);
+    ck_exec *e =
+        parity_run(g, (ck_node[]){t.last, t.penultimate, t.pooled}, 3, (ck_node[]){in, ends},
+                   (const void *[]){ids, rows}, (size_t[]){64, 4}, 2);
+    float *last = parity_tensor(r, "last_hidden_state", &n);
     check_node(e, t.last, last, n, TOLERANCE);
-    float *penultimate = reference(r, "hidden_state_penultimate", &n);
+    float *penultimate = parity_tensor(r, "hidden_state_penultimate", &n);
     check_node(e, t.penultimate, penultimate, n, TOLERANCE);
-    float *pooled = reference(r, "pooler_output", &n);
+    float *pooled = parity_tensor(r, "pooler_output", &n);
     check_node(e, t.pooled, pooled, n, TOLERANCE);
     ck_exec_free(e), ck_graph_free(g), ck_params_free(p), ck_reader_close(r);
 }
@@ -141,8 +106,8 @@ static void check_run(const char *path, const char *sampler, ck_spacing spacing,
     ok(ck_backend_open("cpu", &b, &err));
     m.schedule.spacing = spacing;
     m.schedule.karras = karras;
-    float *noise = reference(r, "noise", &n), *states = reference(r, "trajectory", &k);
-    float *picture = image_of(r, "image", 1, 1024, &k), latents[1024], last[1024], pixels[1024];
+    float *noise = parity_tensor(r, "noise", &n), *states = parity_tensor(r, "trajectory", &k);
+    float *picture = parity_image(r, "image", 1, 1024, &k), latents[1024], last[1024], pixels[1024];
     assert_int_equal(n, 1024);
     ck_generate_options o = {.prompt = ck_reader_meta(r, "prompt"),
                              .negative = "",

@@ -8,6 +8,7 @@
 #include "kernels/philox.h"
 #include "io/view.h"
 #include "tests/check.h"
+#include "tests/parity.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"
 #include "tests/layouts.h"
@@ -121,50 +122,6 @@ static size_t differing(const ck_reader *a, const ck_reader *b) {
 
 /* ---- The same function ---- */
 
-static void *reference(const ck_reader *r, const char *name, size_t *n) {
-    const ck_tensor *t = ck_reader_find(r, name);
-    assert_non_null(t);
-    void *data = malloc(t->nbytes);
-    ok(ck_reader_read(r, t, 0, data, t->nbytes, &err));
-    *n = t->elements;
-    return data;
-}
-
-/* N C H W to N H W C. */
-static float *image_of(const ck_reader *r, const char *name, size_t c, size_t area, size_t *n) {
-    float *nchw = reference(r, name, n), *nhwc = malloc(*n * sizeof *nhwc);
-    for (size_t i = 0; i < *n; i++)
-        nhwc[(i / (c * area) * area + i % area) * c + i / area % c] = nchw[i];
-    free(nchw);
-    return nhwc;
-}
-
-static ck_exec *run(ck_graph *g, const ck_node *outputs, size_t count, const ck_node *inputs,
-                    const void *const *data, const size_t *n, size_t input_count) {
-    const ck_backend *b;
-    ck_exec *e;
-    ok(ck_graph_check(g, &err));
-    ok(ck_backend_open("cpu", &b, &err));
-    ok(ck_exec_new(b, g, outputs, count, &e, &err));
-    ok(ck_exec_allocate(e, 0, &err));
-    for (size_t i = 0; i < input_count; i++) ok(ck_exec_write(e, inputs[i], data[i], n[i], &err));
-    ok(ck_exec_run(e, &err));
-    return e;
-}
-
-/* The largest difference between a node and what it should be, of the latter's largest. */
-static double off_by(const ck_exec *e, ck_node node, const float *want, size_t n) {
-    float *got = malloc(n * sizeof *got);
-    double off = 0, size = 0;
-    ok(ck_exec_read(e, node, got, n, &err));
-    for (size_t i = 0; i < n; i++) {
-        off = fmax(off, fabs((double)got[i] - want[i]));
-        size = fmax(size, fabs((double)want[i]));
-    }
-    free(got);
-    return off / size;
-}
-
 /* f32 sums in another order than torch's. */
 static const double TOLERANCE = 2e-5;
 
@@ -177,9 +134,9 @@ static double unet_off(const ck_reader *model) {
     ok(ck_reader_open("tests/data/parity/unet.safetensors", &r, &err));
     ok(ck_unet_read(MODEL "unet/config.json", &c, &err));
     ok(ck_params_from(model, "unet.", &p, &err));
-    float *x = image_of(r, "sample", 4, 256, &n), *want = image_of(r, "out", 4, 256, &m);
-    int64_t *steps = reference(r, "timestep", &k);
-    float *context = reference(r, "encoder_hidden_states", &l), time[4];
+    float *x = parity_image(r, "sample", 4, 256, &n), *want = parity_image(r, "out", 4, 256, &m);
+    int64_t *steps = parity_tensor(r, "timestep", &k);
+    float *context = parity_tensor(r, "encoder_hidden_states", &l), time[4];
     assert_int_equal(k, 4);
     for (size_t i = 0; i < k; i++) time[i] = (float)steps[i];
     ck_graph *g = ck_graph_new();
@@ -187,9 +144,9 @@ static double unet_off(const ck_reader *model) {
                          .time = ck_input(g, "time", CK_F32, CK_SHAPE(4)),
                          .context = ck_input(g, "context", CK_F32, CK_SHAPE(4, 16, 64))};
     ck_node out = ck_unet(g, p, &c, &in);
-    ck_exec *e = run(g, &out, 1, (ck_node[]){in.x, in.time, in.context},
-                     (const void *[]){x, time, context}, (size_t[]){n, k, l}, 3);
-    double off = off_by(e, out, want, m);
+    ck_exec *e = parity_run(g, &out, 1, (ck_node[]){in.x, in.time, in.context},
+                            (const void *[]){x, time, context}, (size_t[]){n, k, l}, 3);
+    double off = parity_off(e, out, want, m);
     free(x), free(want), free(steps), free(context);
     ck_exec_free(e), ck_graph_free(g), ck_params_free(p), ck_reader_close(r);
     return off;
@@ -234,16 +191,18 @@ static void test_vae(void **state) {
     ok(ck_reader_open("tests/data/parity/vae.safetensors", &r, &err));
     ok(ck_vae_read(MODEL "vae/config.json", &c, &err));
     ok(ck_params_from(view, "vae.", &p, &err));
-    float *image = image_of(r, "image", 1, 1024, &n), *latents = image_of(r, "latents", 4, 256, &m);
+    float *image = parity_image(r, "image", 1, 1024, &n),
+          *latents = parity_image(r, "latents", 4, 256, &m);
     ck_graph *g = ck_graph_new();
     ck_node in = ck_input(g, "image", CK_F32, CK_SHAPE(2, 32, 32, 1));
     ck_node small = ck_input(g, "latents", CK_F32, CK_SHAPE(2, 16, 16, 4));
     ck_node outputs[] = {ck_vae_encode(g, p, &c, in).mean, ck_vae_decode(g, p, &c, small)};
-    ck_exec *e = run(g, outputs, 2, (ck_node[]){in, small}, (const void *[]){image, latents},
-                     (size_t[]){n, m}, 2);
-    float *mean = image_of(r, "mean", 4, 256, &m), *decoded = image_of(r, "decoded", 1, 1024, &n);
-    assert_true(off_by(e, outputs[0], mean, m) < TOLERANCE);
-    assert_true(off_by(e, outputs[1], decoded, n) < TOLERANCE);
+    ck_exec *e = parity_run(g, outputs, 2, (ck_node[]){in, small}, (const void *[]){image, latents},
+                            (size_t[]){n, m}, 2);
+    float *mean = parity_image(r, "mean", 4, 256, &m),
+          *decoded = parity_image(r, "decoded", 1, 1024, &n);
+    assert_true(parity_off(e, outputs[0], mean, m) < TOLERANCE);
+    assert_true(parity_off(e, outputs[1], decoded, n) < TOLERANCE);
     free(image), free(latents), free(mean), free(decoded);
     ck_exec_free(e), ck_graph_free(g), ck_params_free(p), ck_reader_close(r);
     ck_reader_close(view), ck_reader_close(model);
@@ -260,7 +219,7 @@ static void test_clip(void **state) {
     ok(ck_reader_open("tests/data/parity/text.safetensors", &r, &err));
     ok(ck_clip_read(MODEL "text_encoder/config.json", &c, &err));
     ok(ck_params_from(view, "text_encoder.", &p, &err));
-    int64_t *wide = reference(r, "input_ids", &n);
+    int64_t *wide = parity_tensor(r, "input_ids", &n);
     int32_t ids[64], rows[4];
     assert_int_equal(n, 64);
     for (size_t i = 0; i < n; i++) ids[i] = (int32_t)wide[i];
@@ -269,10 +228,10 @@ static void test_clip(void **state) {
     ck_node in = ck_input(g, "ids", CK_I32, CK_SHAPE(4, 16));
     ck_node ends = ck_input(g, "ends", CK_I32, CK_SHAPE(4));
     ck_clip_text t = ck_clip(g, p, &c, in, ends);
-    ck_exec *e = run(g, &t.last, 1, (ck_node[]){in, ends}, (const void *[]){ids, rows},
-                     (size_t[]){64, 4}, 2);
-    float *last = reference(r, "last_hidden_state", &n);
-    assert_true(off_by(e, t.last, last, n) < TOLERANCE);
+    ck_exec *e = parity_run(g, &t.last, 1, (ck_node[]){in, ends}, (const void *[]){ids, rows},
+                            (size_t[]){64, 4}, 2);
+    float *last = parity_tensor(r, "last_hidden_state", &n);
+    assert_true(parity_off(e, t.last, last, n) < TOLERANCE);
     free(wide), free(last);
     ck_exec_free(e), ck_graph_free(g), ck_params_free(p), ck_reader_close(r);
     ck_reader_close(view), ck_reader_close(model);
@@ -313,9 +272,9 @@ static void answer_xl(ck_params *p, float *out) {
                          .pooled = ck_input(g, "pooled", CK_F32, CK_SHAPE(2, 12)),
                          .sizes = ck_input(g, "sizes", CK_F32, CK_SHAPE(2, 6))};
     ck_node node = ck_unet(g, p, &xl, &in);
-    ck_exec *e = run(g, &node, 1, (ck_node[]){in.x, in.time, in.context, in.pooled, in.sizes},
-                     (const void *[]){x, time, context, pooled, sizes},
-                     (size_t[]){XL_OUT, 2, 240, 24, 12}, 5);
+    ck_exec *e = parity_run(
+        g, &node, 1, (ck_node[]){in.x, in.time, in.context, in.pooled, in.sizes},
+        (const void *[]){x, time, context, pooled, sizes}, (size_t[]){XL_OUT, 2, 240, 24, 12}, 5);
     ok(ck_exec_read(e, node, out, XL_OUT, &err));
     ck_exec_free(e), ck_graph_free(g);
 }
@@ -393,7 +352,7 @@ static ck_reader *noisy(const ck_reader *model, float share) {
     for (size_t i = 0; i < ck_reader_count(model); i++) {
         const ck_tensor *t = ck_reader_tensor(model, i);
         size_t n;
-        float *data = reference(model, t->name, &n), *noise = malloc(n * sizeof *noise);
+        float *data = parity_tensor(model, t->name, &n), *noise = malloc(n * sizeof *noise);
         double sum = 0, squares = 0;
         assert_int_equal(t->dtype, CK_F32);
         for (size_t k = 0; k < n; k++) sum += data[k], squares += (double)data[k] * data[k];

@@ -18,7 +18,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define TEACHER "recipes/distill/checkerboard-teacher.safetensors"
@@ -105,21 +104,15 @@ static void run_and_kill(const char *config, const char *run, useconds_t after) 
     if (WIFEXITED(status)) assert_int_equal(WEXITSTATUS(status), 0);
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void check_killed(const char *method, const char *more) {
     char config[256], whole[256], killed[256], result[512];
     config_of(config, method, more);
     in(whole, "whole"), in(killed, "killed");
-    double start = now();
+    double start = ck_seconds();
     run_and_kill(config, whole, 0);
     /* (A real card takes a second until it does anything.) */
     bool card = access("/dev/nvidiactl", F_OK) == 0;
-    unsigned most = card ? (unsigned)(1e6 * (now() - start)) : 150000;
+    unsigned most = card ? (unsigned)(1e6 * (ck_seconds() - start)) : 150000;
     snprintf(result, sizeof result, "%s/metrics.json", killed);
     unsigned random = 12345;
     for (int i = 0; i < 20; i++) {

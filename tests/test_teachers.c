@@ -9,8 +9,7 @@
 #include "io/view.h"
 #include "kernels/philox.h"
 #include "merge/save.h"
-#include "tests/check.h"
-#include "tests/fixture.h"
+#include "tests/folder.h"
 #include "tests/program.h"
 
 #include <math.h>
@@ -21,26 +20,6 @@
 #include <unistd.h>
 
 #define DATA "tests/data/pipelines/"
-
-static fixture f;
-static ck_error err;
-
-static int set_up(void **state) {
-    (void)state;
-    fixture_make(&f);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    fixture_remove(&f);
-    return 0;
-}
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 /* ---- Answers ---- */
 

@@ -1,7 +1,6 @@
 /* Several processes by mpirun: the same losses as one, the same bits after a process was killed. */
 #include "io/os.h"
-#include "tests/check.h"
-#include "tests/fixture.h"
+#include "tests/folder.h"
 
 #include <math.h>
 #include <signal.h>
@@ -10,20 +9,6 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static fixture f;
-
-static int set_up(void **state) {
-    (void)state;
-    fixture_make(&f);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    fixture_remove(&f);
-    return 0;
-}
 
 /* Leaks of Open MPI's are not ours; and ThreadSanitizer cannot see into it at all. */
 static void need_mpirun(void) {

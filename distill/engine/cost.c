@@ -1,8 +1,8 @@
 /* Operations and their speed, see cost.h. */
 #include "distill/engine/cost.h"
+#include "io/os.h"
 
 #include <math.h>
-#include <time.h>
 
 double ck_cost_node(const ck_graph *g, ck_node at) {
     const ck_graph_node *n = &g->nodes[at];
@@ -27,22 +27,16 @@ double ck_cost_node(const ck_graph *g, ck_node at) {
     }
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* (A card computes on its own time, but what can be read is done.) */
 static ck_status measure(ck_exec *e, ck_node result, double *best, ck_error *err) {
     enum { TIMES = 4 };
     float value;
     *best = INFINITY;
     for (int i = 0; i < TIMES; i++) {
-        double start = now();
+        double start = ck_seconds();
         CK_TRY(ck_exec_run(e, err));
         CK_TRY(ck_exec_read(e, result, &value, 1, err));
-        *best = fmin(*best, now() - start);
+        *best = fmin(*best, ck_seconds() - start);
     }
     return CK_OK;
 }

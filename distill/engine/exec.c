@@ -14,7 +14,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { ALIGN = 64, ALIGN_SCRATCH = 256 }; /* libraries of cards want more for what they write */
 
@@ -345,12 +344,6 @@ ck_status ck_exec_read(const ck_exec *e, ck_node output, void *data, size_t n, c
 
 /* ---- Running ---- */
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void run_node(ck_exec *e, ck_node i) {
     const ck_graph_node *n = &e->graph->nodes[i];
     ck_call call = {.graph = e->graph,
@@ -372,12 +365,12 @@ static void copy_weight(ck_exec *e, ck_node i) {
 }
 
 static void run_timed(ck_exec *e) {
-    double before = now();
+    double before = ck_seconds();
     for (size_t i = 0; i < e->count; i++) {
         copy_weight(e, (ck_node)i);
         if (!is_run(e, i)) continue;
         run_node(e, (ck_node)i);
-        double after = now();
+        double after = ck_seconds();
         e->seconds[e->graph->nodes[i].op] += after - before;
         before = after;
     }

@@ -98,6 +98,11 @@ bool ck_network_guided(const ck_network *n) {
     return n->flux ? n->flux->guidance : ck_params_has(n->params, "told.weight");
 }
 
+bool ck_network_same_blocks(const ck_network *student, const ck_network *teacher) {
+    const ck_unet_config *s = student->unet, *t = teacher->unet;
+    return !s || !t || (s->mid == t->mid && s->level[0].layers == t->level[0].layers);
+}
+
 ck_status ck_network_tell(ck_network *n, ck_network_config *config, ck_error *err) {
     static const int64_t shape[] = {HIDDEN, TOLD};
     if (n->unet) {

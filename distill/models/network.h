@@ -33,6 +33,9 @@ typedef union ck_network_config {
  * guidance does. */
 bool ck_network_guided(const ck_network *n);
 
+/* Whether a student has all blocks of its teacher, of the same kind: only UNets may lack some. */
+bool ck_network_same_blocks(const ck_network *student, const ck_network *teacher);
+
 /* Makes the network take a number per sample in the place of guidance (as a rival that is told
  * which step a sample comes from): an embedding that adds nothing until it is trained. config:
  * where its changed config lives. */

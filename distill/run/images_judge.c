@@ -8,7 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* REFERENCE: images of the data that samples are compared with. REMEMBERED: samples of which the
  * teacher's pixels are kept. FLOATS: that a batch of latents, or a block of pixels, is about. */
@@ -112,12 +111,6 @@ static ck_status know_data(ck_images_task *o, ck_error *err) {
 
 /* ---- Samples ---- */
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Latents of all samples, a batch at a time. The last batch is a whole one too: what is too much of
  * it is left out. */
 static ck_status walk(ck_task *t, ck_walker *w, const ck_row *row, size_t batch, samples *made,
@@ -158,9 +151,9 @@ static ck_status sample(ck_task *t, const ck_network *n, const ck_row *row, samp
     options.shape.d[0] = (int64_t)batch;
     ck_walker *w;
     CK_TRY(ck_walker_new(&options, &w, err));
-    double start = now();
+    double start = ck_seconds();
     ck_status s = walk(t, w, row, batch, made, err);
-    made->milliseconds = 1e3 * (now() - start) / (double)made->n;
+    made->milliseconds = 1e3 * (ck_seconds() - start) / (double)made->n;
     ck_walker_free(w);
     return s;
 }

@@ -15,14 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- Words ---- */
 
@@ -246,7 +239,7 @@ static ck_status step(ck_session *r, ck_error *err) {
     if ((m->promote && m->promote(&r->d)) || (m->anew && m->anew(&r->d)))
         ck_guard_forget(&r->guard);
     double rate = ck_rate_at(&r->rate, r->done) * pow(0.5, r->guard.rollbacks);
-    double start = now();
+    double start = ck_seconds();
     CK_TRY(ck_trainer_run(r->trainer, &r->data, &report, err));
     switch (judge(r, &report)) {
     case CK_GUARD_OK:
@@ -265,7 +258,7 @@ static ck_status step(ck_session *r, ck_error *err) {
     }
     r->done++;
     r->stepped++;
-    r->stepping += now() - start;
+    r->stepping += ck_seconds() - start;
     /* Where the student has no turn, its last loss is shown. */
     if (isfinite(report.loss)) r->loss = report.loss, r->norm = report.norm;
     report.loss = r->loss, report.norm = r->norm;
@@ -288,7 +281,7 @@ static ck_status judge_run(ck_session *r, ck_error *err) {
 
 static ck_status loop(ck_session *r, ck_error *err) {
     r->loss = r->norm = NAN;
-    r->began = now();
+    r->began = ck_seconds();
     while (r->done < r->d.steps) {
         uint64_t before = r->done;
         CK_TRY(step(r, err));
@@ -305,7 +298,7 @@ static ck_status loop(ck_session *r, ck_error *err) {
 
 static ck_status write_results(ck_session *r, ck_error *err) {
     CK_TRY(ck_run_export(r, err));
-    CK_TRY(ck_run_describe(r, now() - r->began, err));
+    CK_TRY(ck_run_describe(r, ck_seconds() - r->began, err));
     CK_TRY(ck_run_judge(r, err));
     CK_TRY(event(r, "finished", NULL, err));
     say(r, "\n%s/student.safetensors is made; `ckdistill report %s` shows how\n", r->folder,
@@ -364,12 +357,12 @@ static ck_status take_time(ck_session *r, ck_error *err) {
     CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
     for (int i = 0; i <= TIMED; i++) {
         ck_trainer_report report;
-        if (i == 1) start = now();
+        if (i == 1) start = ck_seconds();
         r->d.step = (uint64_t)i;
         CK_TRY(ck_trainer_run(r->trainer, &r->data, &report, err));
         CK_TRY(ck_trainer_update(r->trainer, 0, err));
     }
-    say_time(r, "", (now() - start) / TIMED);
+    say_time(r, "", (ck_seconds() - start) / TIMED);
     return CK_OK;
 }
 

@@ -11,12 +11,6 @@
 
 #define LOSSES "l2|l1|huber|pseudo_huber|smooth"
 
-/* Whether the student lacks blocks of its teacher. */
-static bool is_smaller(const ck_task *task) {
-    const ck_unet_config *s = task->student.unet, *t = task->teacher.unet;
-    return s && t && (s->mid != t->mid || s->level[0].layers != t->level[0].layers);
-}
-
 /* "finetune|pd|...", of the table. */
 static char *method_names(void) {
     char *all = ck_strdup("");
@@ -105,7 +99,7 @@ static ck_status read_evaluation(ck_session *r, ck_error *err) {
 /* Whether student and teacher have the same weights, so that one is the other and a difference. */
 static bool is_alike(const ck_session *r) {
     const ck_task *t = r->task;
-    return t->teacher.params && !is_smaller(t) &&
+    return t->teacher.params && ck_network_same_blocks(&t->student, &t->teacher) &&
            ck_network_guided(&t->student) == ck_network_guided(&t->teacher);
 }
 
@@ -180,7 +174,8 @@ static ck_status read_adapter(ck_session *r, ck_error *err) {
     if (!a->rank) return CK_OK;
     CK_TRY(ck_config_number(c, "lora.alpha", (double)a->rank, 1e-6, INFINITY, &a->alpha, err));
     CK_TRY(ck_config_texts(c, "lora.targets", targets, count, &a->targets, &a->target_count, err));
-    bool own = ck_config_has(c, "student") || !r->task->teacher.params || is_smaller(r->task);
+    bool own = ck_config_has(c, "student") || !r->task->teacher.params ||
+               !ck_network_same_blocks(&r->task->student, &r->task->teacher);
     if (!own && ck_network_guided(&r->task->student) != ck_network_guided(&r->task->teacher))
         return ck_config_fail(c, "guidance_width", err,
                               "a LoRA has no embedding of guidance; train the whole network");

@@ -463,8 +463,7 @@ static ck_status write_config(const own *o, const char *student, ck_error *err) 
 static bool is_alike(const ck_task *t) {
     const ck_unet_config *mine = t->student.unet, *theirs = t->teacher.unet;
     if (!mine) return ck_network_guided(&t->student) == ck_network_guided(&t->teacher);
-    return mine->guidance == theirs->guidance && mine->mid == theirs->mid &&
-           mine->level[0].layers == theirs->level[0].layers;
+    return mine->guidance == theirs->guidance && ck_network_same_blocks(&t->student, &t->teacher);
 }
 
 static ck_status export(ck_task *t, const ck_params *weights, const char *path, ck_dtype dtype,

@@ -10,6 +10,28 @@
 
 #define CK_INLINE static inline __attribute__((always_inline))
 
+/* x = *m 2^*e with m in [1/2, 1), of a normal x > 0. */
+CK_INLINE void ck_split(double x, double *m, double *e) {
+    uint64_t bits, exponent;
+    memcpy(&bits, &x, sizeof bits);
+    exponent = (bits >> 52) | 0x4330000000000000u; /* 2^52 + it */
+    bits = (bits & 0xfffffffffffffu) | 0x3fe0000000000000u;
+    memcpy(m, &bits, sizeof bits);
+    memcpy(e, &exponent, sizeof exponent);
+    *e -= 0x1p52 + 1022;
+}
+
+/* 2^k of a whole k, where it is normal. */
+CK_INLINE double ck_power_of_two(double k) {
+    /* The lowest bits of 2^52 + i are those of i. */
+    double biased = k + (0x1p52 + 1023), power;
+    uint64_t bits;
+    memcpy(&bits, &biased, sizeof bits);
+    bits <<= 52;
+    memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
 /* e^x; 0 below -700, e^700 above. (Without branches, so that loops of it become vectors.) */
 CK_INLINE double ck_exp(double x) {
     double within = x > -700 ? x : -700;
@@ -22,27 +44,16 @@ CK_INLINE double ck_exp(double x) {
                                        1. / 10, 1. / 11, 1. / 12, 1. / 13, 1. / 14};
 #pragma GCC unroll 14
     for (int i = 14; i > 0; i--) sum = 1 + r * inverse[i] * sum;
-    /* The lowest bits of 2^52 + i are those of i. */
-    double biased = k + (0x1p52 + 1023), power;
-    uint64_t bits;
-    memcpy(&bits, &biased, sizeof bits);
-    bits <<= 52;
-    memcpy(&power, &bits, sizeof power);
-    return x > -700 ? sum * power : x == x ? 0 : x;
+    return x > -700 ? sum * ck_power_of_two(k) : x == x ? 0 : x;
 }
 
 /* ln x of a normal x > 0: x = m 2^e with m in [sqrt(1/2), sqrt(2)), ln m = 2 artanh f. */
 CK_INLINE double ck_log(double x) {
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    uint64_t exponent = (bits >> 52) | 0x4330000000000000u; /* 2^52 + it */
-    bits = (bits & 0xfffffffffffffu) | 0x3fe0000000000000u;
     double e, m;
-    memcpy(&e, &exponent, sizeof e);
-    memcpy(&m, &bits, sizeof m);
+    ck_split(x, &m, &e);
     bool small = m < 0x1.6a09e667f3bcdp-1;
     m = small ? m * 2 : m;
-    e = e - (0x1p52 + 1022) - (small ? 1 : 0);
+    e -= small ? 1 : 0;
     double f = (m - 1) / (m + 1), s = f * f, sum = 0;
     static const double inverse[11] = {1,       1. / 3,  1. / 5,  1. / 7,  1. / 9, 1. / 11,
                                        1. / 13, 1. / 15, 1. / 17, 1. / 19, 1. / 21};

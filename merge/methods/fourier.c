@@ -7,10 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifndef CMPLX /* glibc has it for gcc alone */
-#define CMPLX(x, y) __builtin_complex((double)(x), (double)(y))
-#endif
-
 typedef double _Complex complex_number;
 
 /* One line's buffers. */

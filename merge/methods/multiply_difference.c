@@ -4,7 +4,6 @@
 #include "merge/methods/vectors.h"
 
 #include <math.h>
-#include <string.h>
 
 enum { ALPHA, BETA };
 
@@ -18,41 +17,26 @@ static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
 
 enum { RUN = 256 };
 
-/* x = *m 2^*e, *m in [1/2, 1), of a positive f32 x (as f64 it is never subnormal). */
-CK_INLINE void split(double x, double *m, double *e) {
-    uint64_t bits, exponent;
-    memcpy(&bits, &x, sizeof bits);
-    exponent = (bits >> 52) | 0x4330000000000000u; /* 2^52 + it */
-    bits = (bits & 0xfffffffffffffu) | 0x3fe0000000000000u;
-    memcpy(m, &bits, sizeof bits);
-    memcpy(e, &exponent, sizeof exponent);
-    *e -= 0x1p52 + 1022;
-}
-
-/* y (x / y)^w of positive f32, 0 <= w <= 1, off by less than 1e-10 relative, with one division:
- * x / y = 2^e (1 + f) / (1 - f), whose logarithm is e ln 2 + 2 artanh f. */
+/* y (x / y)^w of positive f32 (which as f64 are never subnormal), 0 <= w <= 1, off by less than
+ * 1e-10 relative, with one division: x / y = 2^e (1 + f) / (1 - f), whose logarithm is e ln 2 + 2
+ * artanh f. */
 CK_INLINE double between(double x, double y, double w) {
     double mx, my, ex, ey;
-    split(x, &mx, &ex);
-    split(y, &my, &ey);
+    ck_split(x, &mx, &ex);
+    ck_split(y, &my, &ey);
     bool small = mx<my * 0x1.6a09e667f3bcdp-1, large = mx * 0x1.6a09e667f3bcdp-1> my;
     mx = small ? mx * 2 : large ? mx * 0.5 : mx;
     double e = ex - ey + (small ? -1.0 : large ? 1.0 : 0.0);
     double f = (mx - my) / (mx + my), s = f * f, s2 = s * s;
     double p = (1 + s * (1. / 3)) + s2 * ((1. / 5 + s * (1. / 7)) + s2 * (1. / 9 + s * (1. / 11)));
     double t = w * (e * 0x1.62e42fefa39efp-1 + 2 * f * p);
-    /* e^t = 2^k e^r; the lowest bits of 2^52 + i are those of i. */
+    /* e^t = 2^k e^r */
     double k = floor(t * 0x1.71547652b82fep+0 + 0.5), r = t - k * 0x1.62e42fefa39efp-1;
     double r2 = r * r, r4 = r2 * r2;
     double q = (1 + r) + r2 * (1. / 2 + r * (1. / 6)) +
                r4 * ((1. / 24 + r * (1. / 120)) + r2 * (1. / 720 + r * (1. / 5040)) +
                      r4 * (1. / 40320 + r * (1. / 362880)));
-    double biased = k + (0x1p52 + 1023), power;
-    uint64_t bits;
-    memcpy(&bits, &biased, sizeof bits);
-    bits <<= 52;
-    memcpy(&power, &bits, sizeof power);
-    return y * (q * power);
+    return y * (q * ck_power_of_two(k));
 }
 
 /* size = x^(1 - alpha) y^alpha, for x and y >= 0 */

@@ -12,22 +12,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { CHUNK = 4 << 20, READ = 128 << 10 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static double read_all(const char *path, int threads) {
     int fd = open(path, O_RDONLY);
     struct stat st;
     if (fd < 0 || fstat(fd, &st) != 0) return -1;
-    double start = now();
+    double start = ck_seconds();
 #pragma omp parallel num_threads(threads)
     {
         char *buffer = malloc(READ);
@@ -37,13 +30,13 @@ static double read_all(const char *path, int threads) {
         free(buffer);
     }
     close(fd);
-    return now() - start;
+    return ck_seconds() - start;
 }
 
 static double write_all(const char *path, uint64_t size, int threads) {
     ck_writer *w;
     ck_error err;
-    double start = now();
+    double start = ck_seconds();
     if (ck_writer_create(path, size, true, &w, &err) != CK_OK) return -1;
 #pragma omp parallel num_threads(threads)
     {
@@ -56,7 +49,7 @@ static double write_all(const char *path, uint64_t size, int threads) {
         free(pages);
     }
     if (ck_writer_commit(w, &err) != CK_OK) return -1;
-    return now() - start;
+    return ck_seconds() - start;
 }
 
 int main(int argc, char **argv) {

@@ -6,11 +6,11 @@
 #include "distill/methods/distill.h"
 #include "distill/run/trainer.h"
 #include "kernels/philox.h"
+#include "io/os.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { READY = 3, TIMES = 7 };
 
@@ -20,12 +20,6 @@ static void ok(ck_status s) {
     if (s == CK_OK) return;
     fprintf(stderr, "step: %s\n", err.message);
     exit(1);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* The same data in every round: making it takes no part of the time. */
@@ -76,13 +70,13 @@ static int by_time(const void *a, const void *b) {
  * update was asked for: as runs do. */
 static void time_steps(ck_trainer *t, ck_distill *d, double seconds[TIMES], double *loss) {
     const ck_data data = {.batch = batch};
-    double start = now();
+    double start = ck_seconds();
     for (int i = -READY; i < TIMES; i++) {
         ck_trainer_report report;
         d->step = (uint64_t)(i + READY);
         ok(ck_trainer_run(t, &data, &report, &err));
         ok(ck_trainer_update(t, 1e-5, &err));
-        double end = now();
+        double end = ck_seconds();
         if (i >= 0) seconds[i] = end - start;
         start = end;
         *loss = report.loss;
