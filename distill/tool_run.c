@@ -41,7 +41,8 @@ static uint64_t as_lora;
     }
 
 static ck_run_options run_options(void) {
-    return (ck_run_options){.quiet = quiet, .dry_run = dry_run, .force = force};
+    return (ck_run_options){
+        .quiet = quiet, .dry_run = dry_run, .force = force, .table = quiet ? NULL : stdout};
 }
 
 /* ---- run ---- */
@@ -191,10 +192,10 @@ static const ck_command command_eval = {
     .synopsis = "RUN | CONFIG.json [-o RUN] [--set KEY=VALUE]...",
     .details =
         "Of a run: its last checkpoint. Of a config: its \"student\", or without one its teacher, "
-        "as a run would begin with it; nothing is trained. Writes RUN/metrics.json and a grid of "
-        "pictures, as the end of a run does.",
+        "as a run would begin with it; nothing is trained. Shows a table, and writes it to "
+        "RUN/metrics.json, and a grid of pictures to RUN/grids, as the end of a run does.",
     .options = options_eval,
-    .examples = "$ ckdistill eval pd && cat pd/metrics.json\n"
+    .examples = "$ ckdistill eval pd\n"
                 "  the teacher at many steps and at the student's, and the student\n"
                 "$ ckdistill eval recipes/distill/fashion-turbo.json -o table \\\n"
                 "    --set student=recipes/models/turbo.safetensors --set evaluate.samples=10000\n"

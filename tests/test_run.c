@@ -361,8 +361,20 @@ static void test_judged_again(void **state) {
     double swd = judged("run/metrics.json");
     assert_true(swd > 0);
     assert_int_equal(remove(in(path, "run/metrics.json")), 0);
-    ok(ck_run_evaluate(NULL, NULL, 0, run, &quietly, &err));
+    char *table;
+    size_t size;
+    ck_run_options shown = {.quiet = true, .table = open_memstream(&table, &size)};
+    ok(ck_run_evaluate(NULL, NULL, 0, run, &shown, &err));
     assert_true(judged("run/metrics.json") == swd);
+    fclose(shown.table);
+    char student_row[160], number[32];
+    const char *row = strstr(table, "\nstudent ");
+    assert_non_null(row);
+    snprintf(student_row, sizeof student_row, "%.*s", (int)strcspn(row + 1, "\n"), row + 1);
+    snprintf(number, sizeof number, " %.4g ", swd);
+    assert_non_null(strstr(student_row, number));
+    assert_int_equal(strncmp(table, "who ", 4), 0);
+    free(table);
 
     snprintf(student, sizeof student, "student=%s/student.safetensors", run);
     ok(ck_run_evaluate(config, sets, 2, again, &quietly, &err));

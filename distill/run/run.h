@@ -28,13 +28,15 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 typedef struct ck_run_options {
     bool quiet; /* no progress, no words */
     /* Only say what it takes: memory, seconds a step. Of the model its configs are enough, or a
      * file's header; what fits and is there is tried for three steps. */
     bool dry_run;
-    bool force; /* start anew in a folder that has a run */
+    bool force;  /* start anew in a folder that has a run */
+    FILE *table; /* where the table of an evaluation is written; NULL: nowhere */
 } ck_run_options;
 
 /* sets: "key=value", over the config's. folder is made; one that is not empty is CK_USAGE. */

@@ -10,6 +10,8 @@
 #include "distill/run/runlog.h"
 #include "distill/run/task.h"
 
+#include <stdio.h>
+
 enum { CK_RUN_STEPS = 8, CK_RUN_FACTS = 8, CK_RUN_MOMENTS = 16 };
 
 /* A row of an evaluation, and its pictures. */
@@ -77,6 +79,9 @@ ck_status ck_run_judge(ck_session *r, ck_error *err); /* to RUN/metrics.json, a 
 void ck_run_forget(ck_session *r);                    /* the teacher's rows */
 ck_status ck_run_export(ck_session *r, ck_error *err);
 ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err); /* RUN/run.json */
+
+/* run_table.c: the rows of an evaluation as a table. */
+void ck_run_show(const ck_session *r, const ck_judged *student, FILE *out);
 
 /* "RUN/name", to be released with free(); NULL when out of memory. */
 char *ck_run_path(const ck_session *r, const char *name);

@@ -174,6 +174,7 @@ ck_status ck_run_judge(ck_session *r, ck_error *err) {
     if (s == CK_OK) s = draw_grid(r, student, err);
     if (s == CK_OK) s = rate(r, student, err);
     if (s == CK_OK) s = log_rows(r, student, err);
+    if (s == CK_OK && r->options->table) ck_run_show(r, student, r->options->table);
     forget(student, r->judged_count);
     return s;
 }
