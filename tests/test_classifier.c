@@ -20,7 +20,7 @@ typedef struct reference {
 static int setup(void **state) {
     static reference r;
     ck_error err;
-    if (ck_classifier_open("tests/data/classifier.safetensors", &r.model, &err) != CK_OK ||
+    if (ck_classifier_open("recipes/models/classifier.safetensors", &r.model, &err) != CK_OK ||
         ck_reader_open("tests/data/classifier_reference.safetensors", &r.answers, &err) != CK_OK)
         fail_msg("%s", err.message);
     *state = &r;
@@ -252,7 +252,7 @@ static void test_faults(void **state) {
             ck_classifier *c = NULL;
             ck_error err = {0};
             fault_arm();
-            ck_status status = ck_classifier_open("tests/data/classifier.safetensors", &c, &err);
+            ck_status status = ck_classifier_open("recipes/models/classifier.safetensors", &c, &err);
             if (status == CK_OK) status = ck_classifier_run(c, images, features, NULL, &err);
             fault_disarm();
             faults += fault_hit();

@@ -58,7 +58,7 @@ static double number(const cJSON *row, const char *name) {
 
 #define JUDGED                                                                                     \
     "\"evaluate\": {\"steps\": [1, 25], \"samples\": 12}, \"guidance\": 2, "                       \
-    "\"classifier\": \"%s/tests/data/classifier.safetensors\""
+    "\"classifier\": \"%s/recipes/models/classifier.safetensors\""
 
 /* A folder: images of any size and kind are fitted, captions are any text; and the teacher stands
  * once for every number of steps, with all metrics there are. */

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/data/classifier.safetensors, a trained classifier in f16, and what torch makes of it.
+"""Writes recipes/models/classifier.safetensors, a trained classifier in f16, and what torch makes of it.
 
     python3 tests/interop/make_classifier.py MODELS     from the root of the tree; needs: torch, safetensors
 
@@ -16,7 +16,7 @@ models = sys.argv[1]
 with safe_open(f"{models}/classifier.safetensors", "pt") as f:
     metadata = f.metadata()
 weights = {k: v.half() for k, v in load_file(f"{models}/classifier.safetensors").items()}
-save_file(weights, "tests/data/classifier.safetensors", metadata)
+save_file(weights, "recipes/models/classifier.safetensors", metadata)
 w = {k: v.float() for k, v in weights.items()}
 
 
