@@ -143,7 +143,7 @@ static const ck_command command_finetune = {
         "The same as `ckdistill run` of a config whose method is finetune, whatever it says.",
     .options = options_run,
     .examples = "$ ckdistill finetune recipes/distill/fashion-teacher.json -o teacher\n"
-                "  a model of clothes, from a short run of one",
+                "  ten thousand steps more for a tiny model of clothes",
     .files = true,
 };
 
