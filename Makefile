@@ -76,7 +76,7 @@ TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 # What tests share: fixtures, fault injection, reference implementations; the kernels for GPUs, which
 # here run on the processor.
 TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,\
-              $(filter-out tests/test_%.c tests/gpu_host.c tests/plugin_old.c,$(wildcard tests/*.c)) \
+              $(filter-out tests/test_%.c tests/gpu_host.c tests/nccl_host.c tests/plugin_old.c,$(wildcard tests/*.c)) \
               $(wildcard kernels/cuda/*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
@@ -117,7 +117,7 @@ $(BUILD)/pic/%.o: %.c $(BUILD)/flags
 	$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -c -o $@ $<
 
 # What it has of its own of the program's.
-PLUGIN_SRC := io/error.c io/os.c io/utf8.c distill/engine/shape.c distill/engine/cuda/operations.c distill/engine/cuda/updates.c
+PLUGIN_SRC := io/error.c io/os.c io/utf8.c distill/engine/shape.c $(addprefix distill/engine/cuda/,nccl.c operations.c updates.c)
 PLUGIN_LD = $(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -o $@ $(filter %.o,$^)
 
 # Made where NVIDIA's compiler, cuBLAS and cuDNN are (`make cuda`); programs need none of it.
@@ -153,8 +153,11 @@ endif
 
 # The one of the tests, which needs no card; and one of another version.
 GPU_HOST_SRC := $(PLUGIN_SRC) $(wildcard kernels/cuda/*.c) distill/engine/reference_f32.c tests/gpu_host.c
-$(BUILD)/tests/libck-cuda.so: $(GPU_HOST_SRC:%.c=$(BUILD)/pic/%.o)
-	$(PLUGIN_LD) -lm
+$(BUILD)/tests/libck-cuda.so: $(GPU_HOST_SRC:%.c=$(BUILD)/pic/%.o) $(BUILD)/tests/libnccl.so.2
+	$(PLUGIN_LD) -Wl,-rpath,'$$ORIGIN' -lm -ldl
+$(BUILD)/tests/libnccl.so.2: $(BUILD)/pic/tests/nccl_host.o
+	@mkdir -p $(@D)
+	$(PLUGIN_LD) -ldl
 $(BUILD)/tests/old/libck-cuda.so: $(BUILD)/pic/tests/plugin_old.o
 	@mkdir -p $(@D)
 	$(PLUGIN_LD)

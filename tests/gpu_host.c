@@ -1,11 +1,13 @@
 /* A card that is none: the plugin libck-cuda.so of the tests, which lies beside them. Every line of
  * kernels/cuda and of distill/engine/cuda's operations and updates runs on the processor, in memory
  * that the program cannot reach: whoever forgets a copy crashes. Products and convolutions, which a
- * card has from libraries, are plain loops and the reference's. CK_GPU_HOST_MEMORY: bytes that
+ * card has from libraries, are plain loops and the reference's; for several processes there is
+ * nccl_host.c. CK_GPU_HOST_MEMORY: bytes that
  * there are.
  */
 #include "distill/engine/plugin.h"
 
+#include "distill/engine/cuda/nccl.h"
 #include "distill/engine/cuda/operations.h"
 #include "distill/engine/cuda/updates.h"
 #include "distill/engine/reference.h"
@@ -174,6 +176,25 @@ static void add(float *sum, const float *x, size_t n, float factor) {
 
 static const ck_updates updates = {squares, adamw, average, add};
 
+/* ---- Other processes ---- */
+
+static ck_status exchange(const float *array, const size_t *counts, size_t at, size_t n,
+                          float *parts, ck_error *err) {
+    open_memory();
+    ck_status s = ck_nccl_exchange(NULL, array, counts, at, n, parts, err);
+    close_memory();
+    return s;
+}
+
+static ck_status share(float *array, const size_t *counts, ck_error *err) {
+    open_memory();
+    ck_status s = ck_nccl_share(NULL, array, counts, err);
+    close_memory();
+    return s;
+}
+
+static const ck_peers peers = {ck_nccl_invite, ck_nccl_join, ck_nccl_leave, exchange, share};
+
 static const ck_backend backend = {.abi_version = CK_BACKEND_ABI,
                                    .name = "cuda",
                                    .element = sizeof(float),
@@ -183,10 +204,12 @@ static const ck_backend backend = {.abi_version = CK_BACKEND_ABI,
                                    .write = copy,
                                    .read = copy,
                                    .zero = zero,
+                                   .copy = copy,
                                    .updates = &updates,
                                    .memory = memory,
                                    .run = run,
-                                   .forget = forget};
+                                   .forget = forget,
+                                   .peers = &peers};
 
 static ck_status open_backend(const char *name, const ck_backend **b, ck_error *err) {
     if (strcmp(name, "cuda") != 0)

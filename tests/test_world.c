@@ -1,4 +1,7 @@
-/* Several processes by mpirun: the same losses as one, the same bits after a process was killed. */
+/* Several processes by mpirun: the same losses as one, the same bits after a process was killed; on
+ * the processor, and on cards (beside tests: such that are none, see gpu_host.c and nccl_host.c).
+ * As `test_world BACKEND`, which mpirun starts, it shares a few numbers. */
+#include "distill/run/shard.h"
 #include "io/os.h"
 #include "tests/folder.h"
 
@@ -18,11 +21,20 @@ static void need_mpirun(void) {
     }
 }
 
-/* `ckdistill run` or `resume` of this many processes, in the foreground or as a child of ours. */
-static const char *command_of(int processes, const char *words) {
-    static char command[8192];
-    char build[4096], mpirun[256] = "";
-    assert_non_null(realpath(getenv("CK_BUILD") ? getenv("CK_BUILD") : "build", build));
+/* Whether there are no cards for so many processes. */
+static bool lacks_cards(int processes) {
+    char command[128];
+    if (access("/dev/nvidiactl", F_OK) != 0) return false;
+    snprintf(command, sizeof command, "test $(nvidia-smi -L | wc -l) -lt %d", processes);
+    if (system(command) != 0) return false;
+    print_message("fewer than %d cards: left out\n", processes);
+    return true;
+}
+
+/* This many processes of a program, in the foreground or as a child of ours. */
+static const char *start_of(int processes, const char *program, const char *words) {
+    static char command[16384];
+    char mpirun[256] = "";
     if (processes > 1)
         snprintf(mpirun, sizeof mpirun,
                  "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
@@ -30,9 +42,33 @@ static const char *command_of(int processes, const char *words) {
                  processes);
     snprintf(command, sizeof command,
              "cd %s && ASAN_OPTIONS=detect_leaks=0 OMP_WAIT_POLICY=passive exec env %s "
-             "%s/ckdistill %s -q >log 2>&1",
-             f.folder, mpirun, build, words);
+             "%s %s >log 2>&1",
+             f.folder, mpirun, program, words);
     return command;
+}
+
+/* The program with the card of the tests beside it, which it takes before any other. */
+static void bring_program(const char *build) {
+    char command[16384];
+    snprintf(command, sizeof command,
+             "cd %s && test -e ckdistill || cp %s/ckdistill %s/tests/libck-cuda.so "
+             "%s/tests/libnccl.so.2 .",
+             f.folder, build, build, build);
+    assert_int_equal(system(command), 0);
+}
+
+/* `ckdistill run` or `resume`. */
+static const char *command_of(int processes, const char *words) {
+    char build[4096], program[4200], card[4200], all[512];
+    assert_non_null(realpath(getenv("CK_BUILD") ? getenv("CK_BUILD") : "build", build));
+    snprintf(card, sizeof card, "%s/tests/libck-cuda.so", build);
+    snprintf(program, sizeof program, "%s/ckdistill", build);
+    if (access(card, F_OK) == 0) {
+        bring_program(build);
+        strcpy(program, "./ckdistill");
+    }
+    snprintf(all, sizeof all, "%s -q", words);
+    return start_of(processes, program, all);
 }
 
 static void must(int processes, const char *words) {
@@ -43,16 +79,16 @@ static void must(int processes, const char *words) {
     fail_msg("%s: %.*s", words, (int)n, log);
 }
 
-static void write_config(const char *method, int steps) {
+static void write_config(const char *backend, const char *method, int steps) {
     char text[1024], here[512];
     assert_non_null(getcwd(here, sizeof here));
     snprintf(text, sizeof text,
-             "{\"task\": \"checkerboard\", \"teacher\": "
+             "{\"task\": \"checkerboard\", \"backend\": \"%s\", \"teacher\": "
              "\"%s/recipes/distill/checkerboard-teacher.safetensors\", \"method\": {\"name\": "
              "\"%s\"}, \"steps\": %d, \"batch\": 12, \"save_every\": 10, \"log_every\": 1, "
              "\"accumulate\": 2, \"ema\": 0.9, \"threads\": 1, "
              "\"evaluate\": {\"steps\": [], \"teacher\": false}}\n",
-             here, method, steps);
+             backend, here, method, steps);
     fixture_file(&f, "c.json", text, strlen(text));
 }
 
@@ -82,19 +118,31 @@ static void assert_near(const char *name) {
                      more[i]);
 }
 
+static void check_losses(const char *backend, const char *method, int processes) {
+    need_mpirun();
+    write_config(backend, method, 20);
+    must(1, "run c.json -f -o one");
+    must(processes, "run c.json -f -o more");
+    assert_near("loss");
+    assert_near("grad_norm");
+}
+
 /* Roles that change, trajectories that are carried on, two networks in training. */
 static void test_losses(void **state) {
     (void)state;
-    static const char *const methods[] = {"pd", "sfd", "dmd"};
-    need_mpirun();
-    for (size_t i = 0; i < 3; i++) {
-        write_config(methods[i], 20);
-        must(1, "run c.json -f -o one");
-        must(i == 1 ? 3 : 2, "run c.json -f -o more");
-        assert_near("loss");
-        assert_near("grad_norm");
-    }
+    check_losses("cpu", "pd", 2);
+    check_losses("cpu", "sfd", 3);
+    check_losses("cpu", "dmd", 2);
     /* What one process saved, two go on with: it is whole. */
+    must(2, "resume one");
+    must(1, "resume more");
+}
+
+static void test_losses_on_cards(void **state) {
+    (void)state;
+    if (lacks_cards(2)) skip();
+    check_losses("cuda", "pd", 2);
+    check_losses("cuda", "dmd", 2);
     must(2, "resume one");
     must(1, "resume more");
 }
@@ -103,16 +151,15 @@ static void test_losses(void **state) {
 static void test_refused(void **state) {
     (void)state;
     need_mpirun();
-    write_config("pd", 20);
+    write_config("cpu", "pd", 20);
     assert_int_not_equal(system(command_of(2, "run c.json -o r --set batch=5")), 0);
     assert_int_equal(access(fixture_path(&f, "r"), F_OK), -1);
 }
 
 /* One of two is killed at any instant: mpirun ends, and two that go on end with the same bits. */
-static void test_killed(void **state) {
-    (void)state;
+static void check_killed(const char *backend, int steps) {
     need_mpirun();
-    write_config("dmd", 300);
+    write_config(backend, "dmd", steps);
     must(2, "run c.json -o whole");
     unsigned random = 7;
     for (int i = 0; i < 2; i++) {
@@ -147,11 +194,90 @@ static void test_killed(void **state) {
     free(a), free(b);
 }
 
-int main(void) {
+static void test_killed(void **state) {
+    (void)state;
+    check_killed("cpu", 300);
+}
+
+static void test_killed_on_cards(void **state) {
+    (void)state;
+    if (lacks_cards(2)) skip();
+    check_killed("cuda", 40);
+}
+
+/* ---- Numbers that go around ---- */
+
+/* Weights that cannot be shared evenly, in pieces that fit none: of each number the sum in the
+ * order of ranks, then everybody has all of them. */
+static ck_status share_numbers(const char *backend, ck_error *e) {
+    enum { COUNT = 5, ELEMENTS = 43 };
+    static const size_t sizes[COUNT] = {7, 1, 19, 3, 13};
+    float numbers[ELEMENTS];
+    const ck_backend *b;
+    ck_world w;
+    ck_shard *s;
+    CK_TRY(ck_world_open(&w, e));
+    CK_TRY(ck_backend_open(backend, &b, e));
+    CK_TRY(ck_shard_join(&w, b, e));
+    CK_TRY(ck_shard_new(&w, b, sizes, COUNT, 4, &s, e));
+    float *there = b->alloc(sizeof numbers);
+    if (!there) return ck_fail_memory(e, "numbers");
+    for (int i = 0; i < ELEMENTS; i++) numbers[i] = 1 / (float)(3 + i + 50 * (int)w.rank);
+    b->write(there, numbers, sizeof numbers);
+    CK_TRY(ck_shard_reduce(s, there, e));
+    CK_TRY(ck_shard_share(s, there, e));
+    b->read(numbers, there, sizeof numbers);
+    for (int i = 0; i < ELEMENTS; i++) {
+        float sum = 0;
+        for (int r = 0; r < (int)w.size; r++) sum += 1 / (float)(3 + i + 50 * r);
+        if (numbers[i] != sum)
+            return ck_fail(e, CK_INPUT, "number %d is %.9g in process %zu, not %.9g", i, numbers[i],
+                           w.rank, sum);
+    }
+    b->free(there);
+    ck_shard_free(s);
+    ck_shard_leave(b);
+    ck_world_close(&w);
+    return CK_OK;
+}
+
+static void check_shared(const char *backend, int processes) {
+    char program[4096];
+    if (processes > 1) need_mpirun();
+    assert_non_null(realpath("/proc/self/exe", program));
+    if (system(start_of(processes, program, backend)) == 0) return;
+    size_t n;
+    unsigned char *log = fixture_read(fixture_path(&f, "log"), &n);
+    fail_msg("%d of %s: %.*s", processes, backend, (int)n, log);
+}
+
+static void test_shared(void **state) {
+    (void)state;
+    check_shared("cpu", 3);
+}
+
+/* More processes than there are weights; what one card alone can show: NCCL is found and a card
+ * swaps numbers with itself. */
+static void test_shared_on_cards(void **state) {
+    (void)state;
+    check_shared("cuda", 1);
+    check_shared("cuda", !lacks_cards(6) ? 6 : !lacks_cards(2) ? 2 : 1);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1) {
+        ck_status s = share_numbers(argv[1], &err);
+        if (s != CK_OK) fprintf(stderr, "%s\n", err.message);
+        return s == CK_OK ? 0 : 1;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_losses, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_losses_on_cards, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed_on_cards, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_shared, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_shared_on_cards, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("world", tests, NULL, NULL);
 }

@@ -19,7 +19,7 @@
 #include "distill/engine/graph.h"
 #include "distill/engine/update.h"
 
-enum { CK_BACKEND_ABI = 2 };
+enum { CK_BACKEND_ABI = 3 };
 
 /* One operation, ready to run: where its result and sources lie. */
 typedef struct ck_call {
@@ -65,6 +65,22 @@ typedef struct ck_kernel {
     void (*release)(void *state);
 } ck_kernel;
 
+/* Processes that share a run, each with a card of its own: arrays go from card to card, in the
+ * order of the other work there. All processes call the same functions in the same order. counts:
+ * floats that belong to each process, one after the other in arrays of the sum of them. */
+enum { CK_PEERS_ID = 128 };
+typedef struct ck_peers {
+    /* CK_PEERS_ID bytes that one process makes up, and all are given to join. CK_USAGE: what
+     * carries arrays between cards is not there. */
+    ck_status (*invite)(void *id, ck_error *err);
+    ck_status (*join)(const void *id, size_t rank, size_t size, ck_error *err);
+    void (*leave)(void); /* what was not joined, too */
+    /* As ck_world_exchange and ck_world_share (run/world.h). */
+    ck_status (*exchange)(const float *array, const size_t *counts, size_t at, size_t n,
+                          float *parts, ck_error *err);
+    ck_status (*share)(float *array, const size_t *counts, ck_error *err);
+} ck_peers;
+
 typedef struct ck_backend {
     uint32_t abi_version; /* CK_BACKEND_ABI */
     const char *name;
@@ -82,6 +98,7 @@ typedef struct ck_backend {
     void (*write)(void *dst, const void *src, size_t bytes); /* from host memory */
     void (*read)(void *dst, const void *src, size_t bytes);  /* to host memory */
     void (*zero)(void *p, size_t bytes);
+    void (*copy)(void *dst, const void *src, size_t bytes); /* that do not overlap */
     const ck_updates *updates;
     /* The rest is NULL where memory is the program's. */
     /* Bytes that can be taken now, and that there are. */
@@ -91,6 +108,7 @@ typedef struct ck_backend {
      * functions that cannot say so is its error. */
     ck_status (*run)(void (*nodes)(void *context), void *context, void **recording, ck_error *err);
     void (*forget)(void *recording);
+    const ck_peers *peers;
 } ck_backend;
 
 /* "cpu", "cpu-bf16" (sources of convolutions and products rounded to bfloat16, and where the

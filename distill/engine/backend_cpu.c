@@ -60,7 +60,7 @@ static void zero(void *p, size_t bytes) {
     {                                                                                              \
         .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = bytes, .host = true,       \
         .takes_half = halves, .prepare = prepare_function, .alloc = ck_alloc_pages, .free = free,  \
-        .write = copy, .read = copy, .zero = zero, .updates = &ck_updates_host                     \
+        .write = copy, .read = copy, .zero = zero, .copy = copy, .updates = &ck_updates_host       \
     }
 
 static const ck_backend backends[] = {

@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Floats of each process that go around at a time. */
+enum { PIECE = 1 << 22 };
+
 /* A part's plan of the graph of one size of samples. */
 typedef struct plan {
     ck_node loss;
@@ -139,11 +142,7 @@ ck_status ck_trainer_add(ck_trainer *t, ck_distill *d, ck_error *err) {
 }
 
 static ck_status make_resident(ck_trainer *t, ck_error *err) {
-    if (t->backend->host) return CK_OK;
-    if (t->world.size > 1)
-        return ck_fail(err, CK_USAGE, "backend '%s' cannot share a run with other processes yet",
-                       t->backend->name);
-    return ck_resident_new(t->backend, &t->resident, err);
+    return t->backend->host ? CK_OK : ck_resident_new(t->backend, &t->resident, err);
 }
 
 static ck_status copy_for_ema(ck_trainer *t, ck_error *err) {
@@ -188,6 +187,7 @@ void ck_trainer_free(ck_trainer *t) {
     }
     free(t->sizes);
     ck_resident_free(t->resident);
+    ck_shard_leave(t->backend);
     for (size_t i = 0; t->carried && i < t->d->feed_count; i++) free(t->carried[i]);
     free(t->carried), free(t->batches);
     ck_params_free(t->ema);
@@ -240,8 +240,8 @@ size_t ck_trainer_held(const ck_trainer *t) {
     for (size_t i = 0; i < t->d->part_count; i++) {
         size_t elements = t->works[i].elements;
         bytes += (moments * elements / size + sums * elements) * sizeof(float);
-        /* What others send for a share, their sum; process 0 keeps everybody's moments. */
-        if (size > 1) bytes += (elements + elements / size) * sizeof(float);
+        /* What others send of a share; process 0 keeps everybody's moments. */
+        if (size > 1) bytes += size * ck_world_piece(elements / size, 0, PIECE) * sizeof(float);
         if (size > 1 && t->world.rank == 0) bytes += moments * elements * sizeof(float);
     }
     return bytes;
@@ -272,18 +272,14 @@ static void list_slices(const ck_trainer *t, work *w, ck_trained *slices) {
     }
 }
 
-/* This process's share of the weights, whose gradients come to it. */
-static ck_status take_share(ck_trainer *t, work *w, ck_trained *slices, ck_error *err) {
+/* This process's share of the weights. */
+static ck_status take_share(ck_trainer *t, work *w, const ck_trained *slices, ck_error *err) {
     size_t *sizes = ck_alloc_array(w->weights, sizeof *sizes);
     if (!sizes) return ck_fail_memory(err, "the optimiser");
     for (size_t i = 0; i < w->weights; i++) sizes[i] = slices[i].n;
-    ck_status s = ck_shard_new(&t->world, sizes, w->weights, &w->shard, err);
+    ck_status s = ck_shard_new(&t->world, t->backend, sizes, w->weights, PIECE, &w->shard, err);
     free(sizes);
-    CK_TRY(s);
-    float *next = w->shard->gradient;
-    for (size_t i = w->shard->first; i < w->shard->first + w->shard->own; next += slices[i++].n)
-        slices[i].gradient = next;
-    return CK_OK;
+    return s;
 }
 
 /* Whether moments must be brought to where a checkpoint is written from. */
@@ -335,6 +331,7 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
                        "training needs %.1f MiB of memory, %.1f MiB are allowed: use a smaller "
                        "batch (and accumulate), or turn checkpointing on",
                        (double)need / 0x1p20, (double)limit / 0x1p20);
+    if (t->world.size > 1) CK_TRY(ck_shard_join(&t->world, t->backend, err));
     for (size_t i = 0; i < t->d->part_count; i++) {
         ck_exec *most = largest(t, i);
         CK_TRY(ck_exec_allocate(most, 0, err));
@@ -494,18 +491,17 @@ static void average(const ck_trainer *t, const ck_params *average, double keep) 
 /* The weights that each process made a step of, to all. (The sum is of no use any more.) */
 static ck_status spread(ck_trainer *t, work *w, ck_error *err) {
     if (!w->shard) return CK_OK;
+    size_t first = w->shard->first, end = first + w->shard->own, n;
     float *next = w->sum;
-    for (size_t i = 0; i < w->weights; i++) {
-        size_t n = weight_size(t, w, i);
-        memcpy(next, weight_data(t, w, i), n * sizeof *next);
-        next += n;
+    for (size_t i = 0; i < w->weights; i++, next += n) {
+        n = weight_size(t, w, i);
+        if (i >= first && i < end) t->backend->copy(next, weight_data(t, w, i), n * sizeof *next);
     }
-    CK_TRY(ck_world_share(&t->world, w->sum, w->shard->counts, err));
+    CK_TRY(ck_shard_share(w->shard, w->sum, err));
     next = w->sum;
-    for (size_t i = 0; i < w->weights; i++) {
-        size_t n = weight_size(t, w, i);
-        memcpy(weight_data(t, w, i), next, n * sizeof *next);
-        next += n;
+    for (size_t i = 0; i < w->weights; i++, next += n) {
+        n = weight_size(t, w, i);
+        if (i < first || i >= end) t->backend->copy(weight_data(t, w, i), next, n * sizeof *next);
     }
     return CK_OK;
 }
@@ -576,30 +572,35 @@ static void move_resident(ck_trainer *t, bool collect) {
     ck_params *const all[] = {d->student.params, teacher,  d->average.params,
                               d->rival.params,   d->heads, t->ema};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) move_weights(t, all[i], collect);
-    for (size_t i = 0; i < d->part_count; i++) {
-        work *w = &t->works[i];
-        size_t bytes = w->optimizer->moment_count * sizeof(float);
-        if (collect)
-            t->backend->read(w->whole, w->optimizer->moments, bytes);
-        else
-            t->backend->write(w->optimizer->moments, w->whole, bytes);
-    }
 }
 
-/* Every array of the state between process 0, where it is whole, and all, one way or the other.
- * (Weights are whole in a share, so that moments lie in the whole as they do in a part of it.) */
+/* The moments of one part. (Weights are whole in a share, so that moments lie in the whole as they
+ * do in a part of it.) */
+static ck_status move_moments(ck_trainer *t, work *w, bool collect, ck_error *err) {
+    bool alone = t->world.size == 1;
+    size_t n = w->optimizer->moment_count;
+    float *moments = w->optimizer->moments, *part = moments;
+    if (t->resident) part = alone ? w->whole : ck_alloc_array(n, sizeof *part);
+    if (!part) return ck_fail_memory(err, "moments");
+    for (size_t r = 0; r < t->world.size && !alone; r++) t->batches[r] = 2 * w->shard->counts[r];
+    if (t->resident && collect) t->backend->read(part, moments, n * sizeof *part);
+    ck_status s = alone     ? CK_OK
+                  : collect ? ck_world_collect(&t->world, part, t->batches, w->whole, err)
+                            : ck_world_deal(&t->world, part, t->batches, w->whole, err);
+    if (t->resident && !collect) t->backend->write(moments, part, n * sizeof *part);
+    if (t->resident && !alone) free(part);
+    return s;
+}
+
+/* Every array of the state between process 0, where it is whole, and all, one way or the other. */
 static ck_status move_state(ck_trainer *t, bool collect, ck_error *err) {
     const ck_world *world = &t->world;
     if (t->resident) move_resident(t, collect);
-    if (world->size == 1) return CK_OK;
+    if (world->size == 1 && !t->resident) return CK_OK;
     if (!t->arrays) CK_TRY(make_room(t, err));
-    for (size_t i = 0; i < t->d->part_count; i++) {
-        work *w = &t->works[i];
-        for (size_t r = 0; r < world->size; r++) t->batches[r] = 2 * w->shard->counts[r];
-        float *part = w->optimizer->moments;
-        CK_TRY(collect ? ck_world_collect(world, part, t->batches, w->whole, err)
-                       : ck_world_deal(world, part, t->batches, w->whole, err));
-    }
+    for (size_t i = 0; i < t->d->part_count; i++)
+        CK_TRY(move_moments(t, &t->works[i], collect, err));
+    if (world->size == 1) return CK_OK;
     for (size_t i = 0; i < t->d->feed_count; i++) {
         ck_feed *f = &t->d->feeds[i];
         if (f->from == CK_NONE) continue;

@@ -89,7 +89,7 @@ static ck_status spread(const ck_world *w, void *bytes, size_t n, size_t from, c
 }
 
 static int piece(size_t n, size_t at) {
-    return (int)(at >= n ? 0 : n - at < CHUNK ? n - at : CHUNK);
+    return (int)ck_world_piece(n, at, CHUNK);
 }
 
 /* Sends and receives at the same time, up to `most` bytes: both ends count the same pieces. */
@@ -140,21 +140,16 @@ static size_t offset(const size_t *counts, size_t rank) {
     return at;
 }
 
-static size_t most(const ck_world *w, const size_t *counts) {
-    size_t n = 0;
-    for (size_t r = 0; r < w->size; r++)
-        if (counts[r] > n) n = counts[r];
-    return n * sizeof(float);
-}
-
-ck_status ck_world_exchange(const ck_world *w, const float *array, const size_t *counts,
-                            float *parts, ck_error *err) {
-    size_t mine = counts[w->rank];
-    memcpy(parts + w->rank * mine, array + offset(counts, w->rank), mine * sizeof *parts);
+ck_status ck_world_exchange(const ck_world *w, const float *array, const size_t *counts, size_t at,
+                            size_t n, float *parts, ck_error *err) {
+    size_t mine = ck_world_piece(counts[w->rank], at, n);
+    memcpy(parts + w->rank * mine, array + offset(counts, w->rank) + (mine ? at : 0),
+           mine * sizeof *parts);
     for (size_t k = 1; k < w->size; k++) {
         size_t to = (w->rank + k) % w->size, from = (w->rank + w->size - k) % w->size;
-        CK_TRY(swap(array + offset(counts, to), counts[to] * sizeof *array, to, parts + from * mine,
-                    mine * sizeof *parts, from, most(w, counts), err));
+        size_t theirs = ck_world_piece(counts[to], at, n);
+        CK_TRY(swap(array + offset(counts, to) + (theirs ? at : 0), theirs * sizeof *array, to,
+                    parts + from * mine, mine * sizeof *parts, from, n * sizeof *array, err));
     }
     return CK_OK;
 }

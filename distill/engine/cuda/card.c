@@ -56,7 +56,12 @@ static ck_status choose(int count, ck_error *err) {
     enum { LEAST = 8 }; /* compute capability with bfloat16 */
     struct cudaDeviceProp card_is;
     const char *place = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
-    int which = place ? atoi(place) % count : 0;
+    int which = place ? atoi(place) : 0;
+    if (which >= count)
+        return ck_fail(err, CK_USAGE,
+                       "process %d of this machine has no card of its own: there are %d. Start as "
+                       "many processes as there are cards",
+                       which, count);
     CK_CARD_NOTE(cudaSetDevice(which));
     CK_CARD_NOTE(cudaGetDeviceProperties(&card_is, which));
     CK_TRY(ck_card_check(err));
@@ -119,6 +124,10 @@ void ck_card_read(void *dst, const void *src, size_t bytes) {
 
 void ck_card_zero(void *p, size_t bytes) {
     CK_CARD_NOTE(cudaMemsetAsync(p, 0, bytes, card.stream));
+}
+
+void ck_card_copy(void *dst, const void *src, size_t bytes) {
+    CK_CARD_NOTE(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, card.stream));
 }
 
 /* ---- Recording ---- */

@@ -18,7 +18,7 @@
 #include <stddef.h>
 
 /* CK_USAGE: no driver, no card, one that is too old. With several processes on a machine (Open
- * MPI), each takes the card of its place among them. */
+ * MPI), each takes the card of its place among them; CK_USAGE where there are too few. */
 ck_status ck_card_open(ck_error *err);
 cudaStream_t ck_card_stream(void);
 
@@ -30,6 +30,7 @@ void ck_card_write(void *dst, const void *src, size_t bytes);
 /* Waits for it. */
 void ck_card_read(void *dst, const void *src, size_t bytes);
 void ck_card_zero(void *p, size_t bytes);
+void ck_card_copy(void *dst, const void *src, size_t bytes);
 
 /* Notes the first failure; anything else is only its consequence. */
 void ck_card_note(const char *what, const char *why);

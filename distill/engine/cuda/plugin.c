@@ -3,6 +3,7 @@
 
 #include "distill/engine/cuda/card.h"
 #include "distill/engine/cuda/convolutions.h"
+#include "distill/engine/cuda/nccl.h"
 #include "distill/engine/cuda/operations.h"
 #include "distill/engine/cuda/updates.h"
 
@@ -72,14 +73,28 @@ static void add(float *sum, const float *x, size_t n, float factor) {
 
 static const ck_updates updates = {squares, adamw, average, add};
 
+/* ---- Other processes ---- */
+
+static ck_status exchange(const float *array, const size_t *counts, size_t at, size_t n,
+                          float *parts, ck_error *err) {
+    return ck_nccl_exchange(ck_card_stream(), array, counts, at, n, parts, err);
+}
+
+static ck_status share(float *array, const size_t *counts, ck_error *err) {
+    return ck_nccl_share(ck_card_stream(), array, counts, err);
+}
+
+static const ck_peers peers = {ck_nccl_invite, ck_nccl_join, ck_nccl_leave, exchange, share};
+
 /* ---- The table ---- */
 
 #define ON_CARD(backend_name, prepare_function)                                                    \
     {                                                                                              \
         .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = sizeof(float),             \
         .prepare = prepare_function, .alloc = ck_card_alloc, .free = ck_card_free,                 \
-        .write = ck_card_write, .read = ck_card_read, .zero = ck_card_zero, .updates = &updates,   \
-        .memory = ck_card_memory, .run = ck_card_run, .forget = ck_card_forget                     \
+        .write = ck_card_write, .read = ck_card_read, .zero = ck_card_zero, .copy = ck_card_copy,  \
+        .updates = &updates, .memory = ck_card_memory, .run = ck_card_run,                         \
+        .forget = ck_card_forget, .peers = &peers                                                  \
     }
 
 static const ck_backend backends[] = {
