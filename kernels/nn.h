@@ -36,11 +36,11 @@ typedef struct ck_nn_norm {
 /* Attention: image after image, tokens of `channels` numbers, of which a head has `width`, at most
  * CK_NN_HEAD. Row t of sums is the logarithm of the sum of exponentials of query t's scores; there
  * is one for each image, head and query. Causal: query t sees keys 0 to t. */
-enum { CK_NN_HEAD = 512, CK_NN_QUERIES = 64 };
+enum { CK_NN_HEAD = 512 };
 
 typedef struct ck_nn_attention {
     size_t queries, keys, channels, heads, width;
-    bool half; /* the arrays are bf16 (kernels of ck_nn_amx only), else f32; sums is f32 */
+    bool half; /* the arrays are bf16 (those of ck_nn_amx only), else f32; sums is f32 */
     const void *q, *k, *v; /* tokens x channels for each image */
     float scale;
     bool causal;
@@ -49,6 +49,18 @@ typedef struct ck_nn_attention {
     const void *dy; /* backward only, as the rest */
     void *dq, *dk, *dv;
 } ck_nn_attention;
+
+/* Its kernels, for heads of at most `widest` channels. memory: of a thread, as many bytes as `room`
+ * says (it reads keys and width), aligned to 64. */
+typedef struct ck_nn_attend {
+    size_t widest, queries;
+    size_t (*room)(const ck_nn_attention *a, bool backward);
+    /* So many queries of a head, from `first` on (or as many as there are). */
+    void (*forward)(const ck_nn_attention *a, size_t image, size_t head, size_t first,
+                    void *memory);
+    /* All of dq, dk and dv of one head. */
+    void (*backward)(const ck_nn_attention *a, size_t image, size_t head, void *memory);
+} ck_nn_attend;
 
 /* A matrix whose element (i, j) is at[i * row + j * column]. */
 typedef struct ck_nn_matrix {
@@ -121,24 +133,14 @@ typedef struct ck_nn {
     void (*product)(float *c, size_t c_stride, ck_nn_matrix a, const float *b, size_t b_stride,
                     size_t m, size_t n, size_t k, bool add);
 
-    /* Queries first to first + CK_NN_QUERIES - 1 (as far as there are so many). */
-    void (*attention)(const ck_nn_attention *a, size_t image, size_t head, size_t first);
-    /* All of dq, dk and dv of one head. */
-    void (*attention_grad)(const ck_nn_attention *a, size_t image, size_t head);
+    ck_nn_attend attention;
 } ck_nn;
 
 /* In tiles of the processor's matrix unit (AMX): attention and products, what is multiplied rounded
- * to bfloat16, sums f32. Heads of at most CK_NN_AMX_HEAD channels. `memory`: of a thread,
- * attention_room bytes, aligned to 64. */
-enum { CK_NN_AMX_HEAD = 256, CK_NN_AMX_QUERIES = 512 };
-
+ * to bfloat16, sums f32. */
 typedef struct ck_nn_amx {
-    const ck_nn *half;                                  /* the kernels for arrays of bf16 */
-    size_t (*attention_room)(const ck_nn_attention *a); /* reads keys and width */
-    /* Queries first to first + CK_NN_AMX_QUERIES - 1 (as far as there are so many). */
-    void (*attention)(const ck_nn_attention *a, size_t image, size_t head, size_t first,
-                      void *memory);
-    void (*attention_grad)(const ck_nn_attention *a, size_t image, size_t head, void *memory);
+    const ck_nn *half; /* the kernels for arrays of bf16 */
+    ck_nn_attend attention;
     /* Brings m vectors of k numbers into tiles: vector i at x.at + i * x.row, its numbers x.column
      * apart; one of both is 1. m and k are multiples of 16. It takes m / 16 times
      * CK_NN_AMX_STEPS(k) KiB. right: for the right side of a product. */

@@ -24,8 +24,9 @@
 #include <unistd.h>
 
 /* Queries and keys of a block, keys of one backward: whole numbers of tiles, such that it all stays
- * in the L1 cache. MOST: channels of a head. */
-enum { QUERIES = 64, KEYS = 64, SLICE = 32, COLUMNS = QUERIES / TILE, MOST = CK_NN_AMX_HEAD };
+ * in the L1 cache. MOST: channels of a head. SHARE:
+ * queries that are given together. */
+enum { QUERIES = 64, KEYS = 64, SLICE = 32, COLUMNS = QUERIES / TILE, MOST = 256, SHARE = 512 };
 enum { STEPS = MOST / DEPTH, TILES = MOST / TILE };
 
 #define LN2    0.693147181f
@@ -230,7 +231,8 @@ TARGET static void attend(const ck_nn_attention *a, size_t q, const pair *keys, 
 }
 
 /* Tokens of keys and of values as rows, pairs and turned pairs. */
-static size_t room(const ck_nn_attention *a) {
+static size_t room(const ck_nn_attention *a, bool backward) {
+    (void)backward;
     size_t keys = (a->keys + KEYS - 1) / KEYS * KEYS, steps = (a->width + DEPTH - 1) / DEPTH;
     size_t tiles = (a->width + TILE - 1) / TILE;
     /* Rows of both, pairs and turned pairs of one; backward gradients, too: more than that. */
@@ -242,7 +244,7 @@ TARGET static void attention(const ck_nn_attention *a, size_t image, size_t head
                              void *memory) {
     size_t q = image * a->queries * a->channels + head * a->width;
     size_t k = image * a->keys * a->channels + head * a->width;
-    size_t end = least(a->queries, first + CK_NN_AMX_QUERIES), to = padded(a->keys, KEYS);
+    size_t end = least(a->queries, first + SHARE), to = padded(a->keys, KEYS);
     float *sums = a->sums + (image * a->heads + head) * a->queries;
     sizes z = sizes_of(a);
     pair *keys = memory, *rows = keys + to / TILE * z.steps * AREA;
@@ -420,9 +422,11 @@ static void find_out(void) {
 extern const ck_nn ck_nn_avx512_half;
 
 const ck_nn_amx *ck_nn_amx_best(void) {
-    static const ck_nn_amx table = {
-        &ck_nn_avx512_half,  room,           attention, attention_grad, ck_nn_amx__pack,
-        ck_nn_amx__multiply, ck_nn_amx__pair};
+    static const ck_nn_amx table = {&ck_nn_avx512_half,
+                                    {MOST, SHARE, room, attention, attention_grad},
+                                    ck_nn_amx__pack,
+                                    ck_nn_amx__multiply,
+                                    ck_nn_amx__pair};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, find_out);
     const ck_nn *k = ck_nn_best();

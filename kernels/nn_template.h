@@ -395,14 +395,18 @@ TARGET static void product(float *c, size_t stride, ck_nn_matrix a, const float 
 /* ---- Attention ----
  *
  * Scores are made for a block of keys and a block of queries at a time and never stored; the
- * largest and the sum of exponentials of each query are kept up to date along the keys (Milakov and
+ * largest and the sum of powers of each query are kept up to date along the keys (Milakov and
  * Gimelshein, 2018; Dao et al., 2022). Backwards they are made again, from the logarithms of the
- * sums. Queries are side by side in vectors, so blocks of them are transposed and padded to a
- * multiple of 16; keys and values stay where they are. */
+ * sums. They are powers of two: scores are multiplied by log2(e), too.
+ *
+ * Forward queries are side by side in vectors and keys stay where they are, backward it is the
+ * other way round. What is side by side is transposed, block by block, and padded to a multiple of
+ * 16. */
 
-enum { BLOCK = CK_NN_QUERIES, AREA = BLOCK * 128 };
+enum { BLOCK = 64, AREA = BLOCK * 128, SHARE = 64 /* queries that are given together */ };
 
 #define ALIGNED __attribute__((aligned(64)))
+#define LN2     0.693147181f
 
 typedef struct part {
     size_t first, n; /* tokens */
@@ -412,13 +416,26 @@ INLINE size_t padded(size_t n) {
     return (n + 15) / 16 * 16;
 }
 
-/* Tokens of a block, such that their numbers are at most AREA. */
-INLINE size_t block_of(size_t width) {
-    return width <= 128 ? BLOCK : width <= 256 ? BLOCK / 2 : BLOCK / 4;
-}
-
 INLINE part part_at(size_t first, size_t block, size_t count) {
     return (part){first, count - first < block ? count - first : block};
+}
+
+/* 2^x for x < 128, 0 below 2^-127: a polynomial of degree 5 (fitted; off by 7.5e-8) for the rest
+ * that is left of x by the nearest integer. NaN passes, as in `exponential`. */
+INLINE float power(float x) {
+    x = -127.f > x ? -127.f : x;
+    float rounded = x + (0x1.8p23f + 127), r = x - (rounded - (0x1.8p23f + 127));
+    float p = FMA(r, 0.00132764719f, 0.00967554096f);
+    p = FMA(p, r, 0.0555071309f);
+    p = FMA(p, r, 0.240221202f);
+    p = FMA(p, r, 0.693146944f);
+    p = FMA(p, r, 1.f);
+    uint32_t bits; /* the integer + 127 stands in the lowest of `rounded` */
+    memcpy(&bits, &rounded, sizeof bits);
+    bits <<= 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return p * scale;
 }
 
 /* A head's numbers of some tokens, times a factor: channel after channel. */
@@ -432,22 +449,20 @@ INLINE void copy_columns(float *to, const float *from, part t, const ck_nn_atten
             to[c * n + i] = factor * from[(t.first + i) * a->channels + c];
 }
 
-/* The same token after token. */
-INLINE void copy_rows(float *to, const float *from, part t, const ck_nn_attention *a,
-                      float factor) {
-    size_t row = padded(a->width);
-    for (size_t i = 0; i < t.n; i++) {
-        const float *x = from + (t.first + i) * a->channels;
-        SIMD for (size_t c = 0; c < a->width; c++) to[i * row + c] = factor * x[c];
-        for (size_t c = a->width; c < row; c++) to[i * row + c] = 0;
-    }
+/* What copy_columns brought, back. */
+INLINE void put_columns(float *to, const float *from, part t, const ck_nn_attention *a,
+                        float factor) {
+    size_t n = padded(t.n);
+    for (size_t i = 0; i < t.n; i++)
+        for (size_t c = 0; c < a->width; c++)
+            to[(t.first + i) * a->channels + c] = factor * from[c * n + i];
 }
 
 INLINE bool unseen(const ck_nn_attention *a, part queries, part keys) {
     return a->causal && queries.first + queries.n <= keys.first;
 }
 
-/* Scores, a row of n queries for each key: those that come before a key do not see it, and e^ makes
+/* Scores, a row of n queries for each key: those that come before a key do not see it, and 2^ makes
  * 0 of their score. */
 INLINE void hide(const ck_nn_attention *a, float *scores, part queries, part keys, size_t n) {
     for (size_t j = 0; a->causal && j < keys.n; j++)
@@ -455,8 +470,8 @@ INLINE void hide(const ck_nn_attention *a, float *scores, part queries, part key
             scores[j * n + i] = -INFINITY;
 }
 
-/* Scores become exponentials, less the largest of their query; what was gathered in `out`, a row
- * for each channel, is scaled to the new largest. */
+/* Scores become powers, less the largest of their query; what was gathered in `out`, a row for each
+ * channel, is scaled to the new largest. */
 INLINE void take_scores(float *scores, size_t keys, size_t n, float *largest, float *sum,
                         float *out, size_t width) {
     ALIGNED float keep[BLOCK];
@@ -466,13 +481,13 @@ INLINE void take_scores(float *scores, size_t keys, size_t n, float *largest, fl
         SIMD for (size_t i = 0; i < n; i++) largest[i] = x[i] > largest[i] ? x[i] : largest[i];
     }
     SIMD for (size_t i = 0; i < n; i++) {
-        keep[i] = exponential(keep[i] - largest[i]);
+        keep[i] = power(keep[i] - largest[i]);
         sum[i] *= keep[i];
     }
     for (size_t j = 0; j < keys; j++) {
         float *x = scores + j * n;
         SIMD for (size_t i = 0; i < n; i++) {
-            x[i] = exponential(x[i] - largest[i]);
+            x[i] = power(x[i] - largest[i]);
             sum[i] += x[i];
         }
     }
@@ -486,7 +501,7 @@ TARGET static void attend(const ck_nn_attention *a, const float *q, const float 
                           part queries, float *y, float *sums) {
     ALIGNED float columns_q[AREA], out[AREA], scores[BLOCK * BLOCK], largest[BLOCK], sum[BLOCK];
     size_t n = padded(queries.n);
-    copy_columns(columns_q, q, queries, a, a->scale);
+    copy_columns(columns_q, q, queries, a, a->scale / LN2);
     memset(out, 0, a->width * n * sizeof *out);
     for (size_t i = 0; i < n; i++) largest[i] = -INFINITY, sum[i] = 0;
     for (size_t first = 0; first < a->keys; first += BLOCK) {
@@ -499,22 +514,39 @@ TARGET static void attend(const ck_nn_attention *a, const float *q, const float 
         take_scores(scores, t.n, n, largest, sum, out, a->width);
         product(out, n, values, scores, n, a->width, n, t.n, true);
     }
-    for (size_t i = 0; i < queries.n; i++) {
-        float *to = y + (queries.first + i) * a->channels, scale = 1 / sum[i];
-        for (size_t c = 0; c < a->width; c++) to[c] = scale * out[c * n + i];
-        sums[queries.first + i] = largest[i] + logf(sum[i]);
+    for (size_t i = 0; i < n; i++) {
+        if (i < queries.n) sums[queries.first + i] = LN2 * largest[i] + logf(sum[i]);
+        sum[i] = 1 / sum[i];
     }
+    for (size_t c = 0; c < a->width; c++) {
+        SIMD for (size_t i = 0; i < n; i++) out[c * n + i] *= sum[i];
+    }
+    put_columns(y, out, queries, a, 1);
 }
 
-TARGET static void attention(const ck_nn_attention *a, size_t image, size_t head, size_t first) {
+TARGET static void forward(const ck_nn_attention *a, size_t image, size_t head, size_t first,
+                           void *memory) {
+    (void)memory;
     size_t q = image * a->queries * a->channels + head * a->width;
     size_t k = image * a->keys * a->channels + head * a->width;
-    size_t end = a->queries - first < BLOCK ? a->queries : first + BLOCK;
+    size_t end = a->queries - first < SHARE ? a->queries : first + SHARE;
+    /* Such that the numbers of a block are at most AREA. */
+    size_t block = a->width <= 128 ? BLOCK : a->width <= 256 ? BLOCK / 2 : BLOCK / 4;
     float *sums = a->sums + (image * a->heads + head) * a->queries;
-    for (; first < end; first += block_of(a->width))
+    for (; first < end; first += block)
         attend(a, (const float *)a->q + q, (const float *)a->k + k, (const float *)a->v + k,
-               part_at(first, block_of(a->width), end), (float *)a->y + q, sums);
+               part_at(first, block, end), (float *)a->y + q, sums);
 }
+
+/* ---- Backward ---- */
+
+/* A head: where the numbers of its queries begin; of its keys, blocks of BLOCK, channel after
+ * channel, but rows: key after key, padded to a multiple of 16 channels, as dq, of a block of
+ * queries. */
+typedef struct head_grad {
+    const float *q, *dy, *y, *sums;
+    float *k, *v, *dk, *dv, *rows, *dq;
+} head_grad;
 
 INLINE float inner(const float *x, const float *y, size_t n) {
     float sum = 0;
@@ -522,83 +554,82 @@ INLINE float inner(const float *x, const float *y, size_t n) {
     return sum;
 }
 
-/* A head's rows of some tokens += rows (padded(width) apart). */
-INLINE void add_rows(float *to, const float *rows, part t, const ck_nn_attention *a) {
-    for (size_t i = 0; i < t.n; i++) {
-        float *x = to + (t.first + i) * a->channels;
-        const float *row = rows + i * padded(a->width);
-        SIMD for (size_t c = 0; c < a->width; c++) x[c] += row[c];
+/* Of a query, that sees some of n keys: scores become probabilities p, changes p (dy v - dy y). */
+INLINE void differentiate(float *scores, float *changes, size_t seen, size_t n, float sum,
+                          float dy_y) {
+    SIMD for (size_t j = 0; j < seen; j++) {
+        scores[j] = power(scores[j] - sum);
+        changes[j] = scores[j] * (changes[j] - dy_y);
     }
+    for (size_t j = seen; j < n; j++) scores[j] = changes[j] = 0;
 }
 
-/* Where a head's numbers begin. */
-typedef struct head_grad {
-    const float *q, *k, *v, *y, *sums, *dy;
-    float *dq, *dk, *dv;
-} head_grad;
-
-/* A block of queries against all keys: their dq, and their part of dk and dv. With p the
- * probabilities, the gradient of scores is p (dy v - dy y). */
-TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, part queries) {
-    ALIGNED float columns_q[AREA], columns_dy[AREA], rows_q[AREA], rows_dy[AREA], rows[AREA];
-    ALIGNED float dq[AREA], scores[BLOCK * BLOCK], changes[BLOCK * BLOCK];
-    ALIGNED float sum[BLOCK] = {0}, dy_y[BLOCK] = {0};
-    size_t n = padded(queries.n), row = padded(a->width);
-    copy_columns(columns_q, h->q, queries, a, a->scale);
-    copy_columns(columns_dy, h->dy, queries, a, 1);
-    copy_rows(rows_q, h->q, queries, a, a->scale);
-    copy_rows(rows_dy, h->dy, queries, a, 1);
-    memset(dq, 0, a->width * n * sizeof *dq);
+/* A block of queries against all keys: their dq, and their part of dk and dv. */
+TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, part queries,
+                               float *to) {
+    ALIGNED float scores[BLOCK * BLOCK], changes[BLOCK * BLOCK], sum[BLOCK], dy_y[BLOCK];
+    size_t at = queries.first * a->channels, row = padded(a->width), width = a->width;
+    ck_nn_matrix q = {h->q + at, a->channels, 1}, dy = {h->dy + at, a->channels, 1};
+    ck_nn_matrix q_turned = {q.at, 1, a->channels}, dy_turned = {dy.at, 1, a->channels};
+    memset(h->dq, 0, queries.n * row * sizeof *h->dq);
     for (size_t i = 0; i < queries.n; i++) {
-        sum[i] = h->sums[queries.first + i];
-        dy_y[i] = inner(rows_dy + i * row, h->y + (queries.first + i) * a->channels, a->width);
+        sum[i] = h->sums[queries.first + i] / LN2;
+        dy_y[i] = inner(dy.at + i * a->channels, h->y + at + i * a->channels, width);
     }
-    for (size_t first = 0; first < a->keys; first += block_of(a->width)) {
-        part t = part_at(first, block_of(a->width), a->keys);
+    for (size_t first = 0; first < a->keys; first += BLOCK) {
+        part t = part_at(first, BLOCK, a->keys);
         if (unseen(a, queries, t)) break;
-        ck_nn_matrix keys = {h->k + first * a->channels, a->channels, 1};
-        ck_nn_matrix values = {h->v + first * a->channels, a->channels, 1};
-        ck_nn_matrix transposed = {keys.at, 1, a->channels};
-        product(scores, n, keys, columns_q, n, t.n, n, a->width, false);
-        product(changes, n, values, columns_dy, n, t.n, n, a->width, false);
-        hide(a, scores, queries, t, n);
-        for (size_t j = 0; j < t.n; j++) {
-            float *p = scores + j * n, *d = changes + j * n;
-            SIMD for (size_t i = 0; i < n; i++) {
-                p[i] = exponential(p[i] - sum[i]);
-                d[i] = p[i] * (d[i] - dy_y[i]);
-            }
+        size_t n = padded(t.n), block = first * width;
+        product(scores, n, q, h->k + block, n, queries.n, n, width, false);
+        product(changes, n, dy, h->v + block, n, queries.n, n, width, false);
+        for (size_t i = 0; i < queries.n; i++) {
+            size_t before = queries.first + i + 1, seen = before < first ? 0 : before - first;
+            if (!a->causal || seen > n) seen = n;
+            differentiate(scores + i * n, changes + i * n, seen, n, sum[i], dy_y[i]);
         }
-        product(rows, row, (ck_nn_matrix){scores, n, 1}, rows_dy, row, t.n, row, queries.n, false);
-        add_rows(h->dv, rows, t, a);
-        product(rows, row, (ck_nn_matrix){changes, n, 1}, rows_q, row, t.n, row, queries.n, false);
-        add_rows(h->dk, rows, t, a);
-        product(dq, n, transposed, changes, n, a->width, n, t.n, true);
+        product(h->dv + block, n, dy_turned, scores, n, width, n, queries.n, true);
+        product(h->dk + block, n, q_turned, changes, n, width, n, queries.n, true);
+        product(h->dq, row, (ck_nn_matrix){changes, n, 1}, h->rows + first * row, row, queries.n,
+                row, t.n, true);
     }
-    for (size_t i = 0; i < queries.n; i++) {
-        float *to = h->dq + (queries.first + i) * a->channels;
-        for (size_t c = 0; c < a->width; c++) to[c] = a->scale * dq[c * n + i];
-    }
+    for (size_t i = 0; i < queries.n; i++)
+        for (size_t c = 0; c < width; c++)
+            to[at + i * a->channels + c] = a->scale * h->dq[i * row + c];
 }
 
-TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t head) {
+TARGET static size_t room(const ck_nn_attention *a, bool backward) {
+    size_t keys = padded(a->keys), row = padded(a->width);
+    return backward ? (4 * keys * a->width + (keys + BLOCK) * row) * sizeof(float) : 0;
+}
+
+TARGET static void backward(const ck_nn_attention *a, size_t image, size_t head, void *memory) {
     size_t q = image * a->queries * a->channels + head * a->width;
     size_t k = image * a->keys * a->channels + head * a->width;
+    size_t size = padded(a->keys) * a->width, row = padded(a->width);
+    const float *from_k = (const float *)a->k + k, *from_v = (const float *)a->v + k;
     head_grad h = {.q = (const float *)a->q + q,
-                   .k = (const float *)a->k + k,
-                   .v = (const float *)a->v + k,
+                   .dy = (const float *)a->dy + q,
                    .y = (const float *)a->y + q,
                    .sums = a->sums + (image * a->heads + head) * a->queries,
-                   .dy = (const float *)a->dy + q,
-                   .dq = (float *)a->dq + q,
-                   .dk = (float *)a->dk + k,
-                   .dv = (float *)a->dv + k};
-    for (size_t t = 0; t < a->keys; t++) {
-        memset(h.dk + t * a->channels, 0, a->width * sizeof(float));
-        memset(h.dv + t * a->channels, 0, a->width * sizeof(float));
+                   .k = memory};
+    h.v = h.k + size, h.dk = h.v + size, h.dv = h.dk + size, h.rows = h.dv + size;
+    h.dq = h.rows + padded(a->keys) * row;
+    memset(h.dk, 0, 2 * size * sizeof(float));
+    for (size_t first = 0; first < a->keys; first += BLOCK) {
+        part t = part_at(first, BLOCK, a->keys);
+        copy_columns(h.k + first * a->width, from_k, t, a, a->scale / LN2);
+        copy_columns(h.v + first * a->width, from_v, t, a, 1);
     }
-    for (size_t first = 0; first < a->queries; first += block_of(a->width))
-        attend_back(a, &h, part_at(first, block_of(a->width), a->queries));
+    for (size_t i = 0; i < a->keys; i++)
+        for (size_t c = 0; c < row; c++)
+            h.rows[i * row + c] = c < a->width ? from_k[i * a->channels + c] : 0;
+    for (size_t first = 0; first < a->queries; first += BLOCK)
+        attend_back(a, &h, part_at(first, BLOCK, a->queries), (float *)a->dq + q);
+    for (size_t first = 0; first < a->keys; first += BLOCK) {
+        part t = part_at(first, BLOCK, a->keys);
+        put_columns((float *)a->dk + k, h.dk + first * a->width, t, a, a->scale);
+        put_columns((float *)a->dv + k, h.dv + first * a->width, t, a, 1);
+    }
 }
 
 #endif /* HALF */
@@ -637,7 +668,6 @@ const ck_nn TABLE_NAME(SUFFIX) = {
     .layer_norm_grad = layer_norm_grad,
 #ifndef HALF
     .product = product,
-    .attention = attention,
-    .attention_grad = attention_grad,
+    .attention = {CK_NN_HEAD, SHARE, room, forward, backward},
 #endif
 };

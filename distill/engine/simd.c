@@ -485,55 +485,6 @@ static void run_layer_norm_grad(const ck_call *call) {
     }
 }
 
-/* ---- Attention ---- */
-
-_Static_assert((int)CK_MAX_HEAD <= (int)CK_NN_HEAD, "heads that the kernels have no room for");
-
-ck_nn_attention ck_simd__attention(const ck_call *call) {
-    const ck_graph_node *n = ck_call_node(call);
-    ck_shape q = ck_call_shape(call, 0), k = ck_call_shape(call, 1);
-    ck_nn_attention a = {.queries = (size_t)q.d[1],
-                         .keys = (size_t)k.d[1],
-                         .channels = (size_t)q.d[2],
-                         .heads = (size_t)n->i[0],
-                         .width = (size_t)(q.d[2] / n->i[0]),
-                         .q = call->src[0],
-                         .k = call->src[1],
-                         .v = call->src[2],
-                         .scale = (float)n->x[0],
-                         .causal = n->i[1]};
-    bool grad = n->op == CK_OP_ATTENTION_GRAD;
-    a.half = ck_call_half(call, 0);
-    size_t element = a.half ? 2 : 4, bytes = (size_t)ck_shape_count(&q) * element;
-    a.y = grad ? (void *)call->src[3] : call->dst;
-    a.sums = ck_packed_rest(a.y, ck_shape_count(&q), element);
-    if (!grad) return a;
-    a.dy = call->src[4];
-    a.dq = call->dst;
-    a.dk = (char *)a.dq + bytes;
-    a.dv = (char *)a.dk + (size_t)ck_shape_count(&k) * element;
-    return a;
-}
-
-static void run_attention(const ck_call *call) {
-    const ck_nn *k = call->state;
-    ck_nn_attention a = ck_simd__attention(call);
-    size_t images = (size_t)ck_call_shape(call, 0).d[0];
-#pragma omp parallel for collapse(3) schedule(dynamic)
-    for (size_t n = 0; n < images; n++)
-        for (size_t h = 0; h < a.heads; h++)
-            for (size_t t = 0; t < a.queries; t += CK_NN_QUERIES) k->attention(&a, n, h, t);
-}
-
-static void run_attention_grad(const ck_call *call) {
-    const ck_nn *k = call->state;
-    ck_nn_attention a = ck_simd__attention(call);
-    size_t images = (size_t)ck_call_shape(call, 0).d[0];
-#pragma omp parallel for collapse(2) schedule(dynamic)
-    for (size_t n = 0; n < images; n++)
-        for (size_t h = 0; h < a.heads; h++) k->attention_grad(&a, n, h);
-}
-
 /* ---- Sums of 2 x 2 pixels ---- */
 
 static void run_upsample_grad(const ck_call *call) {
@@ -580,8 +531,6 @@ static const struct {
     [CK_OP_LAYER_NORM_GRAD] = {run_layer_norm_grad, NULL, layer_norm_scratch, false},
     [CK_OP_GEGLU] = {run_geglu, NULL, NULL, false},
     [CK_OP_GEGLU_GRAD] = {run_geglu_grad, NULL, NULL, false},
-    [CK_OP_ATTENTION] = {run_attention, NULL, NULL, false},
-    [CK_OP_ATTENTION_GRAD] = {run_attention_grad, NULL, NULL, false},
 };
 
 bool ck_simd__takes_half(const ck_graph *g, ck_node n) {
@@ -597,12 +546,14 @@ ck_status ck_simd_prepare(const ck_graph *g, ck_node n, const bool *half, ck_ker
                           bool *done, ck_error *err) {
     ck_op op = g->nodes[n].op;
     ck_node source = g->nodes[n].src[0];
-    bool halves = half && source != CK_NONE && half[source];
-    *done =
-        own[op].run && (!own[op].takes || own[op].takes(g, n)) && (halves || !own[op].half_only);
+    bool halves = half && source != CK_NONE && half[source],
+         attention = op == CK_OP_ATTENTION || op == CK_OP_ATTENTION_GRAD;
+    *done = attention || (own[op].run && (!own[op].takes || own[op].takes(g, n)) &&
+                          (halves || !own[op].half_only));
     if (!*done) return CK_OK;
     const ck_nn *k = halves ? ck_nn_amx_best()->half : ck_nn_best();
     if (!k) return ck_fail(err, CK_USAGE, "CK_ISA names no instruction set of this processor");
+    if (attention) return ck_simd__attention(&k->attention, g, n, kernel, done, err);
     *kernel = (ck_kernel){.run = own[op].run,
                           .scratch = own[op].scratch ? own[op].scratch(g, n) : 0,
                           .state = (void *)k};

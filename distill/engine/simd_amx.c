@@ -1,5 +1,5 @@
-/* Attention and products of matrices to the kernels of ck_nn_amx; see simd.h. A part of the scratch
- * memory is for each thread. */
+/* Products of matrices to the kernels of ck_nn_amx, and what may be stored as bf16; see simd.h. A
+ * part of the scratch memory is for each thread. */
 #include "distill/engine/simd.h"
 
 #include "distill/engine/onednn.h"
@@ -15,50 +15,6 @@ typedef struct tiled {
     size_t room; /* bytes of a thread */
     int threads; /* that there is room for */
 } tiled;
-
-static void run_attention(const ck_call *call) {
-    const tiled *s = call->state;
-    ck_nn_attention a = ck_simd__attention(call);
-    size_t images = (size_t)ck_call_shape(call, 0).d[0];
-#pragma omp parallel for collapse(3) schedule(dynamic) num_threads(s->threads)
-    for (size_t n = 0; n < images; n++)
-        for (size_t h = 0; h < a.heads; h++)
-            for (size_t t = 0; t < a.queries; t += CK_NN_AMX_QUERIES)
-                s->kernels->attention(
-                    &a, n, h, t, (char *)call->scratch + (size_t)omp_get_thread_num() * s->room);
-}
-
-static void run_attention_grad(const ck_call *call) {
-    const tiled *s = call->state;
-    ck_nn_attention a = ck_simd__attention(call);
-    size_t images = (size_t)ck_call_shape(call, 0).d[0];
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(s->threads)
-    for (size_t n = 0; n < images; n++)
-        for (size_t h = 0; h < a.heads; h++)
-            s->kernels->attention_grad(
-                &a, n, h, (char *)call->scratch + (size_t)omp_get_thread_num() * s->room);
-}
-
-static bool takes_attention(const ck_graph *g, ck_node n) {
-    return ck_node_shape(g, g->nodes[n].src[0]).d[2] / g->nodes[n].i[0] <= CK_NN_AMX_HEAD;
-}
-
-static ck_status prepare_attention(const ck_nn_amx *kernels, const ck_graph *g, ck_node id,
-                                   ck_kernel *kernel, bool *done, ck_error *err) {
-    const ck_graph_node *n = &g->nodes[id];
-    ck_shape q = ck_node_shape(g, n->src[0]), k = ck_node_shape(g, n->src[1]);
-    ck_nn_attention a = {.keys = (size_t)k.d[1], .width = (size_t)(q.d[2] / n->i[0])};
-    if (!takes_attention(g, id)) return CK_OK;
-    tiled *state = ck_alloc(sizeof *state);
-    if (!state) return ck_fail_memory(err, ck_op_name(n->op));
-    *state = (tiled){kernels, kernels->attention_room(&a), omp_get_max_threads()};
-    *kernel = (ck_kernel){.run = n->op == CK_OP_ATTENTION ? run_attention : run_attention_grad,
-                          .scratch = (size_t)state->threads * state->room,
-                          .state = state,
-                          .release = free};
-    *done = true;
-    return CK_OK;
-}
 
 /* ---- Products of matrices ----
  *
@@ -219,7 +175,7 @@ ck_status ck_simd_prepare_bf16(const ck_graph *g, ck_node n, ck_kernel *kernel, 
     const ck_nn_amx *kernels = ck_nn_amx_best();
     ck_op op = g->nodes[n].op;
     if (kernels && (op == CK_OP_ATTENTION || op == CK_OP_ATTENTION_GRAD))
-        return prepare_attention(kernels, g, n, kernel, done, err);
+        return ck_simd__attention(&kernels->attention, g, n, kernel, done, err);
     if (kernels && op == CK_OP_MATMUL) return prepare_product(kernels, g, n, kernel, done, err);
     return CK_OK;
 }
@@ -259,9 +215,12 @@ static unsigned half_of(const ck_graph *g, ck_node n) {
     case CK_OP_CONV_WEIGHT_GRAD:
         return ck_onednn_version() ? A | B : 0;
     case CK_OP_ATTENTION:
-        return takes_attention(g, n) ? RESULT | A | B | C : 0;
+        return ck_simd__takes_attention(&ck_nn_amx_best()->attention, g, n) ? RESULT | A | B | C
+                                                                            : 0;
     case CK_OP_ATTENTION_GRAD:
-        return takes_attention(g, n) ? RESULT | A | B | C | D | E : 0;
+        return ck_simd__takes_attention(&ck_nn_amx_best()->attention, g, n)
+                   ? RESULT | A | B | C | D | E
+                   : 0;
     default:
         return ck_simd__takes_half(g, n) ? alike[op] : 0;
     }

@@ -1,4 +1,4 @@
-/* Between simd.c, simd_copies.c, simd_products.c and simd_amx.c. */
+/* Between simd.c and simd_*.c. */
 #ifndef CK_SIMD_INT_H
 #define CK_SIMD_INT_H
 
@@ -24,7 +24,10 @@ void ck_simd__upsample(const ck_call *call);
 /* Whether there is a kernel for arrays of bf16. */
 bool ck_simd__takes_half(const ck_graph *g, ck_node n);
 
-/* What the kernels are told of an attention, or of the gradient of one. */
-ck_nn_attention ck_simd__attention(const ck_call *call);
+/* CK_OP_ATTENTION and CK_OP_ATTENTION_GRAD: *done is false where heads are too wide for such
+ * kernels. */
+ck_status ck_simd__attention(const ck_nn_attend *kernels, const ck_graph *g, ck_node n,
+                             ck_kernel *kernel, bool *done, ck_error *err);
+bool ck_simd__takes_attention(const ck_nn_attend *kernels, const ck_graph *g, ck_node n);
 
 #endif
