@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-static const char *folder, *tokenizer, *device = "cpu";
+static const char *folder, *device = "cpu";
 static bool json, checkpointing;
 
 static const ck_option options[] = {
@@ -19,12 +19,7 @@ static const ck_option options[] = {
      .value = &folder,
      .help =
          "a folder as diffusers lays it out (Stable Diffusion 1, 2, XL, 3, FLUX), or one file of "
-         "Stable Diffusion 1, 2 or XL"},
-    {.name = "tokenizer",
-     .argument = "DIR",
-     .type = CK_OPT_TEXT,
-     .value = &tokenizer,
-     .help = "for a model in one file: a folder with vocab.json and merges.txt"},
+         "such a model, of transformers without the rest; weights need not be there"},
     {.name = "checkpointing",
      .type = CK_OPT_FLAG,
      .value = &checkpointing,
@@ -151,7 +146,7 @@ static ck_status run(const char *const *operands, size_t count, ck_error *err) {
     (void)operands, (void)count;
     ck_model m;
     if (!folder) return ck_fail(err, CK_USAGE, "--model MODEL is missing: a folder or a file");
-    CK_TRY(ck_model_open(folder, tokenizer, &m, err));
+    CK_TRY(ck_model_plan(folder, NULL, &m, err));
     ck_status s = inform(&m, err);
     ck_model_close(&m);
     return s;

@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *folder, *tokenizer, *unet, *clip, *clip2, *t5, *vae,
-    *prompt = "", *negative = "", *sampler, *size_text;
+static ck_model_parts parts;
+static const char *folder, *prompt = "", *negative = "", *sampler, *size_text;
 static const char *output = "sample.png", *latents_in, *latents_out, *spacing, *prediction;
 static const char *device = "cpu";
 static double cfg = NAN, eta = NAN, shift;
@@ -28,34 +28,39 @@ static const ck_option options[] = {
      .value = &folder,
      .help =
          "a folder as diffusers lays it out (Stable Diffusion 1, 2, XL, 3, FLUX), or one file of "
-         "Stable Diffusion 1, 2 or XL"},
+         "such a model"},
     {.name = "tokenizer",
      .argument = "DIR",
      .type = CK_OPT_TEXT,
-     .value = &tokenizer,
-     .help = "for a model in one file: a folder with vocab.json and merges.txt"},
+     .value = &parts.tokenizer,
+     .help = "for a model in one file: a folder with vocab.json and merges.txt, and T5's "
+             "tokenizer.json; or with the folders tokenizer, tokenizer_2, ... of diffusers"},
     {.name = "unet",
      .argument = "FILE",
      .type = CK_OPT_TEXT,
-     .value = &unet,
+     .value = &parts.unet,
      .help = "another UNet or transformer: a student, a merge; of a file with a whole model, that "
              "part"},
     {.name = "clip",
      .argument = "FILE",
      .type = CK_OPT_TEXT,
-     .value = &clip,
-     .help = "another (first) text encoder"},
+     .value = &parts.clip,
+     .help = "another (first) text encoder, or that of a file that has none"},
     {.name = "clip2",
      .argument = "FILE",
      .type = CK_OPT_TEXT,
-     .value = &clip2,
+     .value = &parts.clip2,
      .help = "another second CLIP encoder (SDXL, SD3)"},
     {.name = "t5",
      .argument = "FILE",
      .type = CK_OPT_TEXT,
-     .value = &t5,
+     .value = &parts.t5,
      .help = "another T5 encoder (SD3, FLUX)"},
-    {.name = "vae", .argument = "FILE", .type = CK_OPT_TEXT, .value = &vae, .help = "another VAE"},
+    {.name = "vae",
+     .argument = "FILE",
+     .type = CK_OPT_TEXT,
+     .value = &parts.vae,
+     .help = "another VAE, or that of a file that has none"},
     {.name = "prompt",
      .letter = 'p',
      .argument = "TEXT",
@@ -163,7 +168,7 @@ static const ck_command command = {
     .name = "ckdistill sample",
     .summary = "make pictures with a model",
     .synopsis = "--model MODEL [--unet FILE] --prompt TEXT [-o OUT.png]",
-    .details = "Parts can be mixed: the model's folder gives what is not given otherwise. Noise "
+    .details = "Parts can be mixed: the model gives what is not given otherwise. Noise "
                "depends on the seed alone, so pictures of a model and of its student, or of two "
                "merges, can be compared.",
     .options = options,
@@ -171,7 +176,10 @@ static const ck_command command = {
         "$ ckdistill sample --model models/base --prompt \"ankle boot\" --cfg 3 -n 8\n"
         "$ ckdistill sample --model models/base --unet run/student.safetensors --steps 1 --cfg 1 "
         "--spacing trailing --prompt bag\n"
-        "  a student in one step",
+        "  a student in one step\n"
+        "$ ckdistill sample --model flux1-dev.safetensors --clip clip_l.safetensors --t5 "
+        "t5xxl.safetensors --vae ae.safetensors --tokenizer words --prompt \"a cat\"\n"
+        "  a transformer's file, and the rest of the model beside it",
 };
 
 /* ---- Settings ---- */
@@ -199,37 +207,11 @@ static void override_schedule(ck_schedule *s) {
     if (shift_given) s->shift = shift, s->dynamic_shift = false;
 }
 
-static ck_status replace_part(const char *path, const char *name, ck_params **part, ck_error *err) {
-    ck_params *other;
-    if (!path) return CK_OK;
-    CK_TRY(ck_params_open(path, name, &other, err));
-    ck_params_free(*part);
-    *part = other;
-    return CK_OK;
-}
-
-static ck_status replace_parts(ck_model *m, ck_error *err) {
-    CK_TRY(replace_part(unet, m->kind == CK_MODEL_UNET ? "unet." : "transformer.", &m->unet, err));
-    if (unet && m->kind == CK_MODEL_UNET) ck_guidance_detect(m->unet, &m->unet_config);
-    if (unet && m->kind == CK_MODEL_FLUX) ck_flux_detect(m->unet, &m->flux_config);
-    CK_TRY(replace_part(clip, "text_encoder.", &m->text[0].params, err));
-    if (clip2 && m->texts < 2)
-        return ck_fail(err, CK_USAGE, "--clip2: this model has one CLIP encoder");
-    CK_TRY(replace_part(clip2, "text_encoder_2.", &m->text[1].params, err));
-    if (t5 && !m->t5.params)
-        return ck_fail(err, CK_USAGE, "--t5: the model's folder has no T5 with its tokenizer");
-    const char *part = m->kind == CK_MODEL_FLUX ? "text_encoder_2." : "text_encoder_3.";
-    CK_TRY(replace_part(t5, part, &m->t5.params, err));
-    return replace_part(vae, "vae.", &m->vae, err);
-}
-
 static ck_status open_model(ck_model *m, ck_error *err) {
     if (!folder) return ck_fail(err, CK_USAGE, "--model MODEL is missing: a folder or a file");
-    CK_TRY(ck_model_open(folder, tokenizer, m, err));
-    ck_status s = replace_parts(m, err);
-    if (s != CK_OK) ck_model_close(m);
+    CK_TRY(ck_model_open(folder, &parts, m, err));
     override_schedule(&m->schedule);
-    return s;
+    return CK_OK;
 }
 
 /* As the pipelines of these models have it. */
@@ -288,7 +270,7 @@ static char *parameters(const ck_generate_options *o) {
                       "Model: %s",
                       o->prompt, *o->negative ? "\nNegative prompt: " : "", o->negative, o->steps,
                       o->sampler, o->cfg, (unsigned long long)o->seed, o->width, o->height,
-                      unet ? unet : folder);
+                      parts.unet ? parts.unet : folder);
 }
 
 static ck_status write_picture(const ck_generate_options *o, const float *pixels, size_t channels,

@@ -388,7 +388,7 @@ static bool is_published(const ck_reader *r, const ck_anatomy *a, const ck_compo
     return !a->unusual && c->tensors == c->needed + more;
 }
 
-static const char *config_of(const ck_anatomy *a, ck_part part) {
+const char *ck_pipeline_published(const ck_anatomy *a, ck_part part) {
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++)
         if (configs[i].part == part && (configs[i].architecture == CK_ARCH_UNKNOWN ||
                                         configs[i].architecture == a->architecture->id))
@@ -406,7 +406,7 @@ static bool add_class(const ck_anatomy *a, ck_part part, cJSON *config) {
 ck_status ck_pipeline_config(const ck_reader *r, const ck_anatomy *a, size_t component,
                              cJSON **config, ck_error *err) {
     const ck_component *c = &a->components[component];
-    const char *json = is_published(r, a, c) ? config_of(a, c->part) : NULL;
+    const char *json = is_published(r, a, c) ? ck_pipeline_published(a, c->part) : NULL;
     if (!json) {
         char what[64];
         snprintf(what, sizeof what, "config.json of the %s", ck_part_title(c->part));

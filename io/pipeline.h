@@ -23,6 +23,10 @@ const char *ck_pipeline_library(ck_part part);
  * file of weights holds, are null. */
 ck_status ck_pipeline_index(const ck_reader *r, const ck_anatomy *a, cJSON **index, ck_error *err);
 
+/* The text of the config.json that such a part of this architecture was published with, without
+ * what is told from tensors; NULL: not known. */
+const char *ck_pipeline_published(const ck_anatomy *a, ck_part part);
+
 /* The config of one component. */
 ck_status ck_pipeline_config(const ck_reader *r, const ck_anatomy *a, size_t component,
                              cJSON **config, ck_error *err);

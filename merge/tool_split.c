@@ -27,7 +27,7 @@ static const ck_command command = {
     .summary = "write each component of a model to a file of its own",
     .synopsis = "MODEL -d DIR",
     .details =
-        "unet.safetensors (or mmdit, flux), clip_l, clip_g, clip_h, t5xxl, vae: what is there, "
+        "unet.safetensors (or transformer), clip_l, clip_g, clip_h, t5xxl, vae: what is there, "
         "with "
         "the names that programs expect which load components from files of their own. What "
         "belongs "

@@ -4,6 +4,7 @@
 #include "distill/models/detect_int.h"
 #include "distill/models/model.h"
 #include "io/layout.h"
+#include "io/pipeline.h"
 #include "tests/fixture.h"
 #include "tests/layouts.h"
 
@@ -126,7 +127,7 @@ static void check_vae(const ck_reader *view) {
 static void check_clip(const struct published *model, int which, const ck_reader *view) {
     ck_clip_config c;
     ck_params *p = part(view, which ? "text_encoder_2." : "text_encoder.");
-    ok(ck_detect__clip(p, &c, &err));
+    ok(ck_detect__clip(p, model->activation == CK_QUICK_GELU && !which, &c, &err));
     const int64_t got[] = {c.width, c.inner, c.heads, c.layers};
     assert_memory_equal(got, model->clip[which], sizeof got);
     assert_int_equal(c.vocabulary, 49408);
@@ -149,6 +150,87 @@ static void test_configs(void **state) {
         check_vae(view);
         check_clip(&published[i], 0, view);
         if (published[i].clip[1][0]) check_clip(&published[i], 1, view);
+        ck_reader_close(view);
+        ck_reader_close(r);
+    }
+}
+
+/* ---- Transformers ---- */
+
+/* The config that was published, as a file. */
+static const char *published_config(const ck_anatomy *a, ck_part part) {
+    const char *text = ck_pipeline_published(a, part);
+    assert_non_null(text);
+    return fixture_file(&folder, "config.json", text, strlen(text));
+}
+
+static void check_mmdit(const ck_anatomy *a, const ck_reader *view) {
+    ck_mmdit_config want, got;
+    ok(ck_mmdit_read(published_config(a, CK_PART_MMDIT), &want, &err));
+    ck_params *p = part(view, "transformer.");
+    ok(ck_detect__mmdit(p, &got, &err));
+    assert_int_equal(got.in_channels, want.in_channels);
+    assert_int_equal(got.out_channels, want.out_channels);
+    assert_int_equal(got.patch, want.patch);
+    assert_int_equal(got.layers, want.layers);
+    assert_int_equal(got.heads, want.heads);
+    assert_int_equal(got.width, want.width);
+    assert_int_equal(got.context, want.context);
+    assert_int_equal(got.pooled, want.pooled);
+    assert_int_equal(got.positions, want.positions);
+    assert_int_equal(got.normed, want.normed);
+    assert_memory_equal(got.dual, want.dual, sizeof got.dual);
+    ck_params_free(p);
+}
+
+static void check_flux(const ck_anatomy *a, const ck_reader *view) {
+    ck_flux_config want, got;
+    ok(ck_flux_read(published_config(a, CK_PART_FLUX), &want, &err));
+    ck_params *p = part(view, "transformer.");
+    ok(ck_detect__flux(p, &got, &err));
+    assert_int_equal(got.in_channels, want.in_channels);
+    assert_int_equal(got.out_channels, want.out_channels);
+    assert_int_equal(got.layers, want.layers);
+    assert_int_equal(got.single_layers, want.single_layers);
+    assert_int_equal(got.heads, want.heads);
+    assert_int_equal(got.width, want.width);
+    assert_int_equal(got.context, want.context);
+    assert_int_equal(got.pooled, want.pooled);
+    assert_memory_equal(got.axes, want.axes, sizeof got.axes);
+    assert_int_equal(got.guidance, want.guidance);
+    ck_params_free(p);
+}
+
+static void check_t5(const ck_anatomy *a, const ck_reader *view) {
+    ck_t5_config want, got;
+    ok(ck_t5_read(published_config(a, CK_PART_T5), &want, &err));
+    ck_params *p = part(view, "text_encoder_2.");
+    ok(ck_detect__t5(p, &got, &err));
+    const int64_t wanted[] = {want.vocabulary, want.width,  want.inner,   want.heads,
+                              want.head,       want.layers, want.buckets, want.distance};
+    const int64_t found[] = {got.vocabulary, got.width,  got.inner,   got.heads,
+                             got.head,       got.layers, got.buckets, got.distance};
+    assert_memory_equal(found, wanted, sizeof found);
+    assert_true(got.eps == want.eps);
+    ck_params_free(p);
+}
+
+static void test_transformers(void **state) {
+    (void)state;
+    static const char *const files[] = {"sd3-medium file", "sd3.5-medium file", "sd3.5-large file",
+                                        "flux-dev file"};
+    for (int i = 0; i < 4; i++) {
+        layout l;
+        ck_reader *view;
+        ck_anatomy a;
+        layout_make(&l, layout_case_named(files[i]), false);
+        ck_reader *r = layout_reader(&l);
+        layout_free(&l);
+        ok(ck_layout_convert(r, CK_LAYOUT_DIFFUSERS, CK_UNUSED_KEEP, &view, NULL, &err));
+        ok(ck_anatomy_of(view, &a, &err));
+        if (i < 3) check_mmdit(&a, view);
+        if (i == 3) check_flux(&a, view), check_t5(&a, view);
+        ck_anatomy_free(&a);
         ck_reader_close(view);
         ck_reader_close(r);
     }
@@ -189,9 +271,10 @@ static const char *write_model(const char *name, const char *file, bool tiny) {
 
 static void test_open(void **state) {
     (void)state;
-    const char *tokenizer = "tests/data/tokenizer", *path = write_model("sd1 file", "sd1", false);
+    const ck_model_parts parts = {.tokenizer = "tests/data/tokenizer"};
+    const char *path = write_model("sd1 file", "sd1", false);
     ck_model m;
-    ok(ck_model_open(path, tokenizer, &m, &err));
+    ok(ck_model_open(path, &parts, &m, &err));
     assert_int_equal(m.texts, 1);
     assert_int_equal(ck_model_width(&m), 768);
     assert_int_equal(ck_model_tokens(&m), 77);
@@ -212,21 +295,24 @@ static void test_refused(void **state) {
     } cases[] = {
         {"sd1 unet", false, "has no VAE"},
         {"sd1 file", true, "a Stable Diffusion 1.x of unusual size (width"},
-        {"flux-schnell", true, "FLUX.1 schnell: of models in one file"},
+        {"flux-schnell", false, "has no VAE: --vae"},
+        {"flux-schnell", true, "heads of 2, not 128"},
         {"vae4", true, "unknown: of models in one file"},
         /* Its second encoder was trained with another padding. */
         {"sdxl file", false, "pads with the end token"},
     };
+    const ck_model_parts parts = {.tokenizer = "tests/data/tokenizer"};
     ck_model m;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *path = write_model(cases[i].layout, "model", cases[i].tiny);
-        expect(ck_model_open(path, "tests/data/tokenizer", &m, &err), CK_INPUT, cases[i].message);
+        expect(ck_model_open(path, &parts, &m, &err), CK_INPUT, cases[i].message);
     }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_configs),
+        cmocka_unit_test(test_transformers),
         cmocka_unit_test(test_open),
         cmocka_unit_test(test_refused),
     };

@@ -32,7 +32,7 @@ static void test_pieces(void **state) {
     ck_json doc;
     ck_unigram *u;
     ok(ck_json_load(DATA "t5.json", &doc, &err));
-    ok(ck_unigram_open(DATA "sd3/tokenizer_3", &u, &err));
+    ok(ck_unigram_open(DATA "sd3", "_3", &u, &err));
     int cases = 0;
     const cJSON *one;
     cJSON_ArrayForEach(one, doc.root) {
@@ -78,7 +78,7 @@ static void test_malformed(void **state) {
     for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
         ck_unigram *u;
         ok(ck_write_file(path, malformed[i].text, strlen(malformed[i].text), true, &err));
-        assert_int_equal(ck_unigram_open(folder, &u, &err), CK_INPUT);
+        assert_int_equal(ck_unigram_open(folder, "", &u, &err), CK_INPUT);
         assert_non_null(strstr(err.message, malformed[i].says));
     }
     unlink(path);

@@ -178,10 +178,14 @@ static void test_header(void **state) {
     const outcome *o = plan("sdxl-dmd2-lora.json", "sdxl.safetensors", "--set batch=256");
     program_expect(o, 0, NULL, "; 427.62 million parameters trained");
     program_expect(o, 0, NULL, "which is too little: no step was timed");
-    /* Shapes are looked at: this is no FLUX, and no inpainting model. */
-    write_header("flux-dev", "flux.safetensors");
-    o = plan("sdxl-dmd2-lora.json", "flux.safetensors", "");
-    program_expect(o, 1, NULL, "Stable Diffusion 1, 2 and XL can be opened");
+    /* A transformer tells alone what it takes. */
+    write_header("flux-schnell", "flux.safetensors");
+    program_expect(plan("flux-guidance-lora.json", "flux.safetensors", ""), 0, NULL,
+                   "; 261.49 million parameters trained");
+    /* Shapes are looked at: a VAE is no model to train. */
+    write_header("vae4", "vae.safetensors");
+    o = plan("sdxl-dmd2-lora.json", "vae.safetensors", "");
+    program_expect(o, 1, NULL, "others as folders");
 }
 
 int main(void) {

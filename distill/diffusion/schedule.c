@@ -208,17 +208,22 @@ static void replace_infinity(char *text) {
     for (char *at = text; (at = strstr(at, ": -Infinity"));) memcpy(at, ": -1e308   ", 11);
 }
 
-ck_status ck_schedule_read(const char *path, ck_schedule *out, ck_error *err) {
+ck_status ck_schedule_read(const char *path, ck_schedule *s, ck_error *err) {
     char *text;
     size_t n;
     CK_TRY(ck_read_file(path, 1 << 20, &text, &n, err));
     replace_infinity(text);
-    ck_json doc;
-    ck_status status = ck_json_parse(path, text, n, &doc, err);
+    ck_status status = ck_schedule_parse(path, text, n, s, err);
     free(text);
-    if (status != CK_OK) return status;
+    return status;
+}
+
+ck_status ck_schedule_parse(const char *name, const char *text, size_t n, ck_schedule *out,
+                            ck_error *err) {
+    ck_json doc;
+    CK_TRY(ck_json_parse(name, text, n, &doc, err));
     ck_schedule s = ck_schedule_sd();
-    status = ck_json_only(&doc, doc.root, known_fields, err);
+    ck_status status = ck_json_only(&doc, doc.root, known_fields, err);
     if (status == CK_OK) status = read_class(&doc, &s, err);
     if (status == CK_OK) status = check_unimplemented(&doc, err);
     if (status == CK_OK) status = read_choices(&doc, &s, err);

@@ -66,6 +66,9 @@ ck_schedule ck_schedule_sd(void);
 /* A diffusers scheduler_config.json; what it leaves out is what its class takes. CK_INPUT, with
  * file, line and field: settings that are unknown or not implemented, values that make no sense. */
 ck_status ck_schedule_read(const char *path, ck_schedule *s, ck_error *err);
+/* The same of its text; name is for messages. */
+ck_status ck_schedule_parse(const char *name, const char *text, size_t n, ck_schedule *s,
+                            ck_error *err);
 
 /* The product of 1 - beta up to every timestep, to abar[train_steps]. Not for flow. */
 void ck_schedule_alphas(const ck_schedule *s, float *abar);

@@ -112,7 +112,7 @@ ck_status ck_detect__vae(const ck_params *p, ck_vae_config *c, ck_error *err) {
 
 /* ---- Text ---- */
 
-ck_status ck_detect__clip(const ck_params *p, ck_clip_config *c, ck_error *err) {
+ck_status ck_detect__clip(const ck_params *p, bool openai, ck_clip_config *c, ck_error *err) {
     const char *in = ck_params_has(p, "text_model.final_layer_norm.weight") ? "text_model." : "";
     *c =
         (ck_clip_config){.vocabulary = dimension(p, 0, "%sembeddings.token_embedding.weight", in),
@@ -125,8 +125,78 @@ ck_status ck_detect__clip(const ck_params *p, ck_clip_config *c, ck_error *err) 
     while (dimension(p, 0, "%sencoder.layers.%d.layer_norm1.weight", in, (int)c->layers))
         c->layers++;
     c->heads = c->width / 64;
-    /* OpenAI's own is the only one with its quick form; it is 768 wide, OpenCLIP's are wider. */
-    c->activation = c->width == 768 ? CK_QUICK_GELU : CK_GELU;
-    bool good = c->vocabulary && c->width && c->positions && c->inner && c->layers;
+    c->activation = openai ? CK_QUICK_GELU : CK_GELU;
+    bool good = c->vocabulary && c->heads && c->positions && c->inner && c->layers;
     return good ? CK_OK : incomplete("text encoder", err);
+}
+
+ck_status ck_detect__t5(const ck_params *p, ck_t5_config *c, ck_error *err) {
+    const char *self = "encoder.block.0.layer.0.SelfAttention";
+    bool shared = ck_params_has(p, "shared.weight");
+    const char *table = shared ? "shared.weight" : "encoder.embed_tokens.weight";
+    *c = (ck_t5_config){.vocabulary = dimension(p, 0, "%s", table),
+                        .width = dimension(p, 1, "%s", table),
+                        .inner =
+                            dimension(p, 0, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+                        .buckets = dimension(p, 0, "%s.relative_attention_bias.weight", self),
+                        .heads = dimension(p, 1, "%s.relative_attention_bias.weight", self),
+                        .distance = 128,
+                        .eps = 1e-6};
+    while (dimension(p, 0, "encoder.block.%d.layer.0.layer_norm.weight", (int)c->layers))
+        c->layers++;
+    if (c->heads) c->head = dimension(p, 0, "%s.q.weight", self) / c->heads;
+    bool good = c->vocabulary && c->inner && c->buckets >= 4 && c->buckets < 4 * c->distance &&
+                c->head && c->layers;
+    return good ? CK_OK : incomplete("T5 encoder", err);
+}
+
+/* ---- Transformers ---- */
+
+#define POOLED "time_text_embed.text_embedder.linear_1.weight"
+
+ck_status ck_detect__mmdit(const ck_params *p, ck_mmdit_config *c, ck_error *err) {
+    *c = (ck_mmdit_config){.in_channels = dimension(p, 1, "pos_embed.proj.weight"),
+                           .patch = dimension(p, 2, "pos_embed.proj.weight"),
+                           .width = dimension(p, 0, "pos_embed.proj.weight"),
+                           .context = dimension(p, 1, "context_embedder.weight"),
+                           .pooled = dimension(p, 1, POOLED),
+                           .normed = ck_params_has(p, "transformer_blocks.0.attn.norm_q.weight")};
+    int64_t places = dimension(p, 1, "pos_embed.pos_embed"),
+            out = dimension(p, 0, "proj_out.weight");
+    while (c->positions * c->positions < places) c->positions++;
+    while (c->layers < CK_MMDIT_LAYERS &&
+           dimension(p, 0, "transformer_blocks.%d.attn.to_q.weight", (int)c->layers)) {
+        c->dual[c->layers] =
+            dimension(p, 0, "transformer_blocks.%d.attn2.to_q.weight", (int)c->layers);
+        c->layers++;
+    }
+    /* Heads of all published models are of 64. */
+    c->heads = c->width / 64;
+    if (c->patch) c->out_channels = out / (c->patch * c->patch);
+    bool good = c->in_channels && c->heads && c->width % 64 == 0 && c->context && c->pooled &&
+                places && c->positions * c->positions == places && c->layers && c->out_channels;
+    return good ? CK_OK : incomplete("SD3 transformer", err);
+}
+
+ck_status ck_detect__flux(const ck_params *p, ck_flux_config *c, ck_error *err) {
+    int64_t head = dimension(p, 0, "single_transformer_blocks.0.attn.norm_q.weight");
+    *c = (ck_flux_config){.in_channels = dimension(p, 1, "x_embedder.weight") / 4,
+                          .out_channels = dimension(p, 0, "proj_out.weight") / 4,
+                          .width = dimension(p, 0, "x_embedder.weight"),
+                          .context = dimension(p, 1, "context_embedder.weight"),
+                          .pooled = dimension(p, 1, POOLED),
+                          .axes = {16, 56, 56}};
+    while (dimension(p, 0, "transformer_blocks.%d.attn.to_q.weight", (int)c->layers)) c->layers++;
+    while (dimension(p, 0, "single_transformer_blocks.%d.attn.to_q.weight", (int)c->single_layers))
+        c->single_layers++;
+    ck_flux_detect(p, c);
+    if (head != 128)
+        return ck_fail(err, CK_INPUT,
+                       "a FLUX transformer with heads of %lld, not 128: the file does not say how "
+                       "they turn; open it as a folder with config.json files",
+                       (long long)head);
+    c->heads = c->width / head;
+    bool good = c->in_channels && c->out_channels && c->heads && c->width % head == 0 &&
+                c->context && c->pooled;
+    return good ? CK_OK : incomplete("FLUX transformer", err);
 }

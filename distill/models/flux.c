@@ -118,7 +118,7 @@ ck_node ck_flux(ck_graph *g, ck_params *params, const ck_flux_config *c, const c
     find_angles(g, c, places, &d);
     ck_node x = ck_layer__linear(&s, "x_embedder", pack(g, in->x), c->width, true);
     ck_node context = ck_layer__linear(&s, "context_embedder", in->context, c->width, true);
-    x = run_blocks(&s, c, &d, x, context, in->taps && !in->taps->count ? in->taps : NULL);
+    x = run_blocks(&s, c, &d, x, context, ck_taps_to_fill(in->taps));
     x = ck_dit__end(&s, &d, x, 4 * c->out_channels);
     return unpack(g, x, ck_node_shape(g, in->x), c->out_channels);
 }

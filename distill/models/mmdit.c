@@ -57,7 +57,7 @@ ck_node ck_mmdit(ck_graph *g, ck_params *params, const ck_mmdit_config *c,
     d.time = ck_dit__time(&s, in->time, c->guidance ? in->guidance : CK_NONE, in->pooled, c->width);
     ck_node x = to_patches(&s, c, in->x);
     ck_node context = ck_layer__linear(&s, "context_embedder", in->context, c->width, true);
-    ck_taps *taps = in->taps && !in->taps->count ? in->taps : NULL;
+    ck_taps *taps = ck_taps_to_fill(in->taps);
     for (int64_t i = 0; i < c->layers; i++) {
         ck_scope block = ck_scope__child(&s, "transformer_blocks.%d.", (int)i);
         if (c->checkpoint) ck_block_begin(g);

@@ -1,151 +1,25 @@
-/* Whole models, see model.h. */
+/* Whole models, see model.h. How they are opened: model_folder.c, model_file.c. */
 #include "distill/models/model.h"
 
-#include "distill/models/detect_int.h"
-#include "io/anatomy.h"
-#include "io/json.h"
+#include "distill/models/model_int.h"
 #include "io/os.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-/* ---- Opening a folder ---- */
+/* ---- Opening ---- */
 
-/* "FOLDER/PART/NAME" of the first of these names that exists, else of the first; to be released
- * with free(). */
-static char *find_file(const char *folder, const char *part, const char *const *names) {
-    for (size_t i = 0; names[i]; i++) {
-        char *path = ck_sprintf("%s/%s/%s", folder, part, names[i]);
-        if (!path || access(path, F_OK) == 0) return path;
-        free(path);
-    }
-    return ck_sprintf("%s/%s/%s", folder, part, names[0]);
+ck_status ck_model__open_unigram(const char *folder, const char *suffix, ck_model_t5 *t,
+                                 ck_error *err) {
+    CK_TRY(ck_unigram_open(folder, suffix, &t->tokenizer, err));
+    if (ck_unigram_largest(t->tokenizer) < t->config.vocabulary) return CK_OK;
+    return ck_fail(err, CK_INPUT, "%s: has more pieces than the text encoder knows", folder);
 }
 
-static ck_status open_weights(const char *folder, const char *part, const char *const *names,
-                              ck_params **params, ck_error *err) {
-    char *path = find_file(folder, part, names);
-    if (!path) return ck_fail_memory(err, folder);
-    ck_status s = ck_params_open(path, "", params, err);
-    free(path);
-    return s;
-}
-
-static const char *const model_files[] = {"diffusion_pytorch_model.safetensors",
-                                          "diffusion_pytorch_model.safetensors.index.json",
-                                          "diffusion_pytorch_model.fp16.safetensors", NULL};
-static const char *const text_files[] = {"model.safetensors", "model.safetensors.index.json",
-                                         "model.fp16.safetensors", NULL};
-
-static ck_status open_text(const char *folder, const char *suffix, bool planned, ck_model_text *t,
-                           ck_error *err) {
-    char part[32];
-    snprintf(part, sizeof part, "text_encoder%s", suffix);
-    char *config = ck_sprintf("%s/%s/config.json", folder, part);
-    if (!config) return ck_fail_memory(err, folder);
-    ck_status s = ck_clip_read(config, &t->config, err);
-    free(config);
-    CK_TRY(s);
-    t->tokens = (size_t)t->config.positions;
-    if (planned) return CK_OK;
-    CK_TRY(ck_tokenizer_open(folder, suffix, &t->tokenizer, err));
-    t->tokens = ck_tokenizer_length(t->tokenizer);
-    return open_weights(folder, part, text_files, &t->params, err);
-}
-
-static bool has_part(const char *folder, const char *part) {
-    char *path = ck_sprintf("%s/%s/config.json", folder, part);
-    bool has = path && access(path, F_OK) == 0;
-    free(path);
-    return has;
-}
-
-static ck_status read_index(const char *folder, ck_model *m, ck_error *err) {
-    char *path = ck_sprintf("%s/model_index.json", folder);
-    if (!path) return ck_fail_memory(err, folder);
-    ck_json doc;
-    ck_status s = ck_json_load(path, &doc, err);
-    free(path);
-    CK_TRY(s);
-    s = ck_json_bool(&doc, doc.root, "force_zeros_for_empty_prompt", &m->zero_empty, err);
-    ck_json_free(&doc);
-    return s;
-}
-
-static ck_status read_schedule(const char *folder, ck_model *m, ck_error *err) {
-    char *path = ck_sprintf("%s/scheduler/scheduler_config.json", folder);
-    ck_status s = path ? ck_schedule_read(path, &m->schedule, err) : ck_fail_memory(err, folder);
-    free(path);
-    return s;
-}
-
-static ck_status read_vae(const char *folder, ck_model *m, ck_error *err) {
-    char *path = ck_sprintf("%s/vae/config.json", folder);
-    ck_status s = path ? ck_vae_read(path, &m->vae_config, err) : ck_fail_memory(err, folder);
-    free(path);
-    return s;
-}
-
-/* A transformer's config says by its class which it is. */
-static ck_status read_transformer(const char *path, ck_model *m, ck_error *err) {
-    ck_json doc;
-    const char *class = NULL;
-    CK_TRY(ck_json_load(path, &doc, err));
-    ck_status s = ck_json_text(&doc, doc.root, "_class_name", &class, err);
-    bool flux = class && strcmp(class, "FluxTransformer2DModel") == 0;
-    ck_json_free(&doc);
-    CK_TRY(s);
-    m->kind = flux ? CK_MODEL_FLUX : CK_MODEL_MMDIT;
-    return flux ? ck_flux_read(path, &m->flux_config, err)
-                : ck_mmdit_read(path, &m->mmdit_config, err);
-}
-
-static ck_status read_network(const char *folder, const char *part, ck_model *m, ck_error *err) {
-    char *path = ck_sprintf("%s/%s/config.json", folder, part);
-    if (!path) return ck_fail_memory(err, folder);
-    ck_status s = strcmp(part, "unet") == 0 ? ck_unet_read(path, &m->unet_config, err)
-                                            : read_transformer(path, m, err);
-    free(path);
-    return s;
-}
-
-static ck_status open_t5(const char *folder, const char *suffix, size_t tokens, bool planned,
-                         ck_model_t5 *t, ck_error *err) {
-    char part[32];
-    snprintf(part, sizeof part, "text_encoder%s", suffix);
-    char *config = ck_sprintf("%s/%s/config.json", folder, part);
-    char *words = ck_sprintf("%s/tokenizer%s", folder, suffix);
-    ck_status s = config && words ? CK_OK : ck_fail_memory(err, folder);
-    t->tokens = tokens;
-    if (s == CK_OK) s = ck_t5_read(config, &t->config, err);
-    if (s == CK_OK && !planned) s = ck_unigram_open(words, &t->tokenizer, err);
-    if (s == CK_OK && !planned && ck_unigram_largest(t->tokenizer) >= t->config.vocabulary)
-        s = ck_fail(err, CK_INPUT, "%s: has more pieces than the text encoder knows", words);
-    free(config);
-    free(words);
-    return s == CK_OK && !planned ? open_weights(folder, part, text_files, &t->params, err) : s;
-}
-
-/* What pipelines of these models do, unless they are told otherwise. */
-enum { T5_TOKENS_SD3 = 256, T5_TOKENS_FLUX = 512 };
-
-static ck_status open_texts(const char *folder, ck_model *m, ck_error *err) {
-    m->texts = 1;
-    CK_TRY(open_text(folder, "", m->planned, &m->text[0], err));
-    if (m->kind == CK_MODEL_FLUX)
-        return open_t5(folder, "_2", T5_TOKENS_FLUX, m->planned, &m->t5, err);
-    if (has_part(folder, "text_encoder_2")) {
-        m->texts = 2;
-        CK_TRY(open_text(folder, "_2", m->planned, &m->text[1], err));
-    }
-    if (m->kind != CK_MODEL_MMDIT) return CK_OK;
-    m->t5.tokens = T5_TOKENS_SD3;
-    return has_part(folder, "text_encoder_3")
-               ? open_t5(folder, "_3", T5_TOKENS_SD3, m->planned, &m->t5, err)
-               : CK_OK;
+void ck_model__detect_guidance(ck_model *m) {
+    if (m->kind == CK_MODEL_UNET) ck_guidance_detect(m->unet, &m->unet_config);
+    if (m->kind == CK_MODEL_FLUX) ck_flux_detect(m->unet, &m->flux_config);
 }
 
 static int64_t clip_width(const ck_model *m) {
@@ -154,168 +28,62 @@ static int64_t clip_width(const ck_model *m) {
     return width;
 }
 
-/* Whether the encoders give what the network takes. */
-static ck_status check_texts(const char *folder, const ck_model *m, ck_error *err) {
+/* Of one CLIP encoder, as far as the network takes it. */
+static size_t pooled_of(const ck_model *m, size_t which) {
+    const ck_clip_config *c = &m->text[which].config;
+    if (m->kind == CK_MODEL_UNET && (m->texts < 2 || which == 0)) return 0;
+    return (size_t)(c->projection ? c->projection : c->width);
+}
+
+static size_t all_pooled(const ck_model *m) {
+    size_t width = 0;
+    for (size_t i = 0; i < m->texts; i++) width += pooled_of(m, i);
+    return width;
+}
+
+/* Whether the encoders give what the network takes; a plan may be without them. */
+static ck_status check_texts(const char *path, const ck_model *m, ck_error *err) {
     int64_t gives = clip_width(m), takes = m->unet_config.context;
+    if (!gives && m->planned) return CK_OK;
     if (m->kind != CK_MODEL_UNET) {
-        bool flux = m->kind == CK_MODEL_FLUX;
-        gives = (int64_t)ck_model_pooled(m);
-        takes = flux ? m->flux_config.pooled : m->mmdit_config.pooled;
+        gives = (int64_t)all_pooled(m);
+        takes = (int64_t)ck_model_pooled(m);
     }
     if (gives != takes)
         return ck_fail(err, CK_INPUT,
-                       "%s: the network takes text of width %lld, the encoders give %lld", folder,
+                       "%s: the network takes text of width %lld, the encoders give %lld", path,
                        (long long)takes, (long long)gives);
     if (m->kind == CK_MODEL_MMDIT && clip_width(m) > m->mmdit_config.context)
-        return ck_fail(err, CK_INPUT, "%s: the encoders give more than the network takes", folder);
+        return ck_fail(err, CK_INPUT, "%s: the encoders give more than the network takes", path);
     if (m->t5.params && m->t5.config.width != (int64_t)ck_model_width(m))
         return ck_fail(err, CK_INPUT, "%s: the network takes text of width %zu, T5 gives %lld",
-                       folder, ck_model_width(m), (long long)m->t5.config.width);
+                       path, ck_model_width(m), (long long)m->t5.config.width);
     return CK_OK;
 }
 
-/* The network's weights; in a plan as far as they are there. */
-static ck_status open_network(const char *folder, const char *part, ck_model *m, ck_error *err) {
-    ck_status s = open_weights(folder, part, model_files, &m->unet, err);
-    if (s == CK_IO && m->planned) {
-        m->unet = ck_params_new(0);
-        m->absent = true;
-        s = m->unet ? CK_OK : ck_fail_memory(err, folder);
-    }
-    if (s == CK_OK && m->planned) ck_params_hollow(m->unet);
-    return s;
-}
-
-static ck_status open_parts(const char *folder, ck_model *m, ck_error *err) {
-    const char *part = has_part(folder, "transformer") ? "transformer" : "unet";
-    CK_TRY(read_index(folder, m, err));
-    CK_TRY(read_network(folder, part, m, err));
-    CK_TRY(read_vae(folder, m, err));
-    CK_TRY(read_schedule(folder, m, err));
-    /* No file says so; its pipeline does it. */
-    if (m->kind == CK_MODEL_FLUX) m->schedule.spacing = CK_SPACING_TRAILING;
-    CK_TRY(open_network(folder, part, m, err));
-    if (!m->planned) CK_TRY(open_weights(folder, "vae", model_files, &m->vae, err));
-    CK_TRY(open_texts(folder, m, err));
-    return check_texts(folder, m, err);
-}
-
-/* ---- Of one file ---- */
-
-/* What the architecture says and no shape does. */
-static ck_status set_published(const ck_anatomy *a, const char *path, ck_model *m, ck_error *err) {
-    bool sdxl = a->architecture->id == CK_ARCH_SDXL, v = a->prediction == CK_PREDICTION_V;
-    if (a->prediction == CK_PREDICTION_EDM || a->prediction == CK_PREDICTION_EDM_V)
-        return ck_fail(err, CK_INPUT, "%s: EDM's noise levels (%s) are not implemented", path,
-                       a->prediction_reason);
-    m->schedule = ck_schedule_sd();
-    if (sdxl) m->schedule.sampler = "euler";
-    if (v) m->schedule.prediction = CK_PREDICT_V;
-    m->schedule.zero_snr = a->zero_snr;
-    m->zero_empty = sdxl;
-    m->texts = sdxl ? 2 : 1;
-    if (sdxl) m->vae_config.scale = 0.13025;
-    m->unet_config.sample_size = sdxl ? 128 : a->architecture->id == CK_ARCH_SD2 && v ? 96 : 64;
-    /* Stable Diffusion 2 takes what leaves the last but one layer. */
-    if (a->architecture->id == CK_ARCH_SD2 && m->text[0].config.layers == 24)
-        m->text[0].config.layers = 23;
-    return CK_OK;
-}
-
-static ck_status check_file(const ck_anatomy *a, const char *path, ck_error *err) {
-    const ck_architecture *kind = a->architecture;
-    if (kind->id != CK_ARCH_SD1 && kind->id != CK_ARCH_SD2 && kind->id != CK_ARCH_SDXL)
-        return ck_fail(err, CK_INPUT,
-                       "%s: %s: of models in one file, Stable Diffusion 1, 2 and XL can be opened; "
-                       "others as folders",
-                       path, kind->title);
-    if (a->unusual)
-        return ck_fail(err, CK_INPUT,
-                       "%s: a %s of unusual size (%s): the file does not say how many heads and "
-                       "groups it has; open it as a folder with config.json files",
-                       path, kind->title, a->unusual);
-    ck_part text = kind->id == CK_ARCH_SD2 ? CK_PART_CLIP_H : CK_PART_CLIP_L;
-    ck_part parts[] = {CK_PART_VAE, text, kind->id == CK_ARCH_SDXL ? CK_PART_CLIP_G : text};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (!ck_anatomy_find(a, parts[i]))
-            return ck_fail(err, CK_INPUT, "%s: has no %s", path, ck_part_title(parts[i]));
-    return CK_OK;
-}
-
-/* OpenCLIP's encoders were trained with "!" as padding, OpenAI's with the end token; their
- * vocabularies are the same otherwise, so that a mistake would not show but in the pictures. */
-static ck_status check_padding(const ck_model_text *t, const char *tokenizer, ck_error *err) {
-    size_t lost, length = ck_tokenizer_length(t->tokenizer);
-    int32_t *ids = ck_alloc_array(length, sizeof *ids);
-    if (!ids) return ck_fail_memory(err, tokenizer);
-    ck_status s = ck_tokenizer_encode(t->tokenizer, "", ids, &lost, err);
-    bool ends = s == CK_OK && ids[length - 1] == ck_tokenizer_end(t->tokenizer);
-    free(ids);
-    if (s == CK_OK && ends != (t->config.activation == CK_QUICK_GELU))
-        return ck_fail(err, CK_INPUT,
-                       "%s: this is not the tokenizer of this text encoder: it pads with %s; take "
-                       "that of a folder of the same model",
-                       tokenizer, ends ? "the end token" : "another than the end token");
-    return s;
-}
-
-static ck_status open_file_parts(const ck_anatomy *a, const char *path, const char *tokenizer,
-                                 ck_model *m, ck_error *err) {
-    static const char *const texts[] = {"text_encoder.", "text_encoder_2."};
-    CK_TRY(check_file(a, path, err));
-    CK_TRY(ck_params_open(path, "unet.", &m->unet, err));
-    CK_TRY(ck_params_open(path, "vae.", &m->vae, err));
-    CK_TRY(ck_detect__unet(m->unet, &m->unet_config, err));
-    CK_TRY(ck_detect__vae(m->vae, &m->vae_config, err));
-    for (size_t i = 0; i < (a->architecture->id == CK_ARCH_SDXL ? 2 : 1); i++) {
-        ck_model_text *t = &m->text[i];
-        CK_TRY(ck_params_open(path, texts[i], &t->params, err));
-        CK_TRY(ck_detect__clip(t->params, &t->config, err));
-        t->tokens = (size_t)t->config.positions;
-        if (m->planned) continue;
-        CK_TRY(ck_tokenizer_open(tokenizer, i ? "_2" : "", &t->tokenizer, err));
-        CK_TRY(check_padding(t, tokenizer, err));
-        t->tokens = ck_tokenizer_length(t->tokenizer);
-    }
-    if (m->planned) ck_params_hollow(m->unet);
-    return set_published(a, path, m, err);
-}
-
-static ck_status open_file(const char *path, const char *tokenizer, ck_model *m, ck_error *err) {
-    ck_reader *r;
-    ck_anatomy a;
-    if (!tokenizer && !m->planned)
-        return ck_fail(err, CK_USAGE,
-                       "%s: a model in one file has no vocabulary: --tokenizer (a config's "
-                       "tokenizer) names a folder with vocab.json and merges.txt, such as any "
-                       "Stable Diffusion folder has",
-                       path);
-    CK_TRY(ck_reader_open(path, &r, err));
-    ck_status s = ck_anatomy_of(r, &a, err);
-    if (s == CK_OK) {
-        s = open_file_parts(&a, path, tokenizer, m, err);
-        ck_anatomy_free(&a);
-    }
-    ck_reader_close(r);
-    return s;
-}
-
-static ck_status open_model(const char *path, const char *tokenizer, ck_model *m, ck_error *err) {
+static ck_status open_model(const char *path, const ck_model_parts *parts, ck_model *m,
+                            ck_error *err) {
+    static const ck_model_parts none;
     struct stat st;
     bool file = stat(path, &st) == 0 && S_ISREG(st.st_mode);
-    ck_status s = file ? open_file(path, tokenizer, m, err) : open_parts(path, m, err);
+    if (!parts) parts = &none;
+    ck_status s = file ? ck_model__open_file(path, parts, m, err)
+                       : ck_model__open_folder(path, parts, m, err);
+    /* No file says so; its pipeline does it. */
+    if (m->kind == CK_MODEL_FLUX) m->schedule.spacing = CK_SPACING_TRAILING;
+    if (s == CK_OK) s = check_texts(path, m, err);
     if (s != CK_OK) ck_model_close(m);
     return s;
 }
 
-ck_status ck_model_open(const char *path, const char *tokenizer, ck_model *m, ck_error *err) {
+ck_status ck_model_open(const char *path, const ck_model_parts *parts, ck_model *m, ck_error *err) {
     *m = (ck_model){0};
-    return open_model(path, tokenizer, m, err);
+    return open_model(path, parts, m, err);
 }
 
-ck_status ck_model_plan(const char *path, ck_model *m, ck_error *err) {
+ck_status ck_model_plan(const char *path, const ck_model_parts *parts, ck_model *m, ck_error *err) {
     *m = (ck_model){.planned = true};
-    return open_model(path, NULL, m, err);
+    return open_model(path, parts, m, err);
 }
 
 void ck_model_close(ck_model *m) {
@@ -367,17 +135,10 @@ size_t ck_model_width(const ck_model *m) {
                                        : (size_t)clip_width(m);
 }
 
-/* Of one CLIP encoder, as far as the network takes it. */
-static size_t pooled_of(const ck_model *m, size_t which) {
-    const ck_clip_config *c = &m->text[which].config;
-    if (m->kind == CK_MODEL_UNET && (m->texts < 2 || which == 0)) return 0;
-    return (size_t)(c->projection ? c->projection : c->width);
-}
-
 size_t ck_model_pooled(const ck_model *m) {
-    size_t width = 0;
-    for (size_t i = 0; i < m->texts; i++) width += pooled_of(m, i);
-    return width;
+    return m->kind == CK_MODEL_FLUX    ? (size_t)m->flux_config.pooled
+           : m->kind == CK_MODEL_MMDIT ? (size_t)m->mmdit_config.pooled
+                                       : all_pooled(m);
 }
 
 /* A graph that is run once. */

@@ -60,16 +60,26 @@ typedef struct ck_model {
     bool zero_empty; /* the empty prompt is all zeros (SDXL) */
 } ck_model;
 
-/* path: a folder as diffusers lays it out (Stable Diffusion 1, 2, XL, 3, FLUX); or one file with
- * all of a Stable Diffusion 1, 2 or XL in it, under LDM's or diffusers' names, whose configs are
- * told from its shapes. A file has no vocabulary: tokenizer is a folder with vocab.json and
- * merges.txt (else it may be NULL). CK_INPUT: a part is missing or not what its config says, with
- * file and field; a file with a model of unusual size, of which shapes do not say all. */
-ck_status ck_model_open(const char *path, const char *tokenizer, ck_model *m, ck_error *err);
+/* Where else something lies than in the model's folder or file; each may be NULL. Of a file with a
+ * whole model that part is taken. */
+typedef struct ck_model_parts {
+    const char *tokenizer; /* of a model in one file: a folder, see below */
+    const char *unet;      /* or transformer */
+    const char *clip, *clip2, *t5, *vae;
+} ck_model_parts;
+
+/* path: a folder as diffusers lays it out (Stable Diffusion 1, 2, XL, 3, FLUX); or one file of such
+ * a model, under its makers' names or diffusers'. Text encoders and VAE that it lacks are given as
+ * parts (SD3 goes without T5, too), its configs are told from shapes. A file has no vocabulary:
+ * parts->tokenizer is a folder with vocab.json and merges.txt, and T5's tokenizer.json, or with the
+ * folders tokenizer, tokenizer_2 and tokenizer_3 that diffusers' have.
+ * parts may be NULL. CK_INPUT: a part is missing or not what its config says, with file and field;
+ * a file with a model of unusual size, of which shapes do not say all. */
+ck_status ck_model_open(const char *path, const ck_model_parts *parts, ck_model *m, ck_error *err);
 /* Only what planning needs, before anything is downloaded or read: configs and, where there are
  * weights, their headers. The network's weights are hollow (params.h), text encoders and VAE cannot
- * be asked. One file needs no tokenizer. */
-ck_status ck_model_plan(const char *path, ck_model *m, ck_error *err);
+ * be asked. One file needs no tokenizer; a transformer's, no other part. */
+ck_status ck_model_plan(const char *path, const ck_model_parts *parts, ck_model *m, ck_error *err);
 void ck_model_close(ck_model *m); /* a zeroed one is allowed */
 
 /* Of latents: channels, the side that the network was trained on, of what sides are multiples. */

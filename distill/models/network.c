@@ -15,17 +15,16 @@ static ck_node perceptron(const ck_scope *s, const ck_network *n, ck_node x, ck_
                           ck_node guidance) {
     static const char *const names[] = {"in", "hidden1", "hidden2"};
     ck_graph *g = s->g;
-    ck_taps *taps = n->taps;
+    ck_taps *taps = ck_taps_to_fill(n->taps);
     ck_node sines = ck_timestep(g, ck_affine(g, time, 16, 0), TIMES, true, 0, 100);
     ck_node h = ck_concat(g, x, sines, 1);
-    bool tapped = taps && !taps->count;
     for (int i = 0; i < 3; i++) {
         h = ck_layer__linear(s, names[i], h, HIDDEN, true);
         if (i == 0 && ck_network_guided(n)) h = ck_add(g, h, told(s, guidance));
         h = ck_unary_op(g, CK_SILU, h, 0);
-        if (tapped) taps->node[taps->count++] = h;
+        if (taps) taps->node[taps->count++] = h;
     }
-    if (tapped) taps->encoder = taps->count;
+    if (taps) taps->encoder = taps->count;
     return ck_layer__linear(s, "out", h, ck_scope__width(s, x), true);
 }
 

@@ -18,4 +18,9 @@ typedef struct ck_taps {
                        all */
 } ck_taps;
 
+/* The taps where they are to be filled; NULL where there are none, or they are filled. */
+static inline ck_taps *ck_taps_to_fill(ck_taps *taps) {
+    return taps && !taps->count ? taps : NULL;
+}
+
 #endif

@@ -157,7 +157,7 @@ ck_node ck_unet(ck_graph *g, ck_params *params, const ck_unet_config *c, const c
     check_inputs(g, c, in);
     ck_scope s = {g, params, ""};
     unet u = {.c = c, .context = in->context};
-    if (in->taps && !in->taps->count) u.taps = in->taps;
+    u.taps = ck_taps_to_fill(in->taps);
     u.time = ck_unary_op(g, CK_SILU, embed(&s, c, in), 0);
     ck_node x = ck_layer__conv3(&s, "conv_in", in->x, c->level[0].channels);
     skips kept = {.x = {x}, .count = 1};

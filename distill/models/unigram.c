@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_PROMPT = 16 << 10, MAX_PIECE = 256 };
 
@@ -100,8 +101,18 @@ static ck_status read_tokenizer(ck_unigram *u, ck_error *err) {
     return find_special(u, "<pad>", &u->pad, err);
 }
 
-ck_status ck_unigram_open(const char *folder, ck_unigram **out, ck_error *err) {
-    char *path = ck_sprintf("%s/tokenizer.json", folder);
+/* FOLDER/tokenizer SUFFIX/tokenizer.json, or FOLDER/tokenizer.json where that is not; to be
+ * released with free(). */
+static char *find_file(const char *folder, const char *suffix) {
+    char *path = ck_sprintf("%s/tokenizer%s/tokenizer.json", folder, suffix);
+    char *here = ck_sprintf("%s/tokenizer.json", folder);
+    bool other = path && here && access(path, F_OK) != 0 && access(here, F_OK) == 0;
+    free(other ? path : here);
+    return other ? here : path;
+}
+
+ck_status ck_unigram_open(const char *folder, const char *suffix, ck_unigram **out, ck_error *err) {
+    char *path = find_file(folder, suffix);
     ck_unigram *u = path ? ck_alloc(sizeof *u) : NULL;
     ck_status s = u ? ck_json_load(path, &u->doc, err) : ck_fail_memory(err, folder);
     if (s == CK_OK) s = read_tokenizer(u, err);

@@ -2,7 +2,7 @@
  * scores add up to most.
  *
  *   ck_unigram *u;
- *   CK_TRY(ck_unigram_open("model/tokenizer_2", &u, err));
+ *   CK_TRY(ck_unigram_open("model", "_2", &u, err));
  *   CK_TRY(ck_unigram_encode(u, "a photo of a cat", 512, ids, &lost, err));
  *   ck_unigram_close(u);
  *
@@ -19,9 +19,10 @@
 
 typedef struct ck_unigram ck_unigram;
 
-/* From FOLDER/tokenizer.json. CK_INPUT, with file and line, for anything malformed, and for kinds
+/* From FOLDER/tokenizer SUFFIX/tokenizer.json, as diffusers lays models out, else from
+ * FOLDER/tokenizer.json. CK_INPUT, with file and line, for anything malformed, and for kinds
  * of tokenizers that it is not. */
-ck_status ck_unigram_open(const char *folder, ck_unigram **u, ck_error *err);
+ck_status ck_unigram_open(const char *folder, const char *suffix, ck_unigram **u, ck_error *err);
 void ck_unigram_close(ck_unigram *u); /* NULL is allowed */
 
 int32_t ck_unigram_largest(const ck_unigram *u); /* of all ids */

@@ -1,7 +1,10 @@
 /* Images from latents, by a UNet or transformer that reads captions. Config:
  *
  *   "teacher"           a model folder; the student begins as its network, uses its VAE and text
- *   "tokenizer"         of a teacher in one file: a folder with vocab.json and merges.txt
+ *   "tokenizer"         of a teacher in one file: a folder with vocab.json and merges.txt, and T5's
+ *                       tokenizer.json; or with diffusers' folders tokenizer, tokenizer_2, ...
+ *   "parts.clip", "parts.clip2", "parts.t5", "parts.vae"
+ *                       other files with these parts of the teacher, or those that its file lacks
  *   "student"           weights of another network to begin with (optional)
  *   "student_layers"    of the teacher's, so many layers a level (default: all)
  *   "student_middle"    of the teacher's, whether the middle block (default: if it has one)
@@ -345,13 +348,18 @@ static ck_status open_source(ck_task *t, ck_config *c, const char *const *names,
                              ck_error *err) {
     own *o = t->own = ck_alloc(sizeof *o);
     if (!o) return ck_fail_memory(err, "a task");
-    const char *teacher, *tokenizer;
-    CK_TRY(ck_config_path(c, "tokenizer", &tokenizer, err));
+    const char *teacher;
+    ck_model_parts parts = {0};
+    CK_TRY(ck_config_path(c, "tokenizer", &parts.tokenizer, err));
+    CK_TRY(ck_config_path(c, "parts.clip", &parts.clip, err));
+    CK_TRY(ck_config_path(c, "parts.clip2", &parts.clip2, err));
+    CK_TRY(ck_config_path(c, "parts.t5", &parts.t5, err));
+    CK_TRY(ck_config_path(c, "parts.vae", &parts.vae, err));
     CK_TRY(ck_config_path(c, "teacher", &teacher, err));
     if (!teacher)
         return ck_config_fail(c, "teacher", err, "a model is needed: a folder, or a file");
-    CK_TRY(t->how == CK_OPEN_PLAN ? ck_model_plan(teacher, &o->model, err)
-                                  : ck_model_open(teacher, tokenizer, &o->model, err));
+    CK_TRY(t->how == CK_OPEN_PLAN ? ck_model_plan(teacher, &parts, &o->model, err)
+                                  : ck_model_open(teacher, &parts, &o->model, err));
     t->absent = o->model.absent;
     o->folder = teacher;
     CK_TRY(find_sizes(t, c, err));

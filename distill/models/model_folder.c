@@ -1,0 +1,171 @@
+/* Whole models in folders as diffusers lays them out, see model_int.h. */
+#include "distill/models/model_int.h"
+
+#include "io/json.h"
+#include "io/os.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- Files ---- */
+
+/* "FOLDER/PART/NAME" of the first of these names that exists, else of the first; to be released
+ * with free(). */
+static char *find_file(const char *folder, const char *part, const char *const *names) {
+    for (size_t i = 0; names[i]; i++) {
+        char *path = ck_sprintf("%s/%s/%s", folder, part, names[i]);
+        if (!path || access(path, F_OK) == 0) return path;
+        free(path);
+    }
+    return ck_sprintf("%s/%s/%s", folder, part, names[0]);
+}
+
+/* given: a file in the place of the folder's own, or NULL. */
+static ck_status open_weights(const char *folder, const char *part, const char *const *names,
+                              const char *given, ck_params **params, ck_error *err) {
+    char *path = given ? ck_strdup(given) : find_file(folder, part, names);
+    if (!path) return ck_fail_memory(err, folder);
+    char prefix[32];
+    snprintf(prefix, sizeof prefix, "%s.", part);
+    ck_status s = ck_params_open(path, given ? prefix : "", params, err);
+    free(path);
+    return s;
+}
+
+static const char *const model_files[] = {"diffusion_pytorch_model.safetensors",
+                                          "diffusion_pytorch_model.safetensors.index.json",
+                                          "diffusion_pytorch_model.fp16.safetensors", NULL};
+static const char *const text_files[] = {"model.safetensors", "model.safetensors.index.json",
+                                         "model.fp16.safetensors", NULL};
+
+static bool has_part(const char *folder, const char *part) {
+    char *path = ck_sprintf("%s/%s/config.json", folder, part);
+    bool has = path && access(path, F_OK) == 0;
+    free(path);
+    return has;
+}
+
+/* ---- Text ---- */
+
+static ck_status open_text(const char *folder, const char *suffix, const char *given, bool planned,
+                           ck_model_text *t, ck_error *err) {
+    char part[32];
+    snprintf(part, sizeof part, "text_encoder%s", suffix);
+    char *config = ck_sprintf("%s/%s/config.json", folder, part);
+    if (!config) return ck_fail_memory(err, folder);
+    ck_status s = ck_clip_read(config, &t->config, err);
+    free(config);
+    CK_TRY(s);
+    t->tokens = (size_t)t->config.positions;
+    if (planned) return CK_OK;
+    CK_TRY(ck_tokenizer_open(folder, suffix, &t->tokenizer, err));
+    t->tokens = ck_tokenizer_length(t->tokenizer);
+    return open_weights(folder, part, text_files, given, &t->params, err);
+}
+
+static ck_status open_t5(const char *folder, const char *suffix, const char *given, bool planned,
+                         ck_model_t5 *t, ck_error *err) {
+    char part[32];
+    snprintf(part, sizeof part, "text_encoder%s", suffix);
+    char *config = ck_sprintf("%s/%s/config.json", folder, part);
+    if (!config) return ck_fail_memory(err, folder);
+    ck_status s = ck_t5_read(config, &t->config, err);
+    free(config);
+    if (s == CK_OK && !planned) s = ck_model__open_unigram(folder, suffix, t, err);
+    return s == CK_OK && !planned ? open_weights(folder, part, text_files, given, &t->params, err)
+                                  : s;
+}
+
+static ck_status open_texts(const char *folder, const ck_model_parts *parts, ck_model *m,
+                            ck_error *err) {
+    bool flux = m->kind == CK_MODEL_FLUX;
+    bool t5 = flux || (m->kind == CK_MODEL_MMDIT && has_part(folder, "text_encoder_3"));
+    m->texts = !flux && has_part(folder, "text_encoder_2") ? 2 : 1;
+    if (parts->clip2 && m->texts < 2)
+        return ck_fail(err, CK_USAGE, "--clip2: this model has one CLIP encoder");
+    if (parts->t5 && !t5)
+        return ck_fail(err, CK_USAGE, "--t5: the model's folder has no T5 with its tokenizer");
+    CK_TRY(open_text(folder, "", parts->clip, m->planned, &m->text[0], err));
+    if (m->texts == 2) CK_TRY(open_text(folder, "_2", parts->clip2, m->planned, &m->text[1], err));
+    if (m->kind != CK_MODEL_UNET) m->t5.tokens = flux ? CK_MODEL__T5_FLUX : CK_MODEL__T5_SD3;
+    return t5 ? open_t5(folder, flux ? "_2" : "_3", parts->t5, m->planned, &m->t5, err) : CK_OK;
+}
+
+/* ---- The rest ---- */
+
+static ck_status read_index(const char *folder, ck_model *m, ck_error *err) {
+    char *path = ck_sprintf("%s/model_index.json", folder);
+    if (!path) return ck_fail_memory(err, folder);
+    ck_json doc;
+    ck_status s = ck_json_load(path, &doc, err);
+    free(path);
+    CK_TRY(s);
+    s = ck_json_bool(&doc, doc.root, "force_zeros_for_empty_prompt", &m->zero_empty, err);
+    ck_json_free(&doc);
+    return s;
+}
+
+static ck_status read_schedule(const char *folder, ck_model *m, ck_error *err) {
+    char *path = ck_sprintf("%s/scheduler/scheduler_config.json", folder);
+    ck_status s = path ? ck_schedule_read(path, &m->schedule, err) : ck_fail_memory(err, folder);
+    free(path);
+    return s;
+}
+
+static ck_status read_vae(const char *folder, ck_model *m, ck_error *err) {
+    char *path = ck_sprintf("%s/vae/config.json", folder);
+    ck_status s = path ? ck_vae_read(path, &m->vae_config, err) : ck_fail_memory(err, folder);
+    free(path);
+    return s;
+}
+
+/* A transformer's config says by its class which it is. */
+static ck_status read_transformer(const char *path, ck_model *m, ck_error *err) {
+    ck_json doc;
+    const char *class = NULL;
+    CK_TRY(ck_json_load(path, &doc, err));
+    ck_status s = ck_json_text(&doc, doc.root, "_class_name", &class, err);
+    bool flux = class && strcmp(class, "FluxTransformer2DModel") == 0;
+    ck_json_free(&doc);
+    CK_TRY(s);
+    m->kind = flux ? CK_MODEL_FLUX : CK_MODEL_MMDIT;
+    return flux ? ck_flux_read(path, &m->flux_config, err)
+                : ck_mmdit_read(path, &m->mmdit_config, err);
+}
+
+static ck_status read_network(const char *folder, const char *part, ck_model *m, ck_error *err) {
+    char *path = ck_sprintf("%s/%s/config.json", folder, part);
+    if (!path) return ck_fail_memory(err, folder);
+    ck_status s = strcmp(part, "unet") == 0 ? ck_unet_read(path, &m->unet_config, err)
+                                            : read_transformer(path, m, err);
+    free(path);
+    return s;
+}
+
+/* The network's weights; in a plan as far as they are there. */
+static ck_status open_network(const char *folder, const char *part, const char *given, ck_model *m,
+                              ck_error *err) {
+    ck_status s = open_weights(folder, part, model_files, given, &m->unet, err);
+    if (s == CK_IO && m->planned) {
+        m->unet = ck_params_new(0);
+        m->absent = true;
+        s = m->unet ? CK_OK : ck_fail_memory(err, folder);
+    }
+    if (s == CK_OK && given) ck_model__detect_guidance(m);
+    if (s == CK_OK && m->planned) ck_params_hollow(m->unet);
+    return s;
+}
+
+ck_status ck_model__open_folder(const char *folder, const ck_model_parts *parts, ck_model *m,
+                                ck_error *err) {
+    const char *part = has_part(folder, "transformer") ? "transformer" : "unet";
+    CK_TRY(read_index(folder, m, err));
+    CK_TRY(read_network(folder, part, m, err));
+    CK_TRY(read_vae(folder, m, err));
+    CK_TRY(read_schedule(folder, m, err));
+    CK_TRY(open_network(folder, part, parts->unet, m, err));
+    if (!m->planned) CK_TRY(open_weights(folder, "vae", model_files, parts->vae, &m->vae, err));
+    return open_texts(folder, parts, m, err);
+}
