@@ -82,6 +82,16 @@ typedef struct ck_nn_tiles {
     size_t row, step, group;
 } ck_nn_tiles;
 
+/* Where inner products go, rows `stride` numbers apart. */
+typedef struct ck_nn_result {
+    void *at;
+    size_t stride;
+    bool half; /* of bf16, else f32 */
+    bool add;  /* to what is there; of f32 */
+    bool last; /* nothing is added to them any more and they are read much later: they go past the
+                  caches; of f32, in rows that are aligned to 64 bytes */
+} ck_nn_result;
+
 typedef struct ck_nn {
     const char *isa; /* "portable", "avx2", "avx512" */
     size_t element;  /* bytes of a number of the arrays that are void here: 4 (f32) or 2 (bf16) */
@@ -145,10 +155,14 @@ typedef struct ck_nn_amx {
      * apart; one of both is 1. m and k are multiples of 16. It takes m / 16 times
      * CK_NN_AMX_STEPS(k) KiB. right: for the right side of a product. */
     void (*pack)(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool right);
-    /* c = the inner products of m left and n right vectors, + bias (of n) unless that is NULL,
-     * + c if add is set. Rows of c are `stride` apart; half: it is of bf16 (and add is not set). */
-    void (*multiply)(void *c, size_t stride, bool half, ck_nn_tiles left, ck_nn_tiles right,
-                     size_t m, size_t n, size_t k, const float *bias, bool add);
+    /* The same of numbers that lie anywhere: number k of the first vector at x + at[k], or zero
+     * where at[k] < 0, that of the next beside it, and so on. half: x is of bf16. There are
+     * 32 CK_NN_AMX_STEPS(k) places. */
+    void (*gather)(uint32_t *to, const void *x, bool half, const int64_t *at, size_t m, size_t k,
+                   bool right);
+    /* The inner products of m left and n right vectors, + bias (of n) unless that is NULL. */
+    void (*multiply)(ck_nn_result c, ck_nn_tiles left, ck_nn_tiles right, size_t m, size_t n,
+                     size_t k, const float *bias);
     /* Numbers of a and b side by side, rounded: to[i] = a[i], b[i]; n a multiple of 16. */
     void (*pair)(uint32_t *to, const float *a, const float *b, size_t n);
 } ck_nn_amx;

@@ -422,11 +422,10 @@ static void find_out(void) {
 extern const ck_nn ck_nn_avx512_half;
 
 const ck_nn_amx *ck_nn_amx_best(void) {
-    static const ck_nn_amx table = {&ck_nn_avx512_half,
-                                    {MOST, SHARE, room, attention, attention_grad},
-                                    ck_nn_amx__pack,
-                                    ck_nn_amx__multiply,
-                                    ck_nn_amx__pair};
+    static const ck_nn_amx table = {
+        &ck_nn_avx512_half,  {MOST, SHARE, room, attention, attention_grad},
+        ck_nn_amx__pack,     ck_nn_amx__gather,
+        ck_nn_amx__multiply, ck_nn_amx__pair};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, find_out);
     const ck_nn *k = ck_nn_best();

@@ -62,10 +62,39 @@ TARGET void ck_nn_amx__pack(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool
         }
 }
 
-/* One or two by one or two tiles of sums. */
+/* A right side of the numbers at 32 places, or a left one. */
+INLINE void gather_tile(pair *to, const void *x, bool half, const int64_t *at, bool right) {
+    static const float nothing[TILE];
+    UNROLLED for (size_t i = 0; i < TILE; i++) {
+        const void *sides[2];
+        for (size_t k = 0; k < 2; k++) {
+            int64_t place = at[2 * i + k];
+            sides[k] = place < 0 ? (const char *)nothing : (const char *)x + place * (half ? 2 : 4);
+        }
+        _mm512_storeu_si512(to + i * TILE,
+                            half ? halves(sides[0], sides[1]) : floats(sides[0], sides[1]));
+    }
+    if (!right) turn(to, to);
+}
+
+TARGET void ck_nn_amx__gather(uint32_t *to, const void *x, bool half, const int64_t *at, size_t m,
+                              size_t k, bool right) {
+    size_t group = CK_NN_AMX_STEPS(k) * AREA;
+    for (size_t s = 0; s < k; s += DEPTH, to += AREA)
+        for (size_t i = 0; i < m; i += TILE) {
+            pair *tile = to + i / TILE * group;
+            if (half)
+                gather_tile(tile, (const uint16_t *)x + i, true, at + s, right);
+            else
+                gather_tile(tile, (const float *)x + i, false, at + s, right);
+        }
+}
+
+/* One or two by one or two tiles of sums: c = the products + bias, or + what is at `add`, in rows
+ * add_stride apart; both may be NULL. */
 INLINE void multiply(float *c, size_t stride, ck_nn_tiles a, ck_nn_tiles b, size_t steps, bool two,
-                     bool wide, const float *bias, bool add) {
-    size_t bytes = stride * sizeof *c;
+                     bool wide, const float *bias, const float *add, size_t add_stride) {
+    size_t bytes = stride * sizeof *c, add_bytes = add_stride * sizeof *c;
     float *below = c + TILE * stride;
     if (bias) {
         LOAD_ROWS(0, bias, 0);
@@ -73,10 +102,11 @@ INLINE void multiply(float *c, size_t stride, ck_nn_tiles a, ck_nn_tiles b, size
         if (wide) LOAD_ROWS(1, bias + TILE, 0);
         if (wide) LOAD_ROWS(3, bias + TILE, 0);
     } else if (add) {
-        LOAD_ROWS(0, c, bytes);
-        if (wide) LOAD_ROWS(1, c + TILE, bytes);
-        if (two) LOAD_ROWS(2, below, bytes);
-        if (two && wide) LOAD_ROWS(3, below + TILE, bytes);
+        const float *more = add + TILE * add_stride;
+        LOAD_ROWS(0, add, add_bytes);
+        if (wide) LOAD_ROWS(1, add + TILE, add_bytes);
+        if (two) LOAD_ROWS(2, more, add_bytes);
+        if (two && wide) LOAD_ROWS(3, more + TILE, add_bytes);
     } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -100,7 +130,7 @@ INLINE void multiply(float *c, size_t stride, ck_nn_tiles a, ck_nn_tiles b, size
     if (two && wide) _tile_stored(3, below + TILE, bytes);
 }
 
-/* Up to 32 rows of 32 numbers, rounded. */
+/* Up to 32 rows of 32 (wide) or 16 numbers, rounded. */
 INLINE void round_block(uint16_t *to, size_t stride, const float *from, size_t rows, bool wide) {
     for (size_t i = 0; i < rows; i++, to += stride, from += 2 * TILE) {
         __m512 last = wide ? _mm512_load_ps(from + TILE) : _mm512_setzero_ps();
@@ -109,29 +139,40 @@ INLINE void round_block(uint16_t *to, size_t stride, const float *from, size_t r
     }
 }
 
-TARGET void ck_nn_amx__multiply(void *c, size_t stride, bool half, ck_nn_tiles a, ck_nn_tiles b,
-                                size_t m, size_t n, size_t k, const float *bias, bool add) {
+/* The same past the caches. */
+INLINE void stream_block(float *to, size_t stride, const float *from, size_t rows, bool wide) {
+    for (size_t i = 0; i < rows; i++, to += stride, from += 2 * TILE) {
+        _mm512_stream_ps(to, _mm512_load_ps(from));
+        if (wide) _mm512_stream_ps(to + TILE, _mm512_load_ps(from + TILE));
+    }
+}
+
+TARGET void ck_nn_amx__multiply(ck_nn_result c, ck_nn_tiles a, ck_nn_tiles b, size_t m, size_t n,
+                                size_t k, const float *bias) {
     ALIGNED float block[2 * TILE * 2 * TILE];
     size_t steps = CK_NN_AMX_STEPS(k);
+    bool aside = c.half || c.last;
     open_tiles();
     for (size_t i = 0; i < m; i += 2 * TILE, a.at = (const char *)a.at + 2 * a.group)
         for (size_t j = 0; j < n; j += 2 * TILE) {
-            float *to = half ? block : (float *)c + i * stride + j;
-            size_t row = half ? 2 * TILE : stride;
+            size_t at = i * c.stride + j, stride = aside ? 2 * TILE : c.stride;
+            float *sums = c.half ? NULL : (float *)c.at + at, *to = aside ? block : sums;
             ck_nn_tiles right = {(const char *)b.at + j / TILE * b.group, b.row, b.step, b.group};
-            const float *first = bias ? bias + j : NULL;
+            const float *first = bias ? bias + j : NULL, *add = c.add ? sums : NULL;
             bool two = i + TILE < m, wide = j + TILE < n;
             if (two && wide)
-                multiply(to, row, a, right, steps, true, true, first, add);
+                multiply(to, stride, a, right, steps, true, true, first, add, c.stride);
             else if (two)
-                multiply(to, row, a, right, steps, true, false, first, add);
+                multiply(to, stride, a, right, steps, true, false, first, add, c.stride);
             else
-                multiply(to, row, a, right, steps, false, wide, first, add);
-            if (half)
-                round_block((uint16_t *)c + i * stride + j, stride, block, least(2 * TILE, m - i),
-                            wide);
+                multiply(to, stride, a, right, steps, false, wide, first, add, c.stride);
+            if (c.half)
+                round_block((uint16_t *)c.at + at, c.stride, block, least(2 * TILE, m - i), wide);
+            else if (c.last)
+                stream_block(sums, c.stride, block, least(2 * TILE, m - i), wide);
         }
     _tile_release();
+    if (c.last) _mm_sfence();
 }
 
 #endif

@@ -18,8 +18,9 @@
 ck_status ck_simd_prepare(const ck_graph *g, ck_node n, const bool *half, ck_kernel *kernel,
                           bool *done, ck_error *err);
 
-/* The same of what is rounded to bfloat16 before it is multiplied: products of matrices,
- * CK_OP_ATTENTION and CK_OP_ATTENTION_GRAD, where the processor has AMX. */
+/* The same of what is rounded to bfloat16 before it is multiplied: products of matrices, gradients
+ * of convolutions' weights, CK_OP_ATTENTION and CK_OP_ATTENTION_GRAD, where the processor has AMX.
+ */
 ck_status ck_simd_prepare_bf16(const ck_graph *g, ck_node n, ck_kernel *kernel, bool *done,
                                ck_error *err);
 

@@ -30,4 +30,9 @@ ck_status ck_simd__attention(const ck_nn_attend *kernels, const ck_graph *g, ck_
                              ck_kernel *kernel, bool *done, ck_error *err);
 bool ck_simd__takes_attention(const ck_nn_attend *kernels, const ck_graph *g, ck_node n);
 
+/* CK_OP_MATMUL and CK_OP_CONV_WEIGHT_GRAD of numbers rounded to bf16, where they are taken. */
+bool ck_simd__takes_product(const ck_graph *g, ck_node n);
+ck_status ck_simd__product(const ck_nn_amx *kernels, const ck_graph *g, ck_node n,
+                           ck_kernel *kernel, ck_error *err);
+
 #endif
