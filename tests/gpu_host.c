@@ -3,10 +3,11 @@
  * that the program cannot reach: whoever forgets a copy crashes. Products and convolutions, which a
  * card has from libraries, are plain loops and the reference's; for several processes there is
  * nccl_host.c. CK_GPU_HOST_MEMORY: bytes that
- * there are.
+ * there are; CK_GPU_HOST_TASTE: which way it likes to add, 0 or 1; CK_GPU_HOST_NAME: its name.
  */
 #include "distill/engine/plugin.h"
 
+#include "distill/engine/cuda/choices.h"
 #include "distill/engine/cuda/nccl.h"
 #include "distill/engine/cuda/operations.h"
 #include "distill/engine/cuda/updates.h"
@@ -98,18 +99,51 @@ __attribute__((destructor)) static void look_for_leaks(void) {
     _exit(1);
 }
 
+/* ---- Choices ---- */
+
+/* As NVIDIA's libraries, it has more than one way to make a product, with other bits each. */
+static bool adds_backwards(const ck_gpu_product *p) {
+    char kind[128];
+    snprintf(kind, sizeof kind, "product %d%d %lld %lld %lld %lld", p->ta, p->tb, (long long)p->m,
+             (long long)p->n, (long long)p->k, (long long)p->batch);
+    const char *choice = ck_choices_find(kind), *taste = getenv("CK_GPU_HOST_TASTE");
+    ck_error err;
+    if (!choice) {
+        choice = taste && strcmp(taste, "1") == 0 ? "backwards" : "forwards";
+        if (ck_choices_add(kind, choice, &err) != CK_OK) abort();
+    }
+    return strcmp(choice, "backwards") == 0;
+}
+
+static const char *chosen_by(void) {
+    const char *name = getenv("CK_GPU_HOST_NAME");
+    return name ? name : "a card that is none";
+}
+
+static ck_status take_choice(const char *kind, const char *choice, ck_error *err) {
+    if (strcmp(choice, "forwards") != 0 && strcmp(choice, "backwards") != 0)
+        return ck_fail(err, CK_INPUT, "'%s' is no choice for %s", choice, kind);
+    return ck_choices_add(kind, choice, err);
+}
+
+static const ck_choices choices = {chosen_by, ck_choices_at, take_choice};
+
 /* ---- Operations ---- */
 
 static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const float *a, const float *b,
                    const float *row, float *c) {
     (void)l;
+    bool backwards = adds_backwards(p);
     for (int64_t i = 0; i < p->batch; i++, a += p->m * p->k, b += p->k * p->n, c += p->m * p->n)
         for (int64_t r = 0; r < p->m; r++)
             for (int64_t s = 0; s < p->n; s++) {
                 double sum = 0;
-                for (int64_t k = 0; k < p->k; k++)
+                for (int64_t j = 0; j < p->k; j++) {
+                    int64_t k = backwards ? p->k - 1 - j : j;
                     sum += (double)a[p->ta ? k * p->m + r : r * p->k + k] *
                            b[p->tb ? s * p->k + k : k * p->n + s];
+                    if (backwards) sum = (float)sum;
+                }
                 c[r * p->n + s] = (float)(row ? sum + row[s] : sum);
             }
 }
@@ -209,7 +243,8 @@ static const ck_backend backend = {.abi_version = CK_BACKEND_ABI,
                                    .memory = memory,
                                    .run = run,
                                    .forget = forget,
-                                   .peers = &peers};
+                                   .peers = &peers,
+                                   .choices = &choices};
 
 static ck_status open_backend(const char *name, const ck_backend **b, ck_error *err) {
     if (strcmp(name, "cuda") != 0)

@@ -81,6 +81,17 @@ typedef struct ck_peers {
     ck_status (*share)(float *array, const size_t *counts, ck_error *err);
 } ck_peers;
 
+/* What is chosen for each kind of work the first time that it is met, and decides about bits: kept
+ * with a run (run/plans.h), whose graphs are then computed in the same way when it goes on. */
+typedef struct ck_choices {
+    /* Who chooses: libraries, their versions, the card. Choices mean nothing to others. */
+    const char *(*by)(void);
+    /* Number i, in the order in which they were made; false past the last. */
+    bool (*at)(size_t i, const char **kind, const char **choice);
+    /* One that was made before, by the same. */
+    ck_status (*take)(const char *kind, const char *choice, ck_error *err);
+} ck_choices;
+
 typedef struct ck_backend {
     uint32_t abi_version; /* CK_BACKEND_ABI */
     const char *name;
@@ -109,6 +120,7 @@ typedef struct ck_backend {
     ck_status (*run)(void (*nodes)(void *context), void *context, void **recording, ck_error *err);
     void (*forget)(void *recording);
     const ck_peers *peers;
+    const ck_choices *choices; /* NULL also where there is nothing to choose */
 } ck_backend;
 
 /* "cpu", "cpu-bf16" (sources of convolutions and products rounded to bfloat16, and where the

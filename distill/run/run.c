@@ -88,6 +88,16 @@ static ck_status event(ck_session *r, const char *name, const char *text, ck_err
                             err);
 }
 
+/* What its libraries have chosen since it was asked last; all of it, if anew. */
+static ck_status keep_plans(ck_session *r, bool anew, ck_error *err) {
+    if (r->world.rank) return CK_OK;
+    char *path = ck_run_path(r, "plans.json");
+    if (!path) return ck_fail_memory(err, r->folder);
+    ck_status s = anew ? ck_plans_begin(&r->plans, path, err) : ck_plans_keep(&r->plans, path, err);
+    free(path);
+    return s;
+}
+
 /* ---- What lasts ---- */
 
 enum { MOST_WEIGHTS = 6 };
@@ -285,6 +295,7 @@ static ck_status loop(ck_session *r, ck_error *err) {
     while (r->done < r->d.steps) {
         uint64_t before = r->done;
         CK_TRY(step(r, err));
+        CK_TRY(keep_plans(r, false, err));
         bool asked;
         CK_TRY(ck_world_any(&r->world, ck_interrupt_asked(), &asked, err));
         if (asked) return stop(r, err);
@@ -429,6 +440,7 @@ static ck_status write_config(const ck_session *r, ck_error *err) {
 static ck_status make_run(ck_session *r, ck_error *err) {
     CK_TRY(make_folder(r->folder, r->options->force, err));
     CK_TRY(write_config(r, err));
+    CK_TRY(keep_plans(r, true, err));
     return open_log(r, err);
 }
 
@@ -462,10 +474,18 @@ static ck_status reopen(ck_session *r, ck_error *err) {
     free(path);
     CK_TRY(s);
     if (r->options->dry_run) return estimate(r, err);
+    r->goes_on = true;
     CK_TRY(ck_run_open(r, CK_OPEN_WHOLE, err));
     describe(r);
     CK_TRY(ck_trainer_allocate(r->trainer, r->memory, err));
     return load(r, err);
+}
+
+/* Nobody is to find out from the bits. */
+static ck_status tell_change(ck_session *r, ck_error *err) {
+    say(r, "%s: its bits may differ from those of a run that was not interrupted\n", r->change);
+    CK_TRY(event(r, "changed", r->change, err));
+    return keep_plans(r, true, err);
 }
 
 static ck_status resume(ck_session *r, ck_error *err) {
@@ -474,6 +494,7 @@ static ck_status resume(ck_session *r, ck_error *err) {
     CK_TRY(open_log(r, err));
     CK_TRY(event(r, "resumed", NULL, err));
     say(r, "going on after step %llu\n", (unsigned long long)r->done);
+    if (r->change[0]) CK_TRY(tell_change(r, err));
     return go(r, err);
 }
 

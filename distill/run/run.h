@@ -6,6 +6,7 @@
  *   RUN/config.json          everything that was used, defaults included
  *   RUN/log.jsonl            a line per logged step and event, see runlog.h
  *   RUN/checkpoints/         see checkpoint.h
+ *   RUN/plans.json           on a card: how its libraries compute, see plans.h
  *   RUN/grids/               pictures of evaluations: step, passes, who
  *   RUN/run.json             machine, threads, seconds, memory
  *   RUN/metrics.json         the last evaluation: teacher and student, side by side
@@ -19,7 +20,8 @@
  * message. A loss or gradient that is no number, or a loss that stays far above what it was, goes
  * back to the last checkpoint, with other random numbers and half the rate; after three times it
  * gives up (CK_INPUT). A run that is resumed gives the same bits as one that was not interrupted,
- * with the same number of threads.
+ * with the same number of threads, and on a card of the same kind by the same libraries; where they
+ * are others, it says so.
  */
 #ifndef CK_RUN_H
 #define CK_RUN_H

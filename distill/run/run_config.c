@@ -127,6 +127,20 @@ static ck_status read_saving(ck_session *r, ck_error *err) {
     return read_as_lora(r, err);
 }
 
+/* How the run was computed, before anything is chosen again. */
+static ck_status take_plans(ck_session *r, ck_error *err) {
+    char *path = ck_run_path(r, "plans.json");
+    if (!path) return ck_fail_memory(err, r->folder);
+    ck_status s = ck_plans_take(&r->plans, path, r->change, err);
+    free(path);
+    bool any;
+    if (s == CK_OK) s = ck_world_any(&r->world, r->change[0], &any, err);
+    if (s == CK_OK && any && !r->change[0])
+        snprintf(r->change, sizeof r->change,
+                 "another process has another card, or other versions");
+    return s;
+}
+
 static ck_status read_basics(ck_session *r, const ck_backend **backend, size_t *batch,
                              ck_error *err) {
     ck_config *c = r->config;
@@ -143,6 +157,8 @@ static ck_status read_basics(ck_session *r, const ck_backend **backend, size_t *
     r->memory = (size_t)(memory * 0x1p30);
     *batch = size;
     CK_TRY(ck_backend_open(name, backend, err));
+    r->plans.backend = *backend;
+    if (r->goes_on) CK_TRY(take_plans(r, err));
     /* (A run goes on where it began, not where there happens to be a card.) */
     return ck_config_decide(c, "backend", (*backend)->name, err);
 }

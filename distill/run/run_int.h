@@ -4,6 +4,7 @@
 
 #include "distill/run/checkpoint.h"
 #include "distill/run/guard.h"
+#include "distill/run/plans.h"
 #include "distill/run/prefetch.h"
 #include "distill/run/rate.h"
 #include "distill/run/run.h"
@@ -24,6 +25,9 @@ typedef struct ck_session {
     const char *folder;
     const ck_run_options *options;
     ck_world world; /* only process 0 writes, says and judges anything */
+    bool goes_on;   /* as it is in the folder */
+    ck_plans plans;
+    char change[512]; /* why it is not computed as it was before; "" */
     ck_config *config;
     ck_task *task;
     ck_adapter adapter, rival_adapter; /* rank 0: whole networks are trained */

@@ -11,8 +11,8 @@
  *   ck_runlog_close(log);
  *
  * Names of values: loss, grad_norm, lr, samples_per_s, memory (bytes that the process has), and
- * what else a method has to tell. Events: started, resumed, saved, evaluated, nan, spike, rollback,
- * stopped, finished.
+ * what else a method has to tell. Events: started, resumed, changed (what it is computed by),
+ * saved, evaluated, nan, spike, rollback, stopped, finished.
  *
  * A line is written at once, at the end of the file. Those of events are on the disk when append
  * returns, and with them all before; a power cut can cost only steps since the last event, which

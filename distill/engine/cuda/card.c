@@ -18,10 +18,15 @@ static struct {
     cudaEvent_t sent[STAGES]; /* what was in the piece has arrived */
     size_t next;              /* the piece to be filled */
     char failure[512];        /* the first; "" */
+    struct cudaDeviceProp is;
 } card;
 
 cudaStream_t ck_card_stream(void) {
     return card.stream;
+}
+
+const char *ck_card_name(void) {
+    return card.is.name;
 }
 
 /* ---- What went wrong ---- */
@@ -54,7 +59,6 @@ static ck_status count_cards(int *count, ck_error *err) {
 
 static ck_status choose(int count, ck_error *err) {
     enum { LEAST = 8 }; /* compute capability with bfloat16 */
-    struct cudaDeviceProp card_is;
     const char *place = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
     int which = place ? atoi(place) : 0;
     if (which >= count)
@@ -63,11 +67,11 @@ static ck_status choose(int count, ck_error *err) {
                        "many processes as there are cards",
                        which, count);
     CK_CARD_NOTE(cudaSetDevice(which));
-    CK_CARD_NOTE(cudaGetDeviceProperties(&card_is, which));
+    CK_CARD_NOTE(cudaGetDeviceProperties(&card.is, which));
     CK_TRY(ck_card_check(err));
-    if (card_is.major >= LEAST) return CK_OK;
-    return ck_fail(err, CK_USAGE, "%s has compute capability %d.%d; %d.0 is needed", card_is.name,
-                   card_is.major, card_is.minor, LEAST);
+    if (card.is.major >= LEAST) return CK_OK;
+    return ck_fail(err, CK_USAGE, "%s has compute capability %d.%d; %d.0 is needed", card.is.name,
+                   card.is.major, card.is.minor, LEAST);
 }
 
 ck_status ck_card_open(ck_error *err) {

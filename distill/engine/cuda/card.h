@@ -21,6 +21,7 @@
  * MPI), each takes the card of its place among them; CK_USAGE where there are too few. */
 ck_status ck_card_open(ck_error *err);
 cudaStream_t ck_card_stream(void);
+const char *ck_card_name(void);
 
 void *ck_card_alloc(size_t bytes);
 void ck_card_free(void *p);

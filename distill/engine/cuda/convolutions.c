@@ -4,9 +4,12 @@
 
 #include "distill/engine/convolution.h"
 #include "distill/engine/cuda/card.h"
+#include "distill/engine/cuda/choices.h"
 #include "io/os.h"
 
 #include <cudnn.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -209,9 +212,119 @@ static descriptor try_engine(descriptor configuration, ck_cuda_precision precisi
     return NULL;
 }
 
-/* The first good one of those that the library proposes this way. */
+/* ---- Engines as text: "34 5=2 7=0", a number of the library's and how its knobs are turned ----
+ */
+
+enum { MOST_KNOBS = CUDNN_KNOB_TYPE_COUNTS, CHOICE_TEXT = 24 * (MOST_KNOBS + 1) };
+
+size_t ck_cuda_convolutions_version(void) {
+    return cudnnGetVersion();
+}
+
+typedef struct choice {
+    int64_t engine, types[MOST_KNOBS], values[MOST_KNOBS];
+    int count;
+} choice;
+
+static bool read_choice(const char *text, choice *c) {
+    int n = 0, more;
+    c->count = 0;
+    if (sscanf(text, "%" SCNd64 "%n", &c->engine, &n) != 1) return false;
+    for (text += n; *text; text += more) {
+        if (c->count == MOST_KNOBS || sscanf(text, " %" SCNd64 "=%" SCNd64 "%n",
+                                             &c->types[c->count], &c->values[c->count], &more) != 2)
+            return false;
+        c->count++;
+    }
+    return true;
+}
+
+bool ck_cuda_is_convolution_choice(const char *text) {
+    choice c;
+    return read_choice(text, &c);
+}
+
+static bool get_int(descriptor d, cudnnBackendAttributeName_t name, int64_t *value) {
+    int64_t count = 0;
+    return cudnnBackendGetAttribute(d, name, CUDNN_TYPE_INT64, 1, &count, value) ==
+               CUDNN_STATUS_SUCCESS &&
+           count == 1;
+}
+
+static bool write_knob(descriptor knob, char *text, size_t size) {
+    cudnnBackendKnobType_t type;
+    int64_t count = 0, value;
+    if (cudnnBackendGetAttribute(knob, CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1,
+                                 &count, &type) != CUDNN_STATUS_SUCCESS ||
+        !get_int(knob, CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, &value))
+        return false;
+    size_t used = strlen(text);
+    snprintf(text + used, size - used, " %d=%" PRId64, (int)type, value);
+    return true;
+}
+
+/* What was chosen in a configuration; false where the library does not say. */
+static bool write_choice(descriptor configuration, char text[CHOICE_TEXT]) {
+    descriptor engine = make(CUDNN_BACKEND_ENGINE_DESCRIPTOR), knobs[MOST_KNOBS];
+    int64_t count = 0, number;
+    bool good = cudnnBackendGetAttribute(configuration, CUDNN_ATTR_ENGINECFG_ENGINE,
+                                         CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
+                                         &engine) == CUDNN_STATUS_SUCCESS &&
+                get_int(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, &number);
+    drop(engine);
+    if (!good) return false;
+    snprintf(text, CHOICE_TEXT, "%" PRId64, number);
+    for (int i = 0; i < MOST_KNOBS; i++) knobs[i] = make(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
+    count = 0;
+    good = cudnnBackendGetAttribute(configuration, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES,
+                                    CUDNN_TYPE_BACKEND_DESCRIPTOR, MOST_KNOBS, &count,
+                                    knobs) == CUDNN_STATUS_SUCCESS;
+    for (int64_t i = 0; i < count && good; i++) good = write_knob(knobs[i], text, CHOICE_TEXT);
+    for (int i = 0; i < MOST_KNOBS; i++) drop(knobs[i]);
+    return good;
+}
+
+static descriptor make_knob(int64_t type, int64_t value) {
+    descriptor knob = make(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
+    cudnnBackendKnobType_t name = (cudnnBackendKnobType_t)type;
+    cudnnBackendSetAttribute(knob, CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1,
+                             &name);
+    cudnnBackendSetAttribute(knob, CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &value);
+    cudnnBackendFinalize(knob);
+    return knob;
+}
+
+/* The plan of an engine that was chosen before; NULL if it cannot be made. (The library says what
+ * it does not like when the plan is finished.) */
+static descriptor kept_engine(descriptor graph, const char *text, ck_cuda_precision precision,
+                              size_t *workspace) {
+    choice c;
+    descriptor knobs[MOST_KNOBS], made = NULL;
+    if (!read_choice(text, &c)) return NULL;
+    descriptor engine = make(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+    descriptor configuration = make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    set_descriptor(engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, graph);
+    set(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &c.engine);
+    cudnnBackendFinalize(engine);
+    cudnnBackendSetAttribute(configuration, CUDNN_ATTR_ENGINECFG_ENGINE,
+                             CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &engine);
+    for (int i = 0; i < c.count; i++) knobs[i] = make_knob(c.types[i], c.values[i]);
+    if (c.count)
+        cudnnBackendSetAttribute(configuration, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES,
+                                 CUDNN_TYPE_BACKEND_DESCRIPTOR, c.count, knobs);
+    if (cudnnBackendFinalize(configuration) == CUDNN_STATUS_SUCCESS)
+        made = try_engine(configuration, precision, workspace);
+    for (int i = 0; i < c.count; i++) drop(knobs[i]);
+    drop(configuration);
+    drop(engine);
+    return made;
+}
+
+/* The first good one of those that the library proposes this way, and its text: what cannot be kept
+ * is not wanted. */
 static descriptor first_engine(descriptor graph, cudnnBackendHeurMode_t way,
-                               ck_cuda_precision precision, size_t *workspace) {
+                               ck_cuda_precision precision, size_t *workspace,
+                               char text[CHOICE_TEXT]) {
     descriptor heuristic = make(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR), made = NULL;
     descriptor proposed[MOST_ENGINES];
     int64_t count = 0;
@@ -223,8 +336,13 @@ static descriptor first_engine(descriptor graph, cudnnBackendHeurMode_t way,
                                  CUDNN_TYPE_BACKEND_DESCRIPTOR, MOST_ENGINES, &count,
                                  proposed) != CUDNN_STATUS_SUCCESS)
         count = 0;
-    for (int64_t i = 0; i < count && !made; i++)
+    for (int64_t i = 0; i < count && !made; i++) {
         made = try_engine(proposed[i], precision, workspace);
+        if (made && !write_choice(proposed[i], text)) {
+            drop(made);
+            made = NULL;
+        }
+    }
     for (int i = 0; i < MOST_ENGINES; i++) drop(proposed[i]);
     drop(heuristic);
     return made;
@@ -232,22 +350,45 @@ static descriptor first_engine(descriptor graph, cudnnBackendHeurMode_t way,
 
 /* ---- Plans ---- */
 
+static void name_kind(const kind *k, char text[256]) {
+    const ck_convolution *v = &k->v;
+    snprintf(text, 256,
+             "%s precision %d n %lld h %lld w %lld c %lld by k %lld r %lld s %lld to p %lld q %lld "
+             "stride %lld top %lld left %lld",
+             ck_op_name(k->op), (int)k->precision, (long long)v->n, (long long)v->h,
+             (long long)v->w, (long long)v->c, (long long)v->k, (long long)v->r, (long long)v->s,
+             (long long)v->p, (long long)v->q, (long long)v->stride, (long long)v->top,
+             (long long)v->left);
+}
+
+/* An engine that is kept, or the first good one. */
+static ck_status choose(plan *p, descriptor graph, ck_error *err) {
+    static const cudnnBackendHeurMode_t ways[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
+    char name[256], text[CHOICE_TEXT] = "";
+    name_kind(&p->of, name);
+    const char *kept = ck_choices_find(name);
+    if (kept) p->plan = kept_engine(graph, kept, p->of.precision, &p->workspace);
+    if (kept && !p->plan)
+        return ck_fail(err, CK_USAGE,
+                       "cuDNN refuses the engine that plans.json keeps for %s; without that file "
+                       "another is chosen",
+                       name);
+    for (size_t i = 0; i < 2 && !p->plan; i++)
+        p->plan = first_engine(graph, ways[i], p->of.precision, &p->workspace, text);
+    if (!p->plan)
+        return ck_fail(err, CK_USAGE,
+                       "cuDNN has nothing for %s that gives the same bits every time", name);
+    return kept ? CK_OK : ck_choices_add(name, text, err);
+}
+
 static ck_status make_plan(plan *p, ck_error *err) {
     descriptor parts[PARTS] = {NULL}, graph = graph_of(&p->of, parts);
-    static const cudnnBackendHeurMode_t ways[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
     ck_status s = ck_card_check(err);
-    for (size_t i = 0; i < 2 && s == CK_OK && !p->plan; i++)
-        p->plan = first_engine(graph, ways[i], p->of.precision, &p->workspace);
+    if (s == CK_OK) s = choose(p, graph, err);
     drop(graph);
     for (int i = PARTS; i-- > 0;) drop(parts[i]);
     cudaGetLastError(); /* of engines that were tried and could not */
-    if (s != CK_OK || p->plan) return s;
-    const ck_convolution *v = &p->of.v;
-    return ck_fail(err, CK_USAGE,
-                   "cuDNN has nothing for %s of %lld x %lld x %lld x %lld by %lld x %lld x %lld "
-                   "that gives the same bits every time",
-                   ck_op_name(p->of.op), (long long)v->n, (long long)v->h, (long long)v->w,
-                   (long long)v->c, (long long)v->k, (long long)v->r, (long long)v->s);
+    return s;
 }
 
 /* (Compared as bytes: a kind is made of zeroes first, gaps included.) */

@@ -1,5 +1,6 @@
 /* Convolutions and their gradients by cuDNN. A plan is made once for every kind of convolution, of
- * the first engine that the library proposes which gives the same bits every time.
+ * the first engine that the library proposes which gives the same bits every time, and which one it
+ * was is kept (choices.h).
  */
 #ifndef CK_CUDA_CONVOLUTIONS_H
 #define CK_CUDA_CONVOLUTIONS_H
@@ -7,6 +8,9 @@
 #include "distill/engine/cuda/products.h"
 
 ck_status ck_cuda_convolutions_open(ck_error *err);
+size_t ck_cuda_convolutions_version(void);
+/* Whether a text is the choice of an engine. */
+bool ck_cuda_is_convolution_choice(const char *choice);
 /* See ck_gpu_library. CK_USAGE: no engine can do it. */
 ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck_node n,
                               ck_kernel *kernel, ck_error *err);

@@ -2,11 +2,13 @@
 #include "distill/engine/plugin.h"
 
 #include "distill/engine/cuda/card.h"
+#include "distill/engine/cuda/choices.h"
 #include "distill/engine/cuda/convolutions.h"
 #include "distill/engine/cuda/nccl.h"
 #include "distill/engine/cuda/operations.h"
 #include "distill/engine/cuda/updates.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* ---- Operations ---- */
@@ -86,6 +88,24 @@ static ck_status share(float *array, const size_t *counts, ck_error *err) {
 
 static const ck_peers peers = {ck_nccl_invite, ck_nccl_join, ck_nccl_leave, exchange, share};
 
+/* ---- Choices ---- */
+
+static const char *chosen_by(void) {
+    static char text[192];
+    snprintf(text, sizeof text, "cuBLASLt %zu, cuDNN %zu, %s", ck_cuda_products_version(),
+             ck_cuda_convolutions_version(), ck_card_name());
+    return text;
+}
+
+static ck_status take_choice(const char *kind, const char *choice, ck_error *err) {
+    bool good = strncmp(kind, "product ", 8) == 0 ? ck_cuda_is_product_choice(choice)
+                                                  : ck_cuda_is_convolution_choice(choice);
+    if (!good) return ck_fail(err, CK_INPUT, "'%.64s' is no choice for %.256s", choice, kind);
+    return ck_choices_add(kind, choice, err);
+}
+
+static const ck_choices choices = {chosen_by, ck_choices_at, take_choice};
+
 /* ---- The table ---- */
 
 #define ON_CARD(backend_name, prepare_function)                                                    \
@@ -94,7 +114,7 @@ static const ck_peers peers = {ck_nccl_invite, ck_nccl_join, ck_nccl_leave, exch
         .prepare = prepare_function, .alloc = ck_card_alloc, .free = ck_card_free,                 \
         .write = ck_card_write, .read = ck_card_read, .zero = ck_card_zero, .copy = ck_card_copy,  \
         .updates = &updates, .memory = ck_card_memory, .run = ck_card_run,                         \
-        .forget = ck_card_forget, .peers = &peers                                                  \
+        .forget = ck_card_forget, .peers = &peers, .choices = &choices                             \
     }
 
 static const ck_backend backends[] = {

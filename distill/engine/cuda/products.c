@@ -3,9 +3,12 @@
 #include "distill/engine/cuda/products.h"
 
 #include "distill/engine/cuda/card.h"
+#include "distill/engine/cuda/choices.h"
 #include "io/os.h"
 
 #include <cublasLt.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,6 +91,40 @@ static void describe(choice *c, const float *row) {
     c->c = layout(p->n, p->m, p->batch);
 }
 
+/* ---- Algorithms: 64 bytes each, which the library lets keep ---- */
+
+enum { DIGITS = 2 * sizeof(cublasLtMatmulAlgo_t) };
+
+size_t ck_cuda_products_version(void) {
+    return cublasLtGetVersion();
+}
+
+bool ck_cuda_is_product_choice(const char *text) {
+    cublasLtMatmulAlgo_t algorithm;
+    return ck_choices_unhex(text, &algorithm, sizeof algorithm);
+}
+
+static void name_kind(const kind *k, char text[192]) {
+    const ck_gpu_product *p = &k->product;
+    snprintf(text, 192,
+             "product precision %d m %" PRId64 " n %" PRId64 " k %" PRId64 " batch %" PRId64
+             "%s%s%s aligned %" PRIu32,
+             (int)k->precision, p->m, p->n, p->k, p->batch, p->ta ? " ta" : "", p->tb ? " tb" : "",
+             k->has_row ? " row" : "", k->aligned);
+}
+
+/* (Checked: one that is kept may be of a library that only calls itself the same.) */
+static void use_kept(choice *c, const char *kept) {
+    cublasLtMatmulHeuristicResult_t result;
+    if (!ck_choices_unhex(kept, &c->algorithm, sizeof c->algorithm) ||
+        cublasLtMatmulAlgoCheck(lt.handle, c->product, c->b, c->a, c->c, c->c, &c->algorithm,
+                                &result) != CUBLAS_STATUS_SUCCESS ||
+        result.workspaceSize > WORKSPACE)
+        ck_card_note("a product", "cuBLASLt refuses the algorithm that plans.json keeps for it; "
+                                  "without that file another is chosen");
+}
+
+/* The library's proposal. */
 static void choose(choice *c) {
     cublasLtMatmulPreference_t want = NULL;
     cublasLtMatmulHeuristicResult_t best = {0};
@@ -109,6 +146,20 @@ static void choose(choice *c) {
     c->algorithm = best.algo;
 }
 
+static void settle(choice *c) {
+    char name[192], text[DIGITS + 1];
+    ck_error err;
+    name_kind(&c->of, name);
+    const char *kept = ck_choices_find(name);
+    if (kept) {
+        use_kept(c, kept);
+        return;
+    }
+    choose(c);
+    ck_choices_hex(&c->algorithm, sizeof c->algorithm, text);
+    if (ck_choices_add(name, text, &err) != CK_OK) ck_card_note("a product", err.message);
+}
+
 /* (Compared as bytes: a kind is made of zeroes first, gaps included.) */
 static choice *find(const kind *k, const float *row) {
     for (size_t i = 0; i < lt.count; i++)
@@ -122,7 +173,7 @@ static choice *find(const kind *k, const float *row) {
     }
     memcpy(&c->of, k, sizeof *k);
     describe(c, row);
-    choose(c);
+    settle(c);
     return lt.choices[lt.count++] = c;
 }
 

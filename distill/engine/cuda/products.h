@@ -1,5 +1,5 @@
 /* Products of matrices by cuBLASLt. An algorithm is chosen once for every kind of product, by the
- * library's own judgement, which is the same on the same card: so are the bits.
+ * library's own judgement, and kept (choices.h): so are the bits.
  */
 #ifndef CK_CUDA_PRODUCTS_H
 #define CK_CUDA_PRODUCTS_H
@@ -13,6 +13,9 @@ typedef enum ck_cuda_precision {
 } ck_cuda_precision;
 
 ck_status ck_cuda_products_open(ck_error *err);
+size_t ck_cuda_products_version(void);
+/* Whether a text is the choice of an algorithm. */
+bool ck_cuda_is_product_choice(const char *text);
 /* See ck_gpu_library. */
 void ck_cuda_product(ck_cuda_precision precision, const ck_gpu_product *p, const float *a,
                      const float *b, const float *row, float *c);
