@@ -62,6 +62,11 @@ typedef struct ck_kernels {
     /* Random words: the four of ck_philox(key, 0, stream, first + i, ...) to words[4 * i], for
      * i < count, a multiple of CK_PHILOX_BLOCKS. */
     void (*philox)(uint32_t *words, uint64_t key, uint32_t stream, uint64_t first, size_t count);
+
+    /* out = (x - base) factor, where the factor is `scale` if the random byte drawn[i] is below
+     * `sure`, else 0. */
+    void (*thin)(float *out, const float *x, const float *base, const uint8_t *drawn, uint32_t sure,
+                 float scale, size_t n);
 } ck_kernels;
 
 /* The tables this processor can run, slowest ("portable") first; *count of them. */

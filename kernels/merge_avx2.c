@@ -12,6 +12,7 @@
 
 #define F16_DECODE(h) ((vf)_mm256_cvtph_ps((__m128i)(h)))
 #define F16_ENCODE(x) ((vu16)_mm256_cvtps_ph((__m256)(x), _MM_FROUND_TO_NEAREST_INT))
+#define WIDEN8(b)     ((vu)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)(b))))
 
 #include "kernels/merge_template.h"
 #endif

@@ -12,6 +12,7 @@
 
 #define F16_DECODE(h) ((vf)_mm512_cvtph_ps((__m256i)(h)))
 #define F16_ENCODE(x) ((vu16)_mm512_cvtps_ph((__m512)(x), _MM_FROUND_TO_NEAREST_INT))
+#define WIDEN8(b)     ((vu)_mm512_cvtepu8_epi32((__m128i)(b)))
 
 #include "kernels/merge_template.h"
 #endif

@@ -7,6 +7,7 @@
  *   MUL_EVEN(a, b)  the products, 64 bits wide, of the lanes 0, 2, 4, ... of two vu, as vu64
  *   PAIR_LOW(a, b)  the lanes 0, 2, ... of two vu64, one of a, one of b; PAIR_HIGH(a, b): 1, 3, ...
  *   F16_DECODE(h), F16_ENCODE(x)   optional: vu16 <-> vf in hardware, to nearest even
+ *   WIDEN8(b)   optional: vu8 to vu in one instruction
  *
  * Vectors are those of GNU C: gcc and clang compile their operators for any instruction set. All
  * conversions are integer arithmetic, comparisons or exact float operations, so that every
@@ -46,6 +47,14 @@ INLINE vu all(uint32_t bits) {
 /* mask ? a : b, mask being all ones or all zeros in each lane. */
 INLINE vu pick(vi mask, vu a, vu b) {
     return (a & (vu)mask) | (b & ~(vu)mask);
+}
+
+INLINE vu widen8(vu8 bytes) {
+#ifdef WIDEN8
+    return WIDEN8(bytes);
+#else
+    return __builtin_convertvector(__builtin_convertvector(bytes, vu16), vu);
+#endif
 }
 
 #define CANONICAL_NAN 0x7FC00000
@@ -332,6 +341,23 @@ TARGET static void accumulate(float *out, const float *pb, float w, size_t n) {
     EACH(FMA(weight, b, a))
 }
 
+INLINE vf thinned(vf x, vf base, const void *drawn, uint32_t sure, float scale) {
+    vu8 bytes;
+    memcpy(&bytes, drawn, sizeof bytes);
+    vi stays = (vi)widen8(bytes) < (vi)all(sure);
+    return (x - base) * as_f(as_u(splat(scale)) & (vu)stays);
+}
+
+TARGET static void thin(float *out, const float *pa, const float *pb, const uint8_t *drawn,
+                        uint32_t sure, float scale, size_t n) {
+    size_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vf r = thinned(load_f32(pa + i), load_f32(pb + i), drawn + i, sure, scale);
+        memcpy(out + i, &r, sizeof r);
+    }
+    for (; i < n; i++) out[i] = (pa[i] - pb[i]) * (drawn[i] < sure ? scale : 0);
+}
+
 /* Eight sums at a time, as many as hide the latency of an addition: four rows by two vectors of one
  * panel, or one row by two vectors of four. */
 #define TERM(i, weight, b)                                                                         \
@@ -402,50 +428,56 @@ TARGET static void panels(float *out, size_t stride, const float *a, const float
     }
 }
 
-#define LOWER (all64(0xffffffffu))
-
 INLINE vu64 all64(uint64_t bits) {
     return (vu64){0} + bits;
 }
 
-/* The upper and lower halves of the lanes' products with a number. */
-INLINE void multiply(vu x, uint32_t by, vu *upper, vu *lower) {
-    vu64 even = MUL_EVEN(x, all(by)), odd = MUL_EVEN((vu)((vu64)x >> 32), all(by));
-    *upper = (vu)((even >> 32) | (odd & ~LOWER));
-    *lower = (vu)((even & LOWER) | (odd << 32));
+/* Of VL / 2 blocks of random words, one in each lane; but for the counters to begin with, only the
+ * lower halves of the lanes mean something. */
+typedef struct blocks {
+    vu64 c0, c1, c2, c3;
+} blocks;
+
+/* Blocks `first` and so on: number q + j * VL / 4 in lane 2 q + j. */
+INLINE blocks counters(uint64_t first, uint32_t stream) {
+    blocks b = {.c2 = all64(stream)};
+    for (unsigned lane = 0; lane < VL / 2; lane++) b.c0[lane] = lane / 2 + lane % 2 * (VL / 4);
+    b.c0 += first;
+    b.c1 = b.c0 >> 32;
+    return b;
 }
 
-/* Stores words 0 to 3 of blocks one after another: block j * VL / 4 + q is that of lane 4 q + j. */
-INLINE void store_blocks(uint32_t *to, vu c0, vu c1, vu c2, vu c3) {
-    vu64 even01 = ((vu64)c0 & LOWER) | ((vu64)c1 << 32),
-         odd01 = ((vu64)c0 >> 32) | ((vu64)c1 & ~LOWER);
-    vu64 even23 = ((vu64)c2 & LOWER) | ((vu64)c3 << 32),
-         odd23 = ((vu64)c2 >> 32) | ((vu64)c3 & ~LOWER);
-    const vu64 rows[4] = {PAIR_LOW(even01, even23), PAIR_LOW(odd01, odd23),
-                          PAIR_HIGH(even01, even23), PAIR_HIGH(odd01, odd23)};
+INLINE void philox_round(blocks *b, vu64 k0, vu64 k1) {
+    vu64 p0 = MUL_EVEN((vu)b->c0, all(0xd2511f53u)), p1 = MUL_EVEN((vu)b->c2, all(0xcd9e8d57u));
+    b->c0 = (p1 >> 32) ^ b->c1 ^ k0;
+    b->c1 = p1;
+    b->c2 = (p0 >> 32) ^ b->c3 ^ k1;
+    b->c3 = p0;
+}
+
+/* The four words of each block, one block after another. */
+INLINE void store_blocks(uint32_t *to, const blocks *b) {
+    vu64 lower = all64(0xffffffffu);
+    vu64 words01 = (b->c0 & lower) | b->c1 << 32, words23 = (b->c2 & lower) | b->c3 << 32;
+    const vu64 rows[2] = {PAIR_LOW(words01, words23), PAIR_HIGH(words01, words23)};
     memcpy(to, rows, sizeof rows);
 }
 
+/* (Two at a time, since multiplications take long, but another can begin meanwhile.) */
 TARGET static void philox(uint32_t *words, uint64_t key, uint32_t stream, uint64_t first,
                           size_t count) {
     for (size_t i = 0; i < count; i += VL) {
-        vu c0, c1, c2 = all(stream), c3 = all(0), upper0, upper1;
-        uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-        for (size_t l = 0; l < VL; l++) {
-            uint64_t block = first + i + l % 4 * (VL / 4) + l / 4;
-            c0[l] = (uint32_t)block;
-            c1[l] = (uint32_t)(block >> 32);
-        }
+        blocks x = counters(first + i, stream), y = counters(first + i + VL / 2, stream);
+        vu64 k0 = all64((uint32_t)key), k1 = all64(key >> 32);
+#pragma GCC unroll 10
         for (int round = 0; round < 10; round++) {
-            vu before1 = c1, before3 = c3;
-            multiply(c0, 0xd2511f53u, &upper0, &c3);
-            multiply(c2, 0xcd9e8d57u, &upper1, &c1);
-            c0 = upper1 ^ before1 ^ all(k0);
-            c2 = upper0 ^ before3 ^ all(k1);
+            philox_round(&x, k0, k1);
+            philox_round(&y, k0, k1);
             k0 += 0x9e3779b9u;
             k1 += 0xbb67ae85u;
         }
-        store_blocks(words + 4 * i, c0, c1, c2, c3);
+        store_blocks(words + 4 * i, &x);
+        store_blocks(words + 4 * i + 2 * VL, &y);
     }
 }
 
@@ -475,4 +507,5 @@ const ck_kernels TABLE_NAME(SUFFIX) = {
     .accumulate = accumulate,
     .panels = panels,
     .philox = philox,
+    .thin = thin,
 };

@@ -299,6 +299,12 @@ static ck_status read_mixed(worker *w, const ck_task *task, uint64_t first, size
     return CK_OK;
 }
 
+/* Strips end at multiples of CK_STRIP, since random numbers are drawn by the dozen. */
+static size_t strip_length(uint64_t first, size_t left) {
+    size_t strip = CK_STRIP - (size_t)(first % CK_STRIP);
+    return strip < left ? strip : left;
+}
+
 /* n elements of the output to dst, from elements leaf_first[i]... of leaf i; first: number of the
  * first in what is mixed. */
 static ck_status eval(worker *w, const ck_task *task, unsigned result, uint64_t first,
@@ -310,8 +316,8 @@ static ck_status eval(worker *w, const ck_task *task, unsigned result, uint64_t 
     for (uint64_t done = 0; done < n;) {
         size_t block = n - done < r->block_elements ? (size_t)(n - done) : r->block_elements;
         CK_TRY(read_block(w, task, leaf_first, done, block, err));
-        for (size_t at = 0; at < block; at += CK_STRIP) {
-            size_t strip = block - at < CK_STRIP ? block - at : CK_STRIP;
+        for (size_t at = 0, strip; at < block; at += strip) {
+            strip = strip_length(first + done + at, block - at);
             eval_registers(w, task, task->step_count, first + done + at, at, strip, registers);
             *clipped += r->kernels->encode[task->out.dtype](dst, registers[result], strip);
             dst += strip * out_size;

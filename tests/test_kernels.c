@@ -443,6 +443,34 @@ static void test_philox(void **state) {
     }
 }
 
+/* Bytes decide about all elements, also of a tail, and what is infinite or no number is not kept
+ * out by a factor of 0. */
+static void test_thin(void **state) {
+    (void)state;
+    enum { N = 100 };
+    float x[N], base[N], out[N + 1];
+    uint8_t drawn[N];
+    uint64_t seed = 5;
+    for (size_t i = 0; i < N; i++) {
+        x[i] = i < 32 ? from_bits(special[i]) : fixture_random_float(&seed);
+        base[i] = fixture_random_float(&seed);
+        drawn[i] = i % 3 ? (uint8_t)fixture_random(&seed) : (uint8_t)(99 + i % 2);
+    }
+    size_t tables;
+    const ck_kernels *const *all = ck_kernels_all(&tables);
+    for (size_t t = 0; t < tables; t++)
+        for (uint32_t sure = 0; sure <= 256; sure += sure == 100 ? 156 : 100)
+            for (size_t n = 0; n <= N; n++) {
+                out[n] = 7;
+                all[t]->thin(out, x, base, drawn, sure, 2.5f, n);
+                for (size_t i = 0; i < n; i++) {
+                    float want = (x[i] - base[i]) * (drawn[i] < sure ? 2.5f : 0);
+                    assert_true(same_float(out[i], want));
+                }
+                assert_true(out[n] == 7);
+            }
+}
+
 static void test_forced_isa(void **state) {
     (void)state;
     size_t tables;
@@ -527,6 +555,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_lerp_is_exact_where_equal),
         cmocka_unit_test(test_panels),
         cmocka_unit_test(test_philox),
+        cmocka_unit_test(test_thin),
         cmocka_unit_test(test_forced_isa),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -644,24 +644,25 @@ static void test_della_mecha(void **state) {
 /* Chance does not depend on how a tensor is cut up, and densities finer than a byte are met. */
 static void test_chance(void **state) {
     (void)state;
-    static float factors[2048], parts[2048];
+    static float ones[2048], zeros[2048], factors[2048], parts[2048];
     const ck_arguments args = {.key = 5};
     int stayed = 0;
+    for (int i = 0; i < 2048; i++) ones[i] = 1;
     for (int k = 0; k < 200; k++) {
         ck_arguments at = args;
         at.first = 2048u * (unsigned)k;
-        ck_chance(ck_kernels_best(), &at, 1, 0, 0.3 / 256, 2, factors, 2048);
+        ck_chance(ck_kernels_best(), &at, 1, 0, 0.3 / 256, 2, ones, zeros, factors, 2048);
         for (int i = 0; i < 2048; i++) stayed += factors[i] == 2;
         if (k) continue;
-        ck_chance(ck_kernels_best(), &args, 1, 0, 0.5, 1, factors, 2048);
-        ck_chance(ck_kernels_best(), &args, 1, 0, 0.5, 1, parts, 37);
-        ck_chance(ck_kernels_best(), &args, 1, 37, 0.5, 1, parts + 37, 2011);
+        ck_chance(ck_kernels_best(), &args, 1, 0, 0.5, 1, ones, zeros, factors, 2048);
+        ck_chance(ck_kernels_best(), &args, 1, 0, 0.5, 1, ones, zeros, parts, 37);
+        ck_chance(ck_kernels_best(), &args, 1, 37, 0.5, 1, ones, zeros, parts + 37, 2011);
         assert_memory_equal(factors, parts, sizeof parts);
-        ck_chance(ck_kernels_best(), &args, 2, 0, 0.5, 1, parts, 2048);
+        ck_chance(ck_kernels_best(), &args, 2, 0, 0.5, 1, ones, zeros, parts, 2048);
         assert_memory_not_equal(factors, parts, sizeof parts);
     }
     /* It is a byte of Philox's that decides. */
-    ck_chance(ck_kernels_best(), &args, 1, 0, 0.25, 1, factors, 2048);
+    ck_chance(ck_kernels_best(), &args, 1, 0, 0.25, 1, ones, zeros, factors, 2048);
     for (unsigned i = 0; i < 2048; i++) {
         uint32_t words[4];
         ck_philox(ck_random_key(5, 1), 0, 0, i / 16, words);

@@ -51,13 +51,14 @@ static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **f
 }
 
 CK_VECTORS static void take_middle(const ck_kernels *k, const ck_arguments *args, size_t input,
-                                   size_t at, float *changes, size_t n) {
+                                   size_t at, const float *x, const float *base, float *changes,
+                                   size_t n) {
     (void)k, (void)at;
     range r = ((const range *)args->found)[input];
 #pragma omp simd
     for (size_t e = 0; e < n; e++) {
-        float size = fabsf(changes[e]);
-        changes[e] = ((size >= r.least) & (size <= r.most)) ? changes[e] : 0;
+        float change = x[e] - base[e], size = fabsf(change);
+        changes[e] = ((size >= r.least) & (size <= r.most)) ? change : 0;
     }
 }
 

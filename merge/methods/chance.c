@@ -4,7 +4,6 @@
 #include "merge/methods/chance.h"
 #include "kernels/philox.h"
 #include "kernels/random.h"
-#include "merge/methods/vectors.h"
 
 #include <string.h>
 
@@ -25,21 +24,9 @@ static void draw(const ck_kernels *k, uint64_t key, uint64_t first, size_t n, ui
     k->philox(words, key, BYTES, first, groups);
 }
 
-/* Returns how many are still to be decided, by the lower bits. */
-CK_VECTORS static uint32_t decide(const uint8_t *drawn, uint32_t sure, float scale, float *factors,
-                                  size_t n) {
-    uint32_t doubtful = 0;
-#pragma omp simd reduction(+ : doubtful)
-    for (size_t e = 0; e < n; e++) {
-        uint32_t byte = drawn[e];
-        factors[e] = byte < sure ? scale : 0;
-        doubtful += byte == sure;
-    }
-    return doubtful;
-}
-
 void ck_chance(const ck_kernels *k, const ck_arguments *args, size_t input, size_t at,
-               double density, float scale, float *factors, size_t n) {
+               double density, float scale, const float *x, const float *base, float *changes,
+               size_t n) {
     uint32_t words[(CK_STRIP / GROUP + CK_PHILOX_BLOCKS) * (GROUP / WORD)];
     uint64_t key = ck_random_key(args->key, input), first = args->first + at;
     uint64_t limit = (uint64_t)(density * 0x1p40);
@@ -47,10 +34,11 @@ void ck_chance(const ck_kernels *k, const ck_arguments *args, size_t input, size
     size_t skip = (size_t)(first % GROUP);
     draw(k, key, first / GROUP, skip + n, words);
     const uint8_t *drawn = (const uint8_t *)words + skip, *at_limit = drawn;
-    uint32_t doubtful = decide(drawn, sure, scale, factors, n);
-    if (!doubtful || !(uint32_t)limit) return;
+    k->thin(changes, x, base, drawn, sure, scale, n);
+    if (!(uint32_t)limit) return;
     while ((at_limit = memchr(at_limit, (int)sure, (size_t)(drawn + n - at_limit)))) {
         size_t e = (size_t)(at_limit++ - drawn);
-        if (ck_chance_word(args, input, first + e) < (uint32_t)limit) factors[e] = scale;
+        if (ck_chance_word(args, input, first + e) < (uint32_t)limit)
+            changes[e] = (x[e] - base[e]) * scale;
     }
 }

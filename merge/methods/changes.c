@@ -20,17 +20,12 @@ ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err)
 /* Some elements, as numbers and as bits: what depends on signs is done with masks, since branches
  * on them cannot be foreseen. */
 typedef union elements {
-    float f[RUN];
+    _Alignas(64) float f[RUN];
     uint32_t u[RUN];
 } elements;
 
 /* Where sums begin. */
 static const elements zeros;
-
-CK_VECTORS static void subtract(const float *x, const float *base, elements *change) {
-#pragma omp simd
-    for (size_t e = 0; e < RUN; e++) change->f[e] = x[e] - base[e];
-}
 
 /* sum = from + weight * changes */
 CK_VECTORS static void add_weighted(const elements *from, const elements *changes, float weight,
@@ -39,18 +34,24 @@ CK_VECTORS static void add_weighted(const elements *from, const elements *change
     for (size_t e = 0; e < RUN; e++) sum->f[e] = from->f[e] + changes->f[e] * weight;
 }
 
-/* Weighs changes and adds what they have to say in an election to all = from + ... */
-CK_VECTORS static void weigh(elements *changes, float weight, ck_election election,
-                             const elements *from, elements *all) {
+/* Weighs changes and adds them up: all = from + ... */
+CK_VECTORS static void weigh(elements *changes, float weight, const elements *from, elements *all) {
 #pragma omp simd
-    for (size_t e = 0; e < RUN; e++) changes->f[e] *= weight;
-    if (election == CK_ELECT_SUM)
+    for (size_t e = 0; e < RUN; e++) {
+        float weighed = changes->f[e] * weight;
+        changes->f[e] = weighed;
+        all->f[e] = from->f[e] + weighed;
+    }
+}
+
+/* Weighs changes and adds up their signs. */
+CK_VECTORS static void vote(elements *changes, float weight, const elements *from, elements *all) {
 #pragma omp simd
-        for (size_t e = 0; e < RUN; e++) all->f[e] = from->f[e] + changes->f[e];
-    if (election == CK_ELECT_MOST)
-#pragma omp simd
-        for (size_t e = 0; e < RUN; e++)
-            all->f[e] = from->f[e] + (float)((changes->f[e] > 0) - (changes->f[e] < 0));
+    for (size_t e = 0; e < RUN; e++) {
+        float weighed = changes->f[e] * weight;
+        changes->f[e] = weighed;
+        all->f[e] = from->f[e] + (float)((weighed > 0) - (weighed < 0));
+    }
 }
 
 /* Takes out the changes of elements for which as many are positive as negative. */
@@ -59,17 +60,21 @@ CK_VECTORS static void drop_draws(elements *changes, const elements *all) {
     for (size_t e = 0; e < RUN; e++) changes->f[e] = all->f[e] != 0 ? changes->f[e] : 0.0f;
 }
 
-/* Adds up the changes that count and, unless counted is NULL, their weights: those that are not
- * zero and have the sign of `elected`. */
-CK_VECTORS static void add_up(const elements *changes, const elements *elected, float weight,
-                              elements *sum, elements *counted) {
-    elements counts, weights, one_weight;
+/* The changes that have the sign of `elected`: sum = from + ... */
+CK_VECTORS static void add_up(const elements *changes, const elements *elected,
+                              const elements *from, elements *sum) {
+    elements counts;
 #pragma omp simd
     for (size_t e = 0; e < RUN; e++)
         counts.u[e] = changes->u[e] & ~(0u - ((changes->u[e] ^ elected->u[e]) >> 31));
 #pragma omp simd
-    for (size_t e = 0; e < RUN; e++) sum->f[e] += counts.f[e];
-    if (!counted) return;
+    for (size_t e = 0; e < RUN; e++) sum->f[e] = from->f[e] + counts.f[e];
+}
+
+/* The weights of those that have the sign of `elected` and are not zero. */
+CK_VECTORS static void add_up_weights(const elements *changes, const elements *elected,
+                                      float weight, const elements *from, elements *counted) {
+    elements weights, one_weight;
     for (size_t e = 0; e < RUN; e++) one_weight.f[e] = weight;
 #pragma omp simd
     for (size_t e = 0; e < RUN; e++) {
@@ -78,7 +83,7 @@ CK_VECTORS static void add_up(const elements *changes, const elements *elected, 
         weights.u[e] = one_weight.u[e] & ~(other_sign | zero);
     }
 #pragma omp simd
-    for (size_t e = 0; e < RUN; e++) counted->f[e] += weights.f[e];
+    for (size_t e = 0; e < RUN; e++) counted->f[e] = from->f[e] + weights.f[e];
 }
 
 CK_VECTORS static void divide(elements *sum, const elements *counted) {
@@ -91,20 +96,23 @@ CK_VECTORS static void add_to(const float *base, const elements *sum, float lamb
     for (size_t e = 0; e < RUN; e++) out[e] = base[e] + lambda * sum->f[e];
 }
 
-/* What of the weighed changes counts, to *sum. */
+/* What of the weighed changes counts, to *sum. (A sum of zero, `all`, is never negative, and so
+ * elects plus: sums begin with +0.) */
 static void elect(const ck_arguments *args, elements *changes, const elements *all,
                   ck_election election, elements *sum) {
     const ck_value *v = args->values;
     bool normalize = v[CK_NORMALIZE].items[0] != 0;
-    elements elected = zeros, counted = zeros;
-    *sum = zeros;
-    /* A sum of zero elects plus, also a negative zero. */
-    if (election == CK_ELECT_SUM) add_weighted(&zeros, all, 1, &elected);
-    if (election == CK_ELECT_MOST) elected = *all;
+    elements counted;
+    const elements *sum_so_far = &zeros, *counted_so_far = &zeros;
     for (size_t i = 1; i < args->inputs; i++) {
+        float weight = (float)v[CK_WEIGHT].items[i - 1];
+        const elements *elected = election == CK_ALL_COUNT ? &changes[i] : all;
         if (election == CK_ELECT_MOST) drop_draws(&changes[i], all);
-        add_up(&changes[i], election ? &elected : &changes[i], (float)v[CK_WEIGHT].items[i - 1],
-               sum, normalize ? &counted : NULL);
+        add_up(&changes[i], elected, sum_so_far, sum);
+        sum_so_far = sum;
+        if (!normalize) continue;
+        add_up_weights(&changes[i], elected, weight, counted_so_far, &counted);
+        counted_so_far = &counted;
     }
     if (normalize) divide(sum, &counted);
 }
@@ -118,12 +126,13 @@ static void merge_run(const ck_kernels *k, const ck_arguments *args, const float
     const elements *so_far = &zeros;
     for (size_t i = 1; i < args->inputs; i++) {
         float weight = (float)v[CK_WEIGHT].items[i - 1];
-        subtract(in[i], in[0], &changes[i]);
-        take(k, args, i, at, changes[i].f, RUN);
+        take(k, args, i, at, in[i], in[0], changes[i].f, RUN);
         if (plain)
             add_weighted(so_far, &changes[i], weight, &sum), so_far = &sum;
+        else if (election == CK_ELECT_MOST)
+            vote(&changes[i], weight, so_far, &all), so_far = &all;
         else
-            weigh(&changes[i], weight, election, so_far, &all), so_far = &all;
+            weigh(&changes[i], weight, so_far, &all), so_far = &all;
     }
     if (!plain) elect(args, changes, so_far, election, &sum);
     add_to(in[0], &sum, (float)v[CK_LAMBDA].items[0], out);
@@ -131,7 +140,7 @@ static void merge_run(const ck_kernels *k, const ck_arguments *args, const float
 
 void ck_changes_merge(const ck_kernels *k, const ck_arguments *args, const float *const *in,
                       float *out, size_t n, ck_election election, ck_changes_take *take) {
-    elements changes[CK_MAX_INPUTS], last;
+    elements changes[CK_MAX_INPUTS], last[CK_MAX_INPUTS], result;
     const float *run[CK_MAX_INPUTS];
     size_t whole = n / RUN * RUN;
     for (size_t at = 0; at < whole; at += RUN) {
@@ -141,9 +150,9 @@ void ck_changes_merge(const ck_kernels *k, const ck_arguments *args, const float
     if (whole == n) return;
     /* The last run goes on with zeros, which are computed and thrown away. */
     for (size_t i = 0; i < args->inputs; i++) {
-        changes[i] = zeros;
-        run[i] = memcpy(changes[i].f, in[i] + whole, (n - whole) * sizeof(float));
+        last[i] = zeros;
+        run[i] = memcpy(last[i].f, in[i] + whole, (n - whole) * sizeof(float));
     }
-    merge_run(k, args, run, whole, changes, election, take, last.f);
-    memcpy(out + whole, last.f, (n - whole) * sizeof(float));
+    merge_run(k, args, run, whole, changes, election, take, result.f);
+    memcpy(out + whole, result.f, (n - whole) * sizeof(float));
 }

@@ -25,10 +25,10 @@ enum { CK_DENSITY, CK_WEIGHT, CK_LAMBDA, CK_NORMALIZE };
 /* Refuses densities outside 0..1. */
 ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err);
 
-/* Sets to zero the changes[n] of one input that are not taken, and rescales the others. The first
- * is element args->first + at of the tensor. */
+/* Fills changes[n] with x - base, rescaled perhaps, where a change of this input is taken, and with
+ * zero where it is not. The first is element args->first + at of the tensor. */
 typedef void ck_changes_take(const ck_kernels *k, const ck_arguments *args, size_t input, size_t at,
-                             float *changes, size_t n);
+                             const float *x, const float *base, float *changes, size_t n);
 
 /* Whether of every element only the changes count whose sign is that of their sum (0 counts as
  * plus), or that of most of them (none counts when there are as many of each). */

@@ -8,13 +8,11 @@
 /* Each change stays with the probability of its model's density, divided by it; or, as mergekit has
  * it, times what prepare found. */
 static void take_by_chance(const ck_kernels *k, const ck_arguments *args, size_t input, size_t at,
-                           float *changes, size_t n) {
+                           const float *x, const float *base, float *changes, size_t n) {
     double density = args->values[CK_DENSITY].items[input - 1];
     const float *scales = args->found;
-    float factors[CK_STRIP], scale = density > 0 ? (float)(1 / density) : 0;
-    ck_chance(k, args, input, at, density, scales ? scales[input] : scale, factors, n);
-#pragma omp simd
-    for (size_t e = 0; e < n; e++) changes[e] *= factors[e];
+    float scale = density > 0 ? (float)(1 / density) : 0;
+    ck_chance(k, args, input, at, density, scales ? scales[input] : scale, x, base, changes, n);
 }
 
 /* Sums of magnitudes before and after chance. */
@@ -26,14 +24,14 @@ typedef struct sums {
 
 static void add_magnitudes(void *context, const float *const *in, uint64_t first, size_t n) {
     sums *s = context;
-    float factors[CK_STRIP];
+    float stay[CK_STRIP];
     s->args.first = first;
     for (size_t i = 1; i < s->args.inputs; i++) {
-        ck_chance(s->k, &s->args, i, 0, s->args.values[CK_DENSITY].items[i - 1], 1, factors, n);
+        ck_chance(s->k, &s->args, i, 0, s->args.values[CK_DENSITY].items[i - 1], 1, in[i], in[0],
+                  stay, n);
         for (size_t e = 0; e < n; e++) {
-            double size = fabs((double)(in[i][e] - in[0][e]));
-            s->before[i] += size;
-            s->after[i] += size * (double)factors[e];
+            s->before[i] += fabs((double)(in[i][e] - in[0][e]));
+            s->after[i] += fabs((double)stay[e]);
         }
     }
 }

@@ -76,12 +76,12 @@ static void choose(work *w, size_t input, uint64_t first) {
 
 /* (args->found is the work while a slab is merged.) */
 static void take_chosen(const ck_kernels *k, const ck_arguments *args, size_t input, size_t at,
-                        float *changes, size_t n) {
+                        const float *x, const float *base, float *changes, size_t n) {
     (void)k;
     const work *w = args->found;
     size_t left = w->slab - at;
     for (size_t e = 0; e < n; e++)
-        changes[e] = e < left ? changes[e] * w->factors[input][at + e] : 0;
+        changes[e] = e < left ? (x[e] - base[e]) * w->factors[input][at + e] : 0;
 }
 
 static void finish_slab(work *w, uint64_t first) {

@@ -30,11 +30,15 @@ static ck_status prepare(const ck_arguments *args, const ck_pass *pass, void **f
 }
 
 CK_VECTORS static void take_largest(const ck_kernels *k, const ck_arguments *args, size_t input,
-                                    size_t at, float *changes, size_t n) {
+                                    size_t at, const float *x, const float *base, float *changes,
+                                    size_t n) {
     (void)k, (void)at;
     float least = ((const float *)args->found)[input];
 #pragma omp simd
-    for (size_t e = 0; e < n; e++) changes[e] = fabsf(changes[e]) >= least ? changes[e] : 0;
+    for (size_t e = 0; e < n; e++) {
+        float change = x[e] - base[e];
+        changes[e] = fabsf(change) >= least ? change : 0;
+    }
 }
 
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
