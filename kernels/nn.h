@@ -129,13 +129,13 @@ typedef struct ck_nn {
     void (*norm_grad)(const ck_nn_norm *v, void *dx, const void *x, const void *dy,
                       const float *first, const float *second, size_t rows);
 
-    /* Layer norm of a row: y = (x - mean) scale gain + bias with scale = 1 / sqrt(variance + eps);
-     * mean and scale go to statistics. */
-    void (*layer_norm)(void *y, float statistics[2], const void *x, const float *gain,
-                       const float *bias, double eps, size_t n);
-    /* dx of a row; dgain += dy xhat, dbias += dy. */
+    /* Layer norm of rows of n elements: y = (x - mean) scale gain + bias with
+     * scale = 1 / sqrt(variance + eps); mean and scale of each go to statistics. */
+    void (*layer_norm)(void *y, float *statistics, const void *x, const float *gain,
+                       const float *bias, double eps, size_t rows, size_t n);
+    /* dx; dgain += dy xhat, dbias += dy. */
     void (*layer_norm_grad)(void *dx, double *dgain, double *dbias, const void *x, const void *dy,
-                            const float *gain, const float statistics[2], size_t n);
+                            const float *gain, const float *statistics, size_t rows, size_t n);
 
     /* The rest is there for f32 only.
      * c = a b + (add ? c : 0): c has m x n elements, n a multiple of 16, rows c_stride apart; a has

@@ -50,6 +50,13 @@ INLINE void put(element *x, float value) {
 }
 #endif
 
+/* Sums of a few numbers and of their squares: of bf16, f32 has them all but exactly. */
+#ifdef HALF
+typedef float few;
+#else
+typedef double few;
+#endif
+
 /* Element i of an array. */
 #define GET(x, i)        get((const element *)(x) + (i))
 #define PUT(x, i, value) put((element *)(x) + (i), value)
@@ -192,28 +199,33 @@ TARGET static double total(const void *x, size_t n) {
     return sum;
 }
 
-/* Four rows at a time: sums are loaded and stored less often. */
-TARGET static void columns(double *sum, double *squares, const void *x, size_t rows, size_t n,
+/* Of eight rows (sums are loaded and stored less often), or of one. */
+INLINE void add_columns(double *sum, double *squares, const element *x, bool eight, size_t n,
+                        size_t stride) {
+    SIMD for (size_t i = 0; i < n; i++) {
+        few a = GET(x, i), s = a, t = a * a;
+        if (eight) {
+            few b = GET(x, i + stride), c = GET(x, i + 2 * stride), d = GET(x, i + 3 * stride);
+            few e = GET(x, i + 4 * stride), f = GET(x, i + 5 * stride);
+            few g = GET(x, i + 6 * stride), h = GET(x, i + 7 * stride);
+            s = ((a + b) + (c + d)) + ((e + f) + (g + h));
+            t = ((t + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h));
+        }
+        sum[i] += (double)s;
+        if (squares) squares[i] += (double)t;
+    }
+}
+
+TARGET static void columns(double *sum, double *squares, const void *from, size_t rows, size_t n,
                            size_t stride) {
+    const element *x = from;
     size_t r = 0;
-    for (; r + 4 <= rows; r += 4) {
-        const element *a = (const element *)x + r * stride, *b = a + stride, *c = b + stride;
-        const element *d = c + stride;
-        SIMD for (size_t i = 0; i < n; i++) {
-            sum[i] += ((double)GET(a, i) + GET(b, i)) + ((double)GET(c, i) + GET(d, i));
-        }
-        if (!squares) continue;
-        SIMD for (size_t i = 0; i < n; i++) {
-            squares[i] += ((double)GET(a, i) * GET(a, i) + (double)GET(b, i) * GET(b, i)) +
-                          ((double)GET(c, i) * GET(c, i) + (double)GET(d, i) * GET(d, i));
-        }
-    }
-    for (; r < rows; r++) {
-        const element *a = (const element *)x + r * stride;
-        SIMD for (size_t i = 0; i < n; i++) sum[i] += (double)GET(a, i);
-        if (!squares) continue;
-        SIMD for (size_t i = 0; i < n; i++) squares[i] += (double)GET(a, i) * GET(a, i);
-    }
+    for (; r + 8 <= rows; r += 8, x += 8 * stride)
+        if (squares)
+            add_columns(sum, squares, x, true, n, stride);
+        else
+            add_columns(sum, NULL, x, true, n, stride);
+    for (; r < rows; r++, x += stride) add_columns(sum, squares, x, false, n, stride);
 }
 
 /* ---- Norms by channel ---- */
@@ -233,26 +245,47 @@ TARGET static void norm(const ck_nn_norm *v, void *to, const void *from, size_t 
         }
 }
 
+/* dz, and dz xhat to *product. */
+INLINE float slope(float x, float dy, float mean, float scale, float gain, float bias, bool silu,
+                   float *product) {
+    float xhat = (x - mean) * scale;
+    float dz = silu ? dy * silu_slope(FMA(xhat, gain, bias)) : dy;
+    *product += dz * xhat;
+    return dz;
+}
+
+/* Four rows, or one. */
+INLINE void slopes(const ck_nn_norm *v, double *sum, double *product, const element *x,
+                   const element *dy, bool four, bool silu) {
+    const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
+    size_t n = v->n;
+    SIMD for (size_t i = 0; i < n; i++) {
+        float m = mean[i], f = scale[i], g = gain[i], b = bias[i], p = 0;
+        float s = slope(GET(x, i), GET(dy, i), m, f, g, b, silu, &p);
+        if (four) {
+            s += slope(GET(x, i + n), GET(dy, i + n), m, f, g, b, silu, &p);
+            s += slope(GET(x, i + 2 * n), GET(dy, i + 2 * n), m, f, g, b, silu, &p);
+            s += slope(GET(x, i + 3 * n), GET(dy, i + 3 * n), m, f, g, b, silu, &p);
+        }
+        sum[i] += (double)s;
+        product[i] += (double)p;
+    }
+}
+
 TARGET static void norm_sums(const ck_nn_norm *v, double *sum, double *product, const void *from,
                              const void *change, size_t rows) {
-    const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
     const element *x = from, *dy = change;
-    size_t n = v->n;
-    for (size_t r = 0; r < rows; r++, x += n, dy += n)
-        if (v->silu) {
-            SIMD for (size_t i = 0; i < n; i++) {
-                float xhat = (GET(x, i) - mean[i]) * scale[i];
-                float dz = GET(dy, i) * silu_slope(FMA(xhat, gain[i], bias[i]));
-                sum[i] += (double)dz;
-                product[i] += (double)dz * xhat;
-            }
-        } else {
-            SIMD for (size_t i = 0; i < n; i++) {
-                float xhat = (GET(x, i) - mean[i]) * scale[i], dz = GET(dy, i);
-                sum[i] += (double)dz;
-                product[i] += (double)dz * xhat;
-            }
-        }
+    size_t r = 0;
+    for (; r + 4 <= rows; r += 4, x += 4 * v->n, dy += 4 * v->n)
+        if (v->silu)
+            slopes(v, sum, product, x, dy, true, true);
+        else
+            slopes(v, sum, product, x, dy, true, false);
+    for (; r < rows; r++, x += v->n, dy += v->n)
+        if (v->silu)
+            slopes(v, sum, product, x, dy, false, true);
+        else
+            slopes(v, sum, product, x, dy, false, false);
 }
 
 TARGET static void norm_grad(const ck_nn_norm *v, void *to, const void *from, const void *change,
@@ -278,39 +311,77 @@ TARGET static void norm_grad(const ck_nn_norm *v, void *to, const void *from, co
 
 /* ---- Layer norm ---- */
 
-TARGET static void layer_norm(void *y, float statistics[2], const void *x, const float *gain,
-                              const float *bias, double eps, size_t n) {
-    double sum = 0, squares = 0;
-    _Pragma("omp simd reduction(+ : sum, squares)") for (size_t i = 0; i < n; i++) {
-        sum += (double)GET(x, i);
-        squares += (double)GET(x, i) * GET(x, i);
+TARGET static void layer_norm(void *to, float *statistics, const void *from, const float *gain,
+                              const float *bias, double eps, size_t rows, size_t n) {
+    const element *x = from;
+    element *y = to;
+    for (size_t r = 0; r < rows; r++, x += n, y += n, statistics += 2) {
+        few sum = 0, squares = 0;
+        _Pragma("omp simd reduction(+ : sum, squares)") for (size_t i = 0; i < n; i++) {
+            few a = GET(x, i);
+            sum += a;
+            squares += a * a;
+        }
+        double average = (double)sum / (double)n;
+        double variance = (double)squares / (double)n - average * average;
+        float mean = (float)average;
+        float scale = (float)(1 / sqrt((variance > 0 ? variance : 0) + eps));
+        SIMD for (size_t i = 0; i < n; i++)
+            PUT(y, i, FMA((GET(x, i) - mean) * scale, gain[i], bias[i]));
+        statistics[0] = mean;
+        statistics[1] = scale;
     }
-    double average = sum / (double)n, variance = squares / (double)n - average * average;
-    float mean = (float)average;
-    float scale = (float)(1 / sqrt((variance > 0 ? variance : 0) + eps));
-    SIMD for (size_t i = 0; i < n; i++)
-        PUT(y, i, FMA((GET(x, i) - mean) * scale, gain[i], bias[i]));
-    statistics[0] = mean;
-    statistics[1] = scale;
 }
 
-TARGET static void layer_norm_grad(void *dx, double *dgain, double *dbias, const void *x,
-                                   const void *dy, const float *gain, const float statistics[2],
-                                   size_t n) {
+/* dx of a row. */
+INLINE void layer_norm_row(element *dx, const element *x, const element *dy, const float *gain,
+                           const float *statistics, size_t n) {
     float mean = statistics[0], scale = statistics[1];
-    double sum = 0, product = 0;
+    few sum = 0, product = 0;
     _Pragma("omp simd reduction(+ : sum, product)") for (size_t i = 0; i < n; i++) {
         float xhat = (GET(x, i) - mean) * scale, d = GET(dy, i) * gain[i];
-        sum += (double)d;
-        product += (double)d * xhat;
-        dgain[i] += (double)GET(dy, i) * xhat;
-        dbias[i] += (double)GET(dy, i);
+        sum += (few)d;
+        product += (few)d * xhat;
     }
-    float first = (float)(sum / (double)n), second = (float)(product / (double)n);
+    float first = (float)(sum / (few)n), second = (float)(product / (few)n);
     SIMD for (size_t i = 0; i < n; i++) {
         float xhat = (GET(x, i) - mean) * scale;
         PUT(dx, i, scale * (FMA(GET(dy, i), gain[i], -first) - xhat * second));
     }
+}
+
+INLINE float layer_slope(float x, float dy, const float *statistics, float *product) {
+    *product += dy * ((x - statistics[0]) * statistics[1]);
+    return dy;
+}
+
+/* dgain and dbias of four rows, or of one. */
+INLINE void layer_slopes(double *dgain, double *dbias, const element *x, const element *dy,
+                         const float *statistics, bool four, size_t n) {
+    SIMD for (size_t i = 0; i < n; i++) {
+        float p = 0, s = layer_slope(GET(x, i), GET(dy, i), statistics, &p);
+        if (four) {
+            s += layer_slope(GET(x, i + n), GET(dy, i + n), statistics + 2, &p);
+            s += layer_slope(GET(x, i + 2 * n), GET(dy, i + 2 * n), statistics + 4, &p);
+            s += layer_slope(GET(x, i + 3 * n), GET(dy, i + 3 * n), statistics + 6, &p);
+        }
+        dgain[i] += (double)p;
+        dbias[i] += (double)s;
+    }
+}
+
+TARGET static void layer_norm_grad(void *to, double *dgain, double *dbias, const void *from,
+                                   const void *change, const float *gain, const float *statistics,
+                                   size_t rows, size_t n) {
+    const element *x = from, *dy = change;
+    element *dx = to;
+    for (size_t r = 0; r < rows; r++)
+        layer_norm_row(dx + r * n, x + r * n, dy + r * n, gain, statistics + 2 * r, n);
+    size_t r = 0;
+    for (; r + 4 <= rows; r += 4)
+        layer_slopes(dgain, dbias, x + r * n, dy + r * n, statistics + 2 * r, true, n);
+    for (; r < rows; r++)
+        layer_slopes(dgain, dbias, x + r * n, dy + r * n, statistics + 2 * r, false, n);
 }
 
 #ifndef HALF

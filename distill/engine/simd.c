@@ -454,9 +454,10 @@ static void run_layer_norm(const ck_call *call) {
     const float *gain = call->src[1], *bias = call->src[2];
     float *statistics = ck_packed_rest(call->dst, v.n * v.c, k->element);
 #pragma omp parallel for if (v.n * v.c > PIECE)
-    for (int64_t r = 0; r < v.n; r++)
+    for (int64_t r = 0; r < v.n; r += v.rows)
         k->layer_norm(in(k, call->dst, r * v.c), statistics + 2 * r, of(k, call->src[0], r * v.c),
-                      gain ? gain : v.one, bias ? bias : v.zero, eps, (size_t)v.c);
+                      gain ? gain : v.one, bias ? bias : v.zero, eps,
+                      (size_t)least(v.rows, v.n - r), (size_t)v.c);
 }
 
 static void run_layer_norm_grad(const ck_call *call) {
@@ -469,10 +470,10 @@ static void run_layer_norm_grad(const ck_call *call) {
     for (int64_t p = 0; p < v.pieces; p++) {
         double *sum = v.sums + p * 2 * v.c;
         memset(sum, 0, (size_t)(2 * v.c) * sizeof *sum);
-        for (int64_t r = p * v.rows; r < least((p + 1) * v.rows, v.n); r++)
-            k->layer_norm_grad(in(k, call->dst, r * v.c), sum, sum + v.c,
-                               of(k, call->src[0], r * v.c), of(k, call->src[2], r * v.c),
-                               gain ? gain : v.one, statistics + 2 * r, (size_t)v.c);
+        int64_t r = p * v.rows, at = r * v.c;
+        k->layer_norm_grad(in(k, call->dst, at), sum, sum + v.c, of(k, call->src[0], at),
+                           of(k, call->src[2], at), gain ? gain : v.one, statistics + 2 * r,
+                           (size_t)least(v.rows, v.n - r), (size_t)v.c);
     }
     for (int64_t i = 0; i < v.c; i++) {
         double products = 0, sums = 0;
