@@ -13,6 +13,7 @@
 #include "distill/engine/cuda/updates.h"
 #include "distill/engine/reference.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,37 +131,89 @@ static const ck_choices choices = {chosen_by, ck_choices_at, take_choice};
 
 /* ---- Operations ---- */
 
-static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const float *a, const float *b,
-                   const float *row, float *c) {
-    (void)l;
+static float get(const void *x, bool half, int64_t i) {
+    if (!half) return ((const float *)x)[i];
+    uint32_t bits = (uint32_t)((const uint16_t *)x)[i] << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* To the nearest, ties to even. */
+static void put(void *x, bool half, int64_t i, float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (half)
+        ((uint16_t *)x)[i] =
+            (uint16_t)((isnan(value) ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    else
+        ((float *)x)[i] = value;
+}
+
+static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const void *a, const void *b,
+                   const void *row, void *c) {
     bool backwards = adds_backwards(p);
-    for (int64_t i = 0; i < p->batch; i++, a += p->m * p->k, b += p->k * p->n, c += p->m * p->n)
-        for (int64_t r = 0; r < p->m; r++)
-            for (int64_t s = 0; s < p->n; s++) {
-                double sum = 0;
-                for (int64_t j = 0; j < p->k; j++) {
-                    int64_t k = backwards ? p->k - 1 - j : j;
-                    sum += (double)a[p->ta ? k * p->m + r : r * p->k + k] *
-                           b[p->tb ? s * p->k + k : k * p->n + s];
-                    if (backwards) sum = (float)sum;
-                }
-                c[r * p->n + s] = (float)(row ? sum + row[s] : sum);
+    for (int64_t i = 0; i < p->batch * p->m; i++) {
+        int64_t r = i % p->m, left = i / p->m * p->m * p->k, right = i / p->m * p->k * p->n;
+        for (int64_t s = 0; s < p->n; s++) {
+            double sum = 0;
+            for (int64_t j = 0; j < p->k; j++) {
+                int64_t k = backwards ? p->k - 1 - j : j;
+                sum += (double)get(a, l->half, left + (p->ta ? k * p->m + r : r * p->k + k)) *
+                       get(b, l->half, right + (p->tb ? s * p->k + k : k * p->n + s));
+                if (backwards) sum = (float)sum;
             }
+            if (row) sum += get(row, p->half_c, s);
+            if (p->add) sum += get(c, p->half_c, i * p->n + s);
+            put(c, p->half_c, i * p->n + s, (float)sum);
+        }
+    }
 }
 
 static ck_status prepare_convolution(const ck_gpu_library *l, const ck_graph *g, ck_node n,
-                                     ck_kernel *kernel, ck_error *err) {
-    (void)l, (void)err;
-    *kernel = (ck_kernel){.run = ck_reference_f32[g->nodes[n].op]};
+                                     void **plan, size_t *workspace, ck_error *err) {
+    (void)l, (void)g, (void)n, (void)err;
+    *plan = NULL;
+    *workspace = 100; /* no multiple of anything: what lies behind must be aligned all the same */
     return CK_OK;
 }
 
-static const ck_gpu_library library = {NULL, matmul, prepare_convolution};
+/* The reference's, of f32 copies, which are made here. */
+static float *f32_of(const void *x, int64_t n) {
+    float *y = malloc((size_t)n * sizeof *y);
+    for (int64_t i = 0; i < n; i++) y[i] = get(x, true, i);
+    return y;
+}
+
+static void convolve(const ck_call *call, const void *plan, const void *first, const void *second,
+                     void *dst, void *workspace) {
+    (void)plan;
+    memset(workspace, 0xff, 100);
+    ck_call alone = *call;
+    alone.dst = dst, alone.src[0] = first, alone.src[1] = second, alone.src[2] = NULL;
+    ck_reference_f32[ck_call_node(call)->op](&alone);
+}
+
+static void convolve_halves(const ck_call *call, const void *plan, const void *first,
+                            const void *second, void *dst, void *workspace) {
+    ck_shape a = ck_call_shape(call, 0), b = ck_call_shape(call, 1);
+    int64_t n = ck_shape_count(&ck_call_node(call)->shape);
+    float *x = f32_of(first, ck_shape_count(&a)), *w = f32_of(second, ck_shape_count(&b));
+    float *y = malloc((size_t)n * sizeof *y);
+    convolve(call, plan, x, w, y, workspace);
+    for (int64_t i = 0; i < n; i++) put(dst, true, i, y[i]);
+    free(x), free(w), free(y);
+}
+
+/* (Scores of few queries at once, so that attention is made in pieces.) */
+enum { SCORES = 3000 };
+static const ck_gpu_library f32 = {NULL, false, SCORES, matmul, prepare_convolution, convolve};
+static const ck_gpu_library bf16 = {NULL,           true, SCORES, matmul, prepare_convolution,
+                                    convolve_halves};
 
 static ck_status prepare(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
                          ck_kernel *kernel, ck_error *err) {
-    (void)b, (void)half;
-    return ck_gpu_prepare(&library, g, n, kernel, err);
+    return ck_gpu_prepare(b->takes_half ? &bf16 : &f32, g, n, half, kernel, err);
 }
 
 /* What a card records is here only that it was. */
@@ -229,28 +282,26 @@ static ck_status share(float *array, const size_t *counts, ck_error *err) {
 
 static const ck_peers peers = {ck_nccl_invite, ck_nccl_join, ck_nccl_leave, exchange, share};
 
-static const ck_backend backend = {.abi_version = CK_BACKEND_ABI,
-                                   .name = "cuda",
-                                   .element = sizeof(float),
-                                   .prepare = prepare,
-                                   .alloc = take,
-                                   .free = give,
-                                   .write = copy,
-                                   .read = copy,
-                                   .zero = zero,
-                                   .copy = copy,
-                                   .updates = &updates,
-                                   .memory = memory,
-                                   .run = run,
-                                   .forget = forget,
-                                   .peers = &peers,
-                                   .choices = &choices};
+#define ON_HOST(backend_name, halves)                                                              \
+    {                                                                                              \
+        .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = sizeof(float),             \
+        .takes_half = halves, .prepare = prepare, .alloc = take, .free = give, .write = copy,      \
+        .read = copy, .zero = zero, .copy = copy, .updates = &updates, .memory = memory,           \
+        .run = run, .forget = forget, .peers = &peers, .choices = &choices                         \
+    }
+
+static const ck_backend backends[] = {
+    ON_HOST("cuda", NULL),
+    ON_HOST("cuda-bf16", ck_gpu_takes_half),
+};
 
 static ck_status open_backend(const char *name, const ck_backend **b, ck_error *err) {
-    if (strcmp(name, "cuda") != 0)
-        return ck_fail(err, CK_USAGE, "no backend '%s' on this card", name);
-    *b = &backend;
-    return CK_OK;
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
+        if (strcmp(backends[i].name, name) == 0) {
+            *b = &backends[i];
+            return CK_OK;
+        }
+    return ck_fail(err, CK_USAGE, "no backend '%s' on this card", name);
 }
 
 CK_PLUGIN_EXPORT = {CK_BACKEND_ABI, open_backend};

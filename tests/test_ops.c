@@ -774,6 +774,8 @@ static void test_bf16(void **state) {
     for (int k = 0; k < SMALL; k++) compare("cpu-bf16", &small[k], "reference", 1.5e-2);
     for (int k = 0; k < LARGE; k++) compare("cpu-bf16", &large[k], "reference", 1.5e-2);
     for (int k = 0; k < SIXTEENS; k++) compare("cpu-bf16", &sixteens[k], "reference", 1.5e-2);
+    for (int k = 0; k < SMALL; k++) compare("cuda-bf16", &small[k], "reference", 1.5e-2);
+    for (int k = 0; k < LARGE; k++) compare("cuda-bf16", &large[k], "reference", 1.5e-2);
 }
 
 /* What is stored as bf16 between products: all operations that can be there. */
@@ -798,6 +800,7 @@ static const op_case stored[] = {
     {"sum_to a row", sum_to, {2, 31, 9, 64, 1, 1, 1, 64}},
     {"concat", concat, {2, 31, 9, 32, 3, 16}},
     {"slice", slice, {2, 31, 17, 48, 3, 3, 32}},
+    {"permute", permute, {2, 31, 16, 16, 0, 2, 1, 3}},
     {"pad", pad, {2, 31, 17, 16, 1, 2, 40}},
     {"group_norm, silu", group_norm, {2, 17, 19, 48, 12, 1, 1}},
     {"group_norm", group_norm, {2, 17, 19, 33, 3, 0, 1}},
@@ -822,18 +825,28 @@ static const op_case stored[] = {
 };
 enum { STORED = sizeof stored / sizeof *stored };
 
+static void expect_smaller(const char *name, const char *other) {
+    net n;
+    make(&n, norm_twice, (const int[]){2, 1024, 48});
+    make_loss(&n);
+    ck_node out[MAX_INPUTS + 1];
+    int count = outputs_of(&n, out);
+    ck_exec *half = exec_of(&n, name, out, count), *full = exec_of(&n, other, out, count);
+    assert_true(ck_exec_peak(half) < ck_exec_peak(full));
+    ck_exec_free(half), ck_exec_free(full);
+    ck_graph_free(n.g);
+}
+
 /* Numbers are rounded once more between operations (2e-3), gradients twice. */
 static void test_stored_bf16(void **state) {
     (void)state;
     between_products = true;
     for (int k = 0; k < STORED; k++) compare("cpu-bf16", &stored[k], "reference", 2e-2);
     for (int k = 0; k < STORED; k++) compare("cpu", &stored[k], "reference", 5e-6);
-    net n;
-    make(&n, group_norm, (const int[]){2, 32, 32, 48, 12, 1, 1});
-    ck_exec *half = exec_of(&n, "cpu-bf16", &n.y, 1), *full = exec_of(&n, "cpu", &n.y, 1);
-    if (ck_nn_amx_best()) assert_true(ck_exec_peak(half) < ck_exec_peak(full));
-    ck_exec_free(half), ck_exec_free(full);
-    ck_graph_free(n.g);
+    for (int k = 0; k < STORED; k++) compare("cuda-bf16", &stored[k], "reference", 2e-2);
+    for (int k = 0; k < STORED; k++) compare("cuda", &stored[k], "reference", 5e-6);
+    if (ck_nn_amx_best()) expect_smaller("cpu-bf16", "cpu");
+    expect_smaller("cuda-bf16", "cuda");
     between_products = false;
 }
 
@@ -978,8 +991,9 @@ static void make_deep(net *n, bool blocks) {
 
 static void test_checkpointing(void **state) {
     (void)state;
-    for (int b = 1; b <= BACKENDS; b++) {
-        const char *name = b < BACKENDS ? backends[b] : "cpu-bf16";
+    static const char *const bf16[] = {"cpu-bf16", "cuda-bf16"};
+    for (int b = 1; b < BACKENDS + 2; b++) {
+        const char *name = b < BACKENDS ? backends[b] : bf16[b - BACKENDS];
         net plain, blocks;
         make_deep(&plain, false);
         make_deep(&blocks, true);

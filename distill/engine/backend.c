@@ -17,10 +17,10 @@ ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err)
     }
     *b = ck_backend__cpu(name);
     if (*b) return CK_OK;
-    return ck_fail(
-        err, CK_USAGE,
-        "no backend '%s'; there are cpu, cpu-bf16, cuda, cuda-tf32, auto, reference, reference64",
-        name);
+    return ck_fail(err, CK_USAGE,
+                   "no backend '%s'; there are cpu, cpu-bf16, cuda, cuda-tf32, cuda-bf16, auto, "
+                   "reference, reference64",
+                   name);
 }
 
 ck_status ck_backend_fail_memory(const ck_backend *b, const char *what, size_t bytes,

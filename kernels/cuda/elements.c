@@ -1,8 +1,13 @@
 /* What is done element by element, see kernels.h. */
 #include "kernels/cuda/gpu.h"
 
+/* Blocks for groups of eight. */
+static int64_t blocks_for(int64_t n) {
+    return ck_gpu_blocks((n + CK_GPU_SOME - 1) / CK_GPU_SOME);
+}
+
 typedef struct fill_args {
-    float *y;
+    ck_gpu_array y;
     float value;
     int64_t n;
 } fill_args;
@@ -10,13 +15,17 @@ typedef struct fill_args {
 CK_GPU_KERNEL(fill, fill_args) {
     CK_GPU_UNUSED_SHARED();
     CK_GPU_THREADS(t) {
-        CK_GPU_EACH(i, t, a->n) a->y[i] = a->value;
+        CK_GPU_EACH_SOME(i, t, a->n) {
+            float y[CK_GPU_SOME];
+            for (int k = 0; k < CK_GPU_SOME; k++) y[k] = a->value;
+            ck_gpu_put_some(&a->y, i, a->n - i, y);
+        }
     }
 }
 
-void ck_gpu_fill(ck_gpu_stream s, float *y, float value, int64_t n) {
+void ck_gpu_fill(ck_gpu_stream s, ck_gpu_array y, float value, int64_t n) {
     fill_args a = {y, value, n};
-    fill_launch(s, ck_gpu_blocks(n), &a);
+    fill_launch(s, blocks_for(n), &a);
 }
 
 /* ---- Functions and their slopes ---- */
@@ -87,8 +96,7 @@ CK_GPU_FUNCTION float slope(int f, float x, float p) {
 
 typedef struct unary_args {
     int f;
-    float *y;
-    const float *x, *dy; /* dy: NULL forward */
+    ck_gpu_array y, x, dy; /* dy: at NULL forward */
     int64_t n;
     float p;
 } unary_args;
@@ -96,26 +104,31 @@ typedef struct unary_args {
 CK_GPU_KERNEL(unary, unary_args) {
     CK_GPU_UNUSED_SHARED();
     CK_GPU_THREADS(t) {
-        CK_GPU_EACH(i, t, a->n)
-        a->y[i] = a->dy ? a->dy[i] * slope(a->f, a->x[i], a->p) : function(a->f, a->x[i], a->p);
+        CK_GPU_EACH_SOME(i, t, a->n) {
+            float x[CK_GPU_SOME], dy[CK_GPU_SOME] = {0};
+            ck_gpu_get_some(&a->x, i, a->n - i, x);
+            if (a->dy.at) ck_gpu_get_some(&a->dy, i, a->n - i, dy);
+            for (int k = 0; k < CK_GPU_SOME; k++)
+                x[k] = a->dy.at ? dy[k] * slope(a->f, x[k], a->p) : function(a->f, x[k], a->p);
+            ck_gpu_put_some(&a->y, i, a->n - i, x);
+        }
     }
 }
 
-void ck_gpu_unary(ck_gpu_stream s, ck_gpu_function f, float *y, const float *x, int64_t n,
+void ck_gpu_unary(ck_gpu_stream s, ck_gpu_function f, ck_gpu_array y, ck_gpu_array x, int64_t n,
                   float p) {
-    unary_args a = {f, y, x, NULL, n, p};
-    unary_launch(s, ck_gpu_blocks(n), &a);
+    unary_args a = {f, y, x, {NULL, false}, n, p};
+    unary_launch(s, blocks_for(n), &a);
 }
 
-void ck_gpu_unary_grad(ck_gpu_stream s, ck_gpu_function f, float *dx, const float *x,
-                       const float *dy, int64_t n, float p) {
+void ck_gpu_unary_grad(ck_gpu_stream s, ck_gpu_function f, ck_gpu_array dx, ck_gpu_array x,
+                       ck_gpu_array dy, int64_t n, float p) {
     unary_args a = {f, dx, x, dy, n, p};
-    unary_launch(s, ck_gpu_blocks(n), &a);
+    unary_launch(s, blocks_for(n), &a);
 }
 
 typedef struct affine_args {
-    float *y;
-    const float *x;
+    ck_gpu_array y, x;
     float factor, offset;
     int64_t n;
 } affine_args;
@@ -123,47 +136,62 @@ typedef struct affine_args {
 CK_GPU_KERNEL(affine, affine_args) {
     CK_GPU_UNUSED_SHARED();
     CK_GPU_THREADS(t) {
-        CK_GPU_EACH(i, t, a->n) a->y[i] = a->factor * a->x[i] + a->offset;
+        CK_GPU_EACH_SOME(i, t, a->n) {
+            float x[CK_GPU_SOME];
+            ck_gpu_get_some(&a->x, i, a->n - i, x);
+            for (int k = 0; k < CK_GPU_SOME; k++) x[k] = a->factor * x[k] + a->offset;
+            ck_gpu_put_some(&a->y, i, a->n - i, x);
+        }
     }
 }
 
-void ck_gpu_affine(ck_gpu_stream s, float *y, const float *x, float factor, float offset,
+void ck_gpu_affine(ck_gpu_stream s, ck_gpu_array y, ck_gpu_array x, float factor, float offset,
                    int64_t n) {
     affine_args a = {y, x, factor, offset, n};
-    affine_launch(s, ck_gpu_blocks(n), &a);
+    affine_launch(s, blocks_for(n), &a);
 }
 
 /* ---- GEGLU ---- */
 
 typedef struct geglu_args {
-    float *y;
-    const float *x, *dy; /* dy: NULL forward */
-    int64_t n, c;        /* n: rows c */
+    ck_gpu_array y, x, dy; /* dy: at NULL forward */
+    int64_t n, c;          /* n: rows c */
+    int some;              /* gates at once: 8, or 1 where c is no multiple of that */
 } geglu_args;
 
 CK_GPU_KERNEL(geglu, geglu_args) {
     CK_GPU_UNUSED_SHARED();
     CK_GPU_THREADS(t) {
-        CK_GPU_EACH(i, t, a->n) {
-            int64_t first = i / a->c * 2 * a->c + i % a->c, second = first + a->c;
-            float value = a->x[first], gate = a->x[second];
-            if (!a->dy) {
-                a->y[i] = value * gate * normal(gate);
-            } else {
-                a->y[first] = a->dy[i] * gate * normal(gate);
-                a->y[second] = a->dy[i] * value * slope(CK_GPU_GELU, gate, 0);
+        CK_GPU_EACH(group, t, a->n / a->some) {
+            int64_t i = group * a->some, row = i / a->c, first = i + row * a->c;
+            int64_t second = first + a->c;
+            float value[CK_GPU_SOME], gate[CK_GPU_SOME], dy[CK_GPU_SOME] = {0};
+            ck_gpu_get_some(&a->x, first, a->some, value);
+            ck_gpu_get_some(&a->x, second, a->some, gate);
+            if (a->dy.at) ck_gpu_get_some(&a->dy, i, a->some, dy);
+            for (int k = 0; k < CK_GPU_SOME; k++) {
+                float gelu = gate[k] * normal(gate[k]);
+                if (a->dy.at) gate[k] = dy[k] * value[k] * slope(CK_GPU_GELU, gate[k], 0);
+                value[k] = a->dy.at ? dy[k] * gelu : value[k] * gelu;
             }
+            ck_gpu_put_some(&a->y, a->dy.at ? first : i, a->some, value);
+            if (a->dy.at) ck_gpu_put_some(&a->y, second, a->some, gate);
         }
     }
 }
 
-void ck_gpu_geglu(ck_gpu_stream s, float *y, const float *x, int64_t rows, int64_t c) {
-    geglu_args a = {y, x, NULL, rows * c, c};
-    geglu_launch(s, ck_gpu_blocks(rows * c), &a);
+static void launch_geglu(ck_gpu_stream s, geglu_args *a) {
+    a->some = a->c % CK_GPU_SOME == 0 ? CK_GPU_SOME : 1;
+    geglu_launch(s, ck_gpu_blocks(a->n / a->some), a);
 }
 
-void ck_gpu_geglu_grad(ck_gpu_stream s, float *dx, const float *x, const float *dy, int64_t rows,
-                       int64_t c) {
-    geglu_args a = {dx, x, dy, rows * c, c};
-    geglu_launch(s, ck_gpu_blocks(rows * c), &a);
+void ck_gpu_geglu(ck_gpu_stream s, ck_gpu_array y, ck_gpu_array x, int64_t rows, int64_t c) {
+    geglu_args a = {y, x, {NULL, false}, rows * c, c, 0};
+    launch_geglu(s, &a);
+}
+
+void ck_gpu_geglu_grad(ck_gpu_stream s, ck_gpu_array dx, ck_gpu_array x, ck_gpu_array dy,
+                       int64_t rows, int64_t c) {
+    geglu_args a = {dx, x, dy, rows * c, c, 0};
+    launch_geglu(s, &a);
 }

@@ -11,6 +11,9 @@
  *   }
  *   void ck_gpu_scale(...) { scale_args a = {...}; scale_launch(stream, ck_gpu_blocks(n), &a); }
  *
+ * Arrays of activations are of f32 or of bf16 (ck_gpu_array), read by ck_gpu_get and written by
+ * ck_gpu_put, or eight at a time; arithmetic is in f32.
+ *
  * What threads of a block tell each other goes through `shared` (CK_GPU_SHARED floats), and
  * CK_GPU_BARRIER lies between writing and reading; a barrier never stands inside CK_GPU_THREADS.
  * Sums are made by ck_gpu_block_sum, a fixed tree, and nothing is added atomically: so the bits do
@@ -22,6 +25,7 @@
 #include "kernels/cuda/kernels.h"
 
 #include <math.h>
+#include <string.h>
 
 enum {
     CK_GPU_BLOCK = 256,   /* threads of a block; a power of two */
@@ -34,6 +38,7 @@ enum {
 #define CK_GPU_FUNCTION   static __device__ __forceinline__
 #define CK_GPU_THREADS(t) for (int t = threadIdx.x, t##_once = 1; t##_once; t##_once = 0)
 #define CK_GPU_BARRIER()  __syncthreads()
+#define CK_GPU_ALIGNED(n) __align__(n)
 #define CK_GPU_KERNEL(name, args)                                                                  \
     static __device__ void name##_block(const args *a, int64_t block, int64_t blocks,              \
                                         float *shared);                                            \
@@ -51,6 +56,7 @@ enum {
 #define CK_GPU_FUNCTION   static inline
 #define CK_GPU_THREADS(t) for (int t = 0; t < CK_GPU_BLOCK; t++)
 #define CK_GPU_BARRIER()  ((void)0)
+#define CK_GPU_ALIGNED(n) __attribute__((aligned(n), may_alias))
 #define CK_GPU_KERNEL(name, args)                                                                  \
     static void name##_block(const args *a, int64_t block, int64_t blocks, float *shared);         \
     static void name##_launch(ck_gpu_stream stream, int64_t blocks, const args *a) {               \
@@ -69,22 +75,122 @@ enum {
 /* A kernel that needs none of these says so. */
 #define CK_GPU_UNUSED_SHARED() ((void)shared)
 
-/* Blocks for n elements, one each thread or more. */
+/* Blocks for n elements, or groups of them, one each thread or more. */
 static inline int64_t ck_gpu_blocks(int64_t n) {
     int64_t blocks = (n + CK_GPU_BLOCK - 1) / CK_GPU_BLOCK;
     return blocks < 1 ? 1 : blocks > CK_GPU_MOST_BLOCKS ? CK_GPU_MOST_BLOCKS : blocks;
 }
 
-/* Each thread has put a number into x[t]; afterwards x[0] is their sum. */
+/* *i by d: the rest, and *i is what it goes. (Numbers of 64 bits take a card much longer.) */
+CK_GPU_FUNCTION int64_t ck_gpu_divide(int64_t *i, int64_t d) {
+    int64_t whole = *i;
+    if ((whole | d) >> 32 == 0)
+        *i = (uint32_t)whole / (uint32_t)d;
+    else
+        *i = whole / d;
+    return whole - *i * d;
+}
+
+/* ---- Sums ---- */
+
+/* Each thread has put a number into x[t]; afterwards x[0] is their sum. (The last 32 are added
+ * within a warp, in the same order, without barriers.) */
 CK_GPU_FUNCTION void ck_gpu_block_sum(float *x) {
-    for (int half = CK_GPU_BLOCK / 2; half > 0; half /= 2) {
+#ifdef __CUDACC__
+    enum { LAST = 32 };
+#else
+    enum { LAST = 1 };
+#endif
+    for (int half = CK_GPU_BLOCK / 2; half >= LAST; half /= 2) {
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
             if (t < half) x[t] += x[t + half];
         }
     }
     CK_GPU_BARRIER();
+#ifdef __CUDACC__
+    if (threadIdx.x < LAST) {
+        float sum = x[threadIdx.x];
+        for (int half = LAST / 2; half > 0; half /= 2) sum += __shfl_down_sync(~0u, sum, half);
+        if (threadIdx.x == 0) x[0] = sum;
+    }
+    CK_GPU_BARRIER();
+#endif
 }
+
+/* ---- Numbers in memory ---- */
+
+CK_GPU_FUNCTION float ck_gpu_from_half(uint16_t x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* To the nearest, ties to even; NaN stays NaN. */
+CK_GPU_FUNCTION uint16_t ck_gpu_to_half(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)((x == x ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000) >> 16);
+}
+
+CK_GPU_FUNCTION float ck_gpu_get(const ck_gpu_array *x, int64_t i) {
+    return x->half ? ck_gpu_from_half(((const uint16_t *)x->at)[i]) : ((const float *)x->at)[i];
+}
+
+CK_GPU_FUNCTION void ck_gpu_put(const ck_gpu_array *y, int64_t i, float value) {
+    if (y->half)
+        ((uint16_t *)y->at)[i] = ck_gpu_to_half(value);
+    else
+        ((float *)y->at)[i] = value;
+}
+
+/* Eight numbers at once, of the n from element i on (the rest of v is zero), i a multiple of eight:
+ * where the array lies as it should, in one access or two. */
+enum { CK_GPU_SOME = 8 };
+typedef struct CK_GPU_ALIGNED(16) ck_gpu_wide {
+    uint32_t word[4];
+} ck_gpu_wide;
+
+CK_GPU_FUNCTION bool ck_gpu_is_wide(const ck_gpu_array *x, int64_t n) {
+    return n >= CK_GPU_SOME && (uintptr_t)x->at % sizeof(ck_gpu_wide) == 0;
+}
+
+CK_GPU_FUNCTION void ck_gpu_get_some(const ck_gpu_array *x, int64_t i, int64_t n,
+                                     float v[CK_GPU_SOME]) {
+    if (!ck_gpu_is_wide(x, n)) {
+        for (int k = 0; k < CK_GPU_SOME; k++) v[k] = k < n ? ck_gpu_get(x, i + k) : 0;
+    } else if (x->half) {
+        ck_gpu_wide w = *(const ck_gpu_wide *)((const uint16_t *)x->at + i);
+        for (int k = 0; k < CK_GPU_SOME; k++)
+            v[k] = ck_gpu_from_half((uint16_t)(w.word[k / 2] >> 16 * (k % 2)));
+    } else {
+        const ck_gpu_wide *at = (const ck_gpu_wide *)((const float *)x->at + i);
+        ck_gpu_wide w[2] = {at[0], at[1]};
+        memcpy(v, w, sizeof w);
+    }
+}
+
+CK_GPU_FUNCTION void ck_gpu_put_some(const ck_gpu_array *y, int64_t i, int64_t n,
+                                     const float v[CK_GPU_SOME]) {
+    if (!ck_gpu_is_wide(y, n)) {
+        for (int k = 0; k < CK_GPU_SOME && k < n; k++) ck_gpu_put(y, i + k, v[k]);
+    } else if (y->half) {
+        ck_gpu_wide w = {{0}};
+        for (int k = 0; k < CK_GPU_SOME; k++)
+            w.word[k / 2] |= (uint32_t)ck_gpu_to_half(v[k]) << 16 * (k % 2);
+        *(ck_gpu_wide *)((uint16_t *)y->at + i) = w;
+    } else {
+        ck_gpu_wide w[2], *at = (ck_gpu_wide *)((float *)y->at + i);
+        memcpy(w, v, sizeof w);
+        at[0] = w[0], at[1] = w[1];
+    }
+}
+
+/* The groups of eight of n elements that thread t has: from i on. */
+#define CK_GPU_EACH_SOME(i, t, n)                                                                  \
+    for (int64_t i = (block * CK_GPU_BLOCK + (t)) * CK_GPU_SOME; i < (n);                          \
+         i += blocks * CK_GPU_BLOCK * CK_GPU_SOME)
 
 CK_GPU_FUNCTION float ck_gpu_sigmoid(float x) {
     return 1 / (1 + expf(-x));

@@ -1,5 +1,6 @@
-/* Neural network kernels for GPUs, in f32: what no library does. gpu.h says how they are written.
+/* Neural network kernels for GPUs: what no library does. gpu.h says how they are written.
  *
+ *   ck_gpu_array x = {at, true}, y = {there, true};
  *   ck_gpu_unary(stream, CK_GPU_SILU, y, x, n, 0);
  *
  * All arrays are the card's. Calls return at once; the stream keeps their order. Compiled as plain
@@ -19,6 +20,13 @@ extern "C" {
 
 typedef void *ck_gpu_stream; /* a cudaStream_t */
 
+/* Numbers, of f32 or (half) of bfloat16, each array as it likes: arithmetic is in f32, and results
+ * are rounded once. */
+typedef struct ck_gpu_array {
+    void *at;
+    bool half;
+} ck_gpu_array;
+
 /* ---- elements.c ---- */
 
 typedef enum ck_gpu_function {
@@ -32,18 +40,19 @@ typedef enum ck_gpu_function {
     CK_GPU_HUBER, /* of parameter p */
 } ck_gpu_function;
 
-void ck_gpu_fill(ck_gpu_stream s, float *y, float value, int64_t n);
+void ck_gpu_fill(ck_gpu_stream s, ck_gpu_array y, float value, int64_t n);
 /* y = f(x); dx = dy f'(x) */
-void ck_gpu_unary(ck_gpu_stream s, ck_gpu_function f, float *y, const float *x, int64_t n, float p);
-void ck_gpu_unary_grad(ck_gpu_stream s, ck_gpu_function f, float *dx, const float *x,
-                       const float *dy, int64_t n, float p);
+void ck_gpu_unary(ck_gpu_stream s, ck_gpu_function f, ck_gpu_array y, ck_gpu_array x, int64_t n,
+                  float p);
+void ck_gpu_unary_grad(ck_gpu_stream s, ck_gpu_function f, ck_gpu_array dx, ck_gpu_array x,
+                       ck_gpu_array dy, int64_t n, float p);
 /* y = factor x + offset */
-void ck_gpu_affine(ck_gpu_stream s, float *y, const float *x, float factor, float offset,
+void ck_gpu_affine(ck_gpu_stream s, ck_gpu_array y, ck_gpu_array x, float factor, float offset,
                    int64_t n);
 /* x: rows of 2 c, a value and a gate; y: rows of c, value gelu(gate) */
-void ck_gpu_geglu(ck_gpu_stream s, float *y, const float *x, int64_t rows, int64_t c);
-void ck_gpu_geglu_grad(ck_gpu_stream s, float *dx, const float *x, const float *dy, int64_t rows,
-                       int64_t c);
+void ck_gpu_geglu(ck_gpu_stream s, ck_gpu_array y, ck_gpu_array x, int64_t rows, int64_t c);
+void ck_gpu_geglu_grad(ck_gpu_stream s, ck_gpu_array dx, ck_gpu_array x, ck_gpu_array dy,
+                       int64_t rows, int64_t c);
 
 /* ---- shapes.c ---- */
 
@@ -56,19 +65,20 @@ typedef struct ck_gpu_walk {
 } ck_gpu_walk;
 
 /* y and x at the distances of the walk: permuting, repeating, cutting, putting side by side. */
-void ck_gpu_copy(ck_gpu_stream s, float *y, const float *x, const ck_gpu_walk *walk);
+void ck_gpu_copy(ck_gpu_stream s, ck_gpu_array y, ck_gpu_array x, const ck_gpu_walk *walk);
 /* y = a + b, or a b, where a and y are contiguous, and b lies at the walk's distances x. */
-void ck_gpu_binary(ck_gpu_stream s, bool add, float *y, const float *a, const float *b,
+void ck_gpu_binary(ck_gpu_stream s, bool add, ck_gpu_array y, ck_gpu_array a, ck_gpu_array b,
                    const ck_gpu_walk *walk);
 /* Sums over `inner`: element k of y, found by `outer` (its distances x), is the sum of all x of
  * `inner` (its distances x) from there. partial: ck_gpu_sum_scratch floats. */
-void ck_gpu_sum(ck_gpu_stream s, float *y, const float *x, const ck_gpu_walk *outer,
+void ck_gpu_sum(ck_gpu_stream s, float *y, ck_gpu_array x, const ck_gpu_walk *outer,
                 const ck_gpu_walk *inner, float *partial);
 size_t ck_gpu_sum_scratch(const ck_gpu_walk *outer, const ck_gpu_walk *inner);
 /* Images of rows x w pixels (rows: N H) of c channels, each pixel four times; and back, summed. */
-void ck_gpu_upsample(ck_gpu_stream s, float *y, const float *x, int64_t rows, int64_t w, int64_t c);
-void ck_gpu_upsample_grad(ck_gpu_stream s, float *dx, const float *dy, int64_t rows, int64_t w,
-                          int64_t c);
+void ck_gpu_upsample(ck_gpu_stream s, ck_gpu_array y, ck_gpu_array x, int64_t rows, int64_t w,
+                     int64_t c);
+void ck_gpu_upsample_grad(ck_gpu_stream s, ck_gpu_array dx, ck_gpu_array dy, int64_t rows,
+                          int64_t w, int64_t c);
 /* Rows of a table of `rows` x c by n ids; not a number for ids outside. */
 void ck_gpu_embed(ck_gpu_stream s, float *y, const float *table, const int32_t *ids, int64_t n,
                   int64_t rows, int64_t c);
@@ -86,29 +96,38 @@ void ck_gpu_timestep(ck_gpu_stream s, float *y, const float *t, int64_t n, int64
  * group, side by side. */
 typedef struct ck_gpu_norm {
     int64_t n, pixels, channels, groups;
-    const float *x, *gain, *bias;
+    ck_gpu_array x;
+    const float *gain, *bias;
     bool silu;
 } ck_gpu_norm;
 
-void ck_gpu_norm_forward(ck_gpu_stream s, const ck_gpu_norm *v, float eps, float *y,
+void ck_gpu_norm_forward(ck_gpu_stream s, const ck_gpu_norm *v, float eps, ck_gpu_array y,
                          float *statistics);
 /* partial: ck_gpu_norm_scratch floats. */
 void ck_gpu_norm_backward(ck_gpu_stream s, const ck_gpu_norm *v, const float *statistics,
-                          const float *dy, float *dx, float *dgain, float *dbias, float *partial);
+                          ck_gpu_array dy, ck_gpu_array dx, float *dgain, float *dbias,
+                          float *partial);
 size_t ck_gpu_norm_scratch(const ck_gpu_norm *v);
 
 /* ---- softmax.c: attention where no library has it, between products of matrices ---- */
 
-/* Each of n rows of scores, `keys` long, becomes probabilities: exp(scale x - sum), where sums is
- * the logarithm of the sum of exponentials. Causal: row i sees keys 0 to i modulo queries. */
-void ck_gpu_softmax(ck_gpu_stream s, float *scores, float *sums, int64_t n, int64_t queries,
-                    int64_t keys, float scale, bool causal);
+/* n rows of `keys` scores. Causal: of `queries` rows each, of which the first here is row `first`,
+ * row i sees keys 0 to i. */
+typedef struct ck_gpu_rows {
+    int64_t n, queries, keys, first;
+} ck_gpu_rows;
+
+/* Probabilities: p = exp(scale x - sum), where sums is the logarithm of the sum of a row's
+ * exponentials. p may be the scores. */
+void ck_gpu_softmax(ck_gpu_stream s, ck_gpu_array p, const float *scores, float *sums,
+                    ck_gpu_rows rows, float scale, bool causal);
 /* The same where the sums are known. */
-void ck_gpu_softmax_again(ck_gpu_stream s, float *scores, const float *sums, int64_t n,
-                          int64_t queries, int64_t keys, float scale, bool causal);
-/* Gradients of scores: change = scale p (change - the sum of p change over the row). */
-void ck_gpu_softmax_grad(ck_gpu_stream s, float *change, const float *p, int64_t n, int64_t keys,
-                         float scale);
+void ck_gpu_softmax_again(ck_gpu_stream s, ck_gpu_array p, const float *scores, const float *sums,
+                          ck_gpu_rows rows, float scale, bool causal);
+/* Gradients of scores, of those of p (change): scale p (change - the sum of p change over the row).
+ * dscores may be p. */
+void ck_gpu_softmax_grad(ck_gpu_stream s, ck_gpu_array dscores, ck_gpu_array p, const float *change,
+                         ck_gpu_rows rows, float scale);
 
 /* ---- update.c ---- */
 

@@ -5,16 +5,19 @@ typedef struct norm_args {
     ck_gpu_norm v;
     int64_t width; /* channels of a group */
     float eps;
-    float *y, *statistics;
-    const float *dy; /* of the gradients only, as the rest */
+    ck_gpu_array y;
+    float *statistics;
+    ck_gpu_array dy; /* of the gradients only, as the rest */
     float *partial;  /* 2 x splits x channels */
     int64_t splits;
 } norm_args;
 
-/* Where element k of group g of an image lies, k from 0 to pixels width - 1. */
-CK_GPU_FUNCTION int64_t place(const norm_args *a, int64_t g, int64_t k) {
-    return (g / a->v.groups * a->v.pixels + k / a->width) * a->v.channels +
-           g % a->v.groups * a->width + k % a->width;
+/* Where element k of group g of an image lies, k from 0 to pixels width - 1, and its channel. */
+CK_GPU_FUNCTION int64_t place(const norm_args *a, int64_t g, int64_t k, int64_t *channel) {
+    int64_t image = g, group = ck_gpu_divide(&image, a->v.groups);
+    int64_t within = ck_gpu_divide(&k, a->width);
+    *channel = group * a->width + within;
+    return (image * a->v.pixels + k) * a->v.channels + *channel;
 }
 
 CK_GPU_FUNCTION float gained(const norm_args *a, int64_t channel, float xhat) {
@@ -23,12 +26,13 @@ CK_GPU_FUNCTION float gained(const norm_args *a, int64_t channel, float xhat) {
 
 CK_GPU_KERNEL(norm_forward, norm_args) {
     const ck_gpu_norm *v = &a->v;
-    int64_t each = v->pixels * a->width;
+    int64_t each = v->pixels * a->width, channel;
     for (int64_t g = block; g < v->n * v->groups; g += blocks) {
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
             float sum = 0;
-            for (int64_t k = t; k < each; k += CK_GPU_BLOCK) sum += v->x[place(a, g, k)];
+            for (int64_t k = t; k < each; k += CK_GPU_BLOCK)
+                sum += ck_gpu_get(&v->x, place(a, g, k, &channel));
             shared[t] = sum;
         }
         ck_gpu_block_sum(shared);
@@ -37,7 +41,7 @@ CK_GPU_KERNEL(norm_forward, norm_args) {
         CK_GPU_THREADS(t) {
             float sum = 0;
             for (int64_t k = t; k < each; k += CK_GPU_BLOCK) {
-                float off = v->x[place(a, g, k)] - mean;
+                float off = ck_gpu_get(&v->x, place(a, g, k, &channel)) - mean;
                 sum += off * off;
             }
             shared[t] = sum;
@@ -46,9 +50,9 @@ CK_GPU_KERNEL(norm_forward, norm_args) {
         float scale = 1 / sqrtf(shared[0] / (float)each + a->eps);
         CK_GPU_THREADS(t) {
             for (int64_t k = t; k < each; k += CK_GPU_BLOCK) {
-                int64_t i = place(a, g, k);
-                float z = gained(a, i % v->channels, (v->x[i] - mean) * scale);
-                a->y[i] = v->silu ? z * ck_gpu_sigmoid(z) : z;
+                int64_t i = place(a, g, k, &channel);
+                float z = gained(a, channel, (ck_gpu_get(&v->x, i) - mean) * scale);
+                ck_gpu_put(&a->y, i, v->silu ? z * ck_gpu_sigmoid(z) : z);
             }
             if (t == 0) {
                 a->statistics[2 * g] = mean;
@@ -59,11 +63,13 @@ CK_GPU_KERNEL(norm_forward, norm_args) {
 }
 
 /* Element i of group g: x normalised, and the gradient of that times gain plus bias. */
-CK_GPU_FUNCTION float normalised(const norm_args *a, int64_t g, int64_t i, float *dz) {
-    float xhat = (a->v.x[i] - a->statistics[2 * g]) * a->statistics[2 * g + 1];
-    *dz = a->dy[i];
+CK_GPU_FUNCTION float normalised(const norm_args *a, int64_t g, int64_t i, int64_t channel,
+                                 float *dz) {
+    float x = ck_gpu_get(&a->v.x, i);
+    float xhat = (x - a->statistics[2 * g]) * a->statistics[2 * g + 1];
+    *dz = ck_gpu_get(&a->dy, i);
     if (a->v.silu) {
-        float z = gained(a, i % a->v.channels, xhat), s = ck_gpu_sigmoid(z);
+        float z = gained(a, channel, xhat), s = ck_gpu_sigmoid(z);
         *dz *= s * (1 + z * (1 - s));
     }
     return xhat;
@@ -72,16 +78,16 @@ CK_GPU_FUNCTION float normalised(const norm_args *a, int64_t g, int64_t i, float
 /* With g = dz gain: dx = scale (g - mean(g) - xhat mean(g xhat)). */
 CK_GPU_KERNEL(norm_data_grad, norm_args) {
     const ck_gpu_norm *v = &a->v;
-    int64_t each = v->pixels * a->width;
+    int64_t each = v->pixels * a->width, channel;
     float *products = shared + CK_GPU_BLOCK;
     for (int64_t g = block; g < v->n * v->groups; g += blocks) {
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
             float sum = 0, product = 0, dz;
             for (int64_t k = t; k < each; k += CK_GPU_BLOCK) {
-                int64_t i = place(a, g, k);
-                float xhat = normalised(a, g, i, &dz);
-                dz *= v->gain ? v->gain[i % v->channels] : 1;
+                int64_t i = place(a, g, k, &channel);
+                float xhat = normalised(a, g, i, channel, &dz);
+                dz *= v->gain ? v->gain[channel] : 1;
                 sum += dz;
                 product += dz * xhat;
             }
@@ -93,10 +99,10 @@ CK_GPU_KERNEL(norm_data_grad, norm_args) {
         CK_GPU_THREADS(t) {
             float mean = shared[0] / (float)each, along = products[0] / (float)each, dz;
             for (int64_t k = t; k < each; k += CK_GPU_BLOCK) {
-                int64_t i = place(a, g, k);
-                float xhat = normalised(a, g, i, &dz);
-                dz *= v->gain ? v->gain[i % v->channels] : 1;
-                a->y[i] = a->statistics[2 * g + 1] * (dz - mean - xhat * along);
+                int64_t i = place(a, g, k, &channel);
+                float xhat = normalised(a, g, i, channel, &dz);
+                dz *= v->gain ? v->gain[channel] : 1;
+                ck_gpu_put(&a->y, i, a->statistics[2 * g + 1] * (dz - mean - xhat * along));
             }
         }
     }
@@ -116,12 +122,14 @@ CK_GPU_KERNEL(norm_weight_grad, norm_args) {
     int64_t rows = v->n * v->pixels;
     CK_GPU_THREADS(t) {
         CK_GPU_EACH(i, t, a->splits * v->channels) {
-            int64_t channel = i % v->channels, part = i / v->channels;
-            int64_t end = rows * (part + 1) / a->splits;
+            int64_t part = i, channel = ck_gpu_divide(&part, v->channels);
+            int64_t group = channel / a->width, end = rows * (part + 1) / a->splits;
             float gain = 0, bias = 0, dz;
             for (int64_t r = rows * part / a->splits; r < end; r++) {
-                int64_t g = r / v->pixels * v->groups + channel / a->width;
-                float xhat = normalised(a, g, r * v->channels + channel, &dz);
+                int64_t image = r;
+                ck_gpu_divide(&image, v->pixels);
+                float xhat = normalised(a, image * v->groups + group, r * v->channels + channel,
+                                        channel, &dz);
                 gain += dz * xhat;
                 bias += dz;
             }
@@ -143,7 +151,7 @@ static int64_t group_blocks(const ck_gpu_norm *v) {
     return groups < CK_GPU_MOST_BLOCKS ? groups : CK_GPU_MOST_BLOCKS;
 }
 
-void ck_gpu_norm_forward(ck_gpu_stream s, const ck_gpu_norm *v, float eps, float *y,
+void ck_gpu_norm_forward(ck_gpu_stream s, const ck_gpu_norm *v, float eps, ck_gpu_array y,
                          float *statistics) {
     norm_args a = args_of(v);
     a.eps = eps;
@@ -157,7 +165,8 @@ size_t ck_gpu_norm_scratch(const ck_gpu_norm *v) {
 }
 
 void ck_gpu_norm_backward(ck_gpu_stream s, const ck_gpu_norm *v, const float *statistics,
-                          const float *dy, float *dx, float *dgain, float *dbias, float *partial) {
+                          ck_gpu_array dy, ck_gpu_array dx, float *dgain, float *dbias,
+                          float *partial) {
     norm_args a = args_of(v);
     a.statistics = (float *)statistics;
     a.dy = dy;
@@ -167,8 +176,8 @@ void ck_gpu_norm_backward(ck_gpu_stream s, const ck_gpu_norm *v, const float *st
     norm_weight_grad_launch(s, ck_gpu_blocks(a.splits * v->channels), &a);
     ck_gpu_walk columns = {.rank = 1, .d = {v->channels}, .x = {1}};
     ck_gpu_walk rows = {.rank = 1, .d = {a.splits}, .x = {v->channels}};
-    const float *bias = partial + a.splits * v->channels;
+    ck_gpu_array gain = {partial, false}, bias = {partial + a.splits * v->channels, false};
     float *rest = partial + 2 * a.splits * v->channels;
-    ck_gpu_sum(s, dgain, partial, &columns, &rows, rest);
+    ck_gpu_sum(s, dgain, gain, &columns, &rows, rest);
     ck_gpu_sum(s, dbias, bias, &columns, &rows, rest);
 }

@@ -7,67 +7,113 @@ static int64_t count_of(const ck_gpu_walk *w) {
     return n;
 }
 
-/* Element number i of a shape: where it lies. */
-CK_GPU_FUNCTION int64_t at(const ck_gpu_walk *w, const int64_t *distance, int64_t i) {
-    int64_t place = 0;
-    for (int k = w->rank - 1; k >= 0; k--) {
-        place += i % w->d[k] * distance[k];
-        i /= w->d[k];
+/* The same walk with as few dimensions as it can be told in: those of 1 are left out, and those
+ * joined that lie as one does. */
+static ck_gpu_walk shortened(const ck_gpu_walk *walk) {
+    ck_gpu_walk w = {.rank = 0};
+    for (int i = 0; i < walk->rank; i++) {
+        int64_t d = walk->d[i], y = walk->y[i], x = walk->x[i];
+        int last = w.rank - 1;
+        if (d == 1) continue;
+        if (w.rank && w.y[last] == d * y && w.x[last] == d * x)
+            d *= w.d[last];
+        else
+            last = w.rank++;
+        w.d[last] = d, w.y[last] = y, w.x[last] = x;
     }
-    return place;
+    if (!w.rank) w.d[w.rank++] = 1;
+    return w;
+}
+
+/* Whether eight numbers lie side by side, at multiples of eight, wherever such a walk goes. */
+static bool goes_by_eight(const ck_gpu_walk *w, const int64_t *distance) {
+    int last = w->rank - 1;
+    for (int i = 0; i < last; i++)
+        if (distance[i] % CK_GPU_SOME != 0) return false;
+    return w->d[last] % CK_GPU_SOME == 0 && distance[last] == 1;
+}
+
+/* Element number i of a shape: where it lies in y and in x. */
+CK_GPU_FUNCTION void at(const ck_gpu_walk *w, int64_t i, int64_t *y, int64_t *x) {
+    *y = *x = 0;
+    for (int k = w->rank - 1; k > 0; k--) {
+        int64_t rest = ck_gpu_divide(&i, w->d[k]);
+        *y += rest * w->y[k];
+        *x += rest * w->x[k];
+    }
+    *y += i * w->y[0];
+    *x += i * w->x[0];
 }
 
 /* ---- Copies and pairs ---- */
 
 typedef struct copy_args {
-    float *y;
-    const float *x;
+    ck_gpu_array y, x;
     ck_gpu_walk walk;
     int64_t n;
+    int some; /* numbers at once */
 } copy_args;
 
 CK_GPU_KERNEL(copy, copy_args) {
     CK_GPU_UNUSED_SHARED();
     CK_GPU_THREADS(t) {
-        CK_GPU_EACH(i, t, a->n)
-        a->y[at(&a->walk, a->walk.y, i)] = a->x[at(&a->walk, a->walk.x, i)];
+        CK_GPU_EACH(i, t, a->n / a->some) {
+            int64_t y, x;
+            float v[CK_GPU_SOME];
+            at(&a->walk, i * a->some, &y, &x);
+            ck_gpu_get_some(&a->x, x, a->some, v);
+            ck_gpu_put_some(&a->y, y, a->some, v);
+        }
     }
 }
 
-void ck_gpu_copy(ck_gpu_stream s, float *y, const float *x, const ck_gpu_walk *walk) {
-    copy_args a = {y, x, *walk, count_of(walk)};
-    copy_launch(s, ck_gpu_blocks(a.n), &a);
+void ck_gpu_copy(ck_gpu_stream s, ck_gpu_array y, ck_gpu_array x, const ck_gpu_walk *walk) {
+    copy_args a = {y, x, shortened(walk), count_of(walk), 1};
+    if (goes_by_eight(&a.walk, a.walk.y) && goes_by_eight(&a.walk, a.walk.x)) a.some = CK_GPU_SOME;
+    copy_launch(s, ck_gpu_blocks(a.n / a.some), &a);
 }
 
 typedef struct binary_args {
-    float *y;
-    const float *left, *right;
+    ck_gpu_array y, left, right;
     ck_gpu_walk walk;
     int64_t n;
-    bool add;
+    int some;
+    bool add, single; /* single: all that are done at once have the same right */
 } binary_args;
 
 CK_GPU_KERNEL(binary, binary_args) {
     CK_GPU_UNUSED_SHARED();
     CK_GPU_THREADS(t) {
-        CK_GPU_EACH(i, t, a->n) {
-            float right = a->right[at(&a->walk, a->walk.x, i)];
-            a->y[i] = a->add ? a->left[i] + right : a->left[i] * right;
+        CK_GPU_EACH(group, t, a->n / a->some) {
+            int64_t i = group * a->some, y, x;
+            float left[CK_GPU_SOME], right[CK_GPU_SOME];
+            at(&a->walk, i, &y, &x);
+            ck_gpu_get_some(&a->left, i, a->some, left);
+            ck_gpu_get_some(&a->right, x, a->single ? 1 : a->some, right);
+            for (int k = 0; k < CK_GPU_SOME; k++) {
+                float r = right[a->single ? 0 : k];
+                left[k] = a->add ? left[k] + r : left[k] * r;
+            }
+            ck_gpu_put_some(&a->y, i, a->some, left);
         }
     }
 }
 
-void ck_gpu_binary(ck_gpu_stream s, bool add, float *y, const float *left, const float *right,
+void ck_gpu_binary(ck_gpu_stream s, bool add, ck_gpu_array y, ck_gpu_array left, ck_gpu_array right,
                    const ck_gpu_walk *walk) {
-    binary_args a = {y, left, right, *walk, count_of(walk), add};
-    binary_launch(s, ck_gpu_blocks(a.n), &a);
+    binary_args a = {y, left, right, shortened(walk), count_of(walk), 1, add, false};
+    int last = a.walk.rank - 1;
+    a.single = a.walk.x[last] == 0;
+    if (goes_by_eight(&a.walk, a.walk.x) || (a.single && a.walk.d[last] % CK_GPU_SOME == 0))
+        a.some = CK_GPU_SOME;
+    binary_launch(s, ck_gpu_blocks(a.n / a.some), &a);
 }
 
 /* ---- Sums: cut into `splits` that depend on the shapes alone, then added up ---- */
 
 typedef struct sum_args {
     float *y; /* splits rows of n */
-    const float *x;
+    ck_gpu_array x;
     ck_gpu_walk outer, inner;
     int64_t n, each, splits; /* sums; elements of each; parts of each */
 } sum_args;
@@ -87,6 +133,13 @@ static int64_t splits_of(const ck_gpu_walk *outer, const ck_gpu_walk *inner) {
     return splits < 1 ? 1 : splits;
 }
 
+/* Element number i of a shape: where it lies in x. */
+CK_GPU_FUNCTION int64_t place(const ck_gpu_walk *w, int64_t i) {
+    int64_t y, x;
+    at(w, i, &y, &x);
+    return x;
+}
+
 CK_GPU_FUNCTION int64_t split_begin(int64_t each, int64_t splits, int64_t i) {
     return each * i / splits;
 }
@@ -95,11 +148,11 @@ CK_GPU_KERNEL(sum_wide, sum_args) {
     CK_GPU_UNUSED_SHARED();
     CK_GPU_THREADS(t) {
         CK_GPU_EACH(i, t, a->n * a->splits) {
-            const float *x = a->x + at(&a->outer, a->outer.x, i % a->n);
-            int64_t part = i / a->n, end = split_begin(a->each, a->splits, part + 1);
+            int64_t part = i, first = place(&a->outer, ck_gpu_divide(&part, a->n));
+            int64_t end = split_begin(a->each, a->splits, part + 1);
             float sum = 0;
             for (int64_t k = split_begin(a->each, a->splits, part); k < end; k++)
-                sum += x[at(&a->inner, a->inner.x, k)];
+                sum += ck_gpu_get(&a->x, first + place(&a->inner, k));
             a->y[i] = sum;
         }
     }
@@ -107,13 +160,13 @@ CK_GPU_KERNEL(sum_wide, sum_args) {
 
 CK_GPU_KERNEL(sum_narrow, sum_args) {
     for (int64_t i = block; i < a->n * a->splits; i += blocks) {
-        const float *x = a->x + at(&a->outer, a->outer.x, i % a->n);
-        int64_t part = i / a->n, end = split_begin(a->each, a->splits, part + 1);
+        int64_t part = i, first = place(&a->outer, ck_gpu_divide(&part, a->n));
+        int64_t end = split_begin(a->each, a->splits, part + 1);
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
             float sum = 0;
             for (int64_t k = split_begin(a->each, a->splits, part) + t; k < end; k += CK_GPU_BLOCK)
-                sum += x[at(&a->inner, a->inner.x, k)];
+                sum += ck_gpu_get(&a->x, first + place(&a->inner, k));
             shared[t] = sum;
         }
         ck_gpu_block_sum(shared);
@@ -124,60 +177,72 @@ CK_GPU_KERNEL(sum_narrow, sum_args) {
 }
 
 size_t ck_gpu_sum_scratch(const ck_gpu_walk *outer, const ck_gpu_walk *inner) {
-    int64_t splits = splits_of(outer, inner);
+    ck_gpu_walk apart = shortened(outer), along = shortened(inner);
+    int64_t splits = splits_of(&apart, &along);
     return splits == 1 ? 0 : (size_t)(splits * count_of(outer));
 }
 
-void ck_gpu_sum(ck_gpu_stream s, float *y, const float *x, const ck_gpu_walk *outer,
+void ck_gpu_sum(ck_gpu_stream s, float *y, ck_gpu_array x, const ck_gpu_walk *outer,
                 const ck_gpu_walk *inner, float *partial) {
-    int64_t n = count_of(outer), splits = splits_of(outer, inner);
-    sum_args a = {splits == 1 ? y : partial, x, *outer, *inner, n, count_of(inner), splits};
-    if (is_wide(outer))
+    ck_gpu_walk apart = shortened(outer), along = shortened(inner);
+    int64_t n = count_of(outer), splits = splits_of(&apart, &along);
+    sum_args a = {splits == 1 ? y : partial, x, apart, along, n, count_of(inner), splits};
+    if (is_wide(&apart))
         sum_wide_launch(s, ck_gpu_blocks(n * splits), &a);
     else
         sum_narrow_launch(s, n * splits < CK_GPU_MOST_BLOCKS ? n * splits : CK_GPU_MOST_BLOCKS, &a);
     if (splits == 1) return;
     ck_gpu_walk columns = {.rank = 1, .d = {n}, .x = {1}};
     ck_gpu_walk rows = {.rank = 1, .d = {splits}, .x = {n}};
-    sum_args second = {y, partial, columns, rows, n, splits, 1};
+    sum_args second = {y, {partial, false}, columns, rows, n, splits, 1};
     sum_wide_launch(s, ck_gpu_blocks(n), &second);
 }
 
 /* ---- Images ---- */
 
 typedef struct upsample_args {
-    float *y;
-    const float *x;
+    ck_gpu_array y, x;
     int64_t n, w, c; /* n: elements of the small image */
+    int some;        /* numbers at once */
     bool back;
 } upsample_args;
 
 CK_GPU_KERNEL(upsample, upsample_args) {
     CK_GPU_UNUSED_SHARED();
     CK_GPU_THREADS(t) {
-        CK_GPU_EACH(i, t, a->n) {
-            int64_t k = i % a->c, q = i / a->c % a->w, r = i / a->c / a->w;
-            int64_t upper = (4 * r * a->w + 2 * q) * a->c + k, lower = upper + 2 * a->w * a->c;
-            if (a->back) {
-                a->y[i] = a->x[upper] + a->x[upper + a->c] + a->x[lower] + a->x[lower + a->c];
-            } else {
-                a->y[upper] = a->y[upper + a->c] = a->x[i];
-                a->y[lower] = a->y[lower + a->c] = a->x[i];
+        CK_GPU_EACH(group, t, a->n / a->some) {
+            int64_t i = group * a->some, r = i, k = ck_gpu_divide(&r, a->c);
+            int64_t q = ck_gpu_divide(&r, a->w), upper = (4 * r * a->w + 2 * q) * a->c + k;
+            int64_t lower = upper + 2 * a->w * a->c;
+            const int64_t four[] = {upper, upper + a->c, lower, lower + a->c};
+            float v[CK_GPU_SOME], next[CK_GPU_SOME];
+            ck_gpu_get_some(&a->x, a->back ? four[0] : i, a->some, v);
+            for (int j = 0; j < 4; j++) {
+                if (!a->back) ck_gpu_put_some(&a->y, four[j], a->some, v);
+                if (!a->back || j == 0) continue;
+                ck_gpu_get_some(&a->x, four[j], a->some, next);
+                for (int e = 0; e < CK_GPU_SOME; e++) v[e] += next[e];
             }
+            if (a->back) ck_gpu_put_some(&a->y, i, a->some, v);
         }
     }
 }
 
-void ck_gpu_upsample(ck_gpu_stream s, float *y, const float *x, int64_t rows, int64_t w,
-                     int64_t c) {
-    upsample_args a = {y, x, rows * w * c, w, c, false};
-    upsample_launch(s, ck_gpu_blocks(a.n), &a);
+static void launch_upsample(ck_gpu_stream s, upsample_args *a) {
+    a->some = a->c % CK_GPU_SOME == 0 ? CK_GPU_SOME : 1;
+    upsample_launch(s, ck_gpu_blocks(a->n / a->some), a);
 }
 
-void ck_gpu_upsample_grad(ck_gpu_stream s, float *dx, const float *dy, int64_t rows, int64_t w,
-                          int64_t c) {
-    upsample_args a = {dx, dy, rows * w * c, w, c, true};
-    upsample_launch(s, ck_gpu_blocks(a.n), &a);
+void ck_gpu_upsample(ck_gpu_stream s, ck_gpu_array y, ck_gpu_array x, int64_t rows, int64_t w,
+                     int64_t c) {
+    upsample_args a = {y, x, rows * w * c, w, c, 0, false};
+    launch_upsample(s, &a);
+}
+
+void ck_gpu_upsample_grad(ck_gpu_stream s, ck_gpu_array dx, ck_gpu_array dy, int64_t rows,
+                          int64_t w, int64_t c) {
+    upsample_args a = {dx, dy, rows * w * c, w, c, 0, true};
+    launch_upsample(s, &a);
 }
 
 /* ---- Tables ---- */

@@ -2,8 +2,10 @@
 #include "kernels/cuda/gpu.h"
 
 typedef struct softmax_args {
-    float *scores, *sums;
-    int64_t n, queries, keys;
+    ck_gpu_array p;
+    const float *scores;
+    float *sums;
+    ck_gpu_rows rows;
     float scale;
     bool causal, known; /* known: the sums are read, not made */
 } softmax_args;
@@ -41,62 +43,64 @@ CK_GPU_FUNCTION float logarithm_of_sum(const softmax_args *a, const float *row, 
 }
 
 CK_GPU_KERNEL(softmax, softmax_args) {
-    for (int64_t i = block; i < a->n; i += blocks) {
-        float *row = a->scores + i * a->keys;
-        int64_t seen = a->causal ? i % a->queries + 1 : a->keys;
+    int64_t keys = a->rows.keys;
+    for (int64_t i = block; i < a->rows.n; i += blocks) {
+        const float *row = a->scores + i * keys;
+        int64_t seen = a->causal ? (a->rows.first + i) % a->rows.queries + 1 : keys;
         float sum = a->known ? a->sums[i] : logarithm_of_sum(a, row, seen, shared);
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
-            for (int64_t j = t; j < a->keys; j += CK_GPU_BLOCK)
-                row[j] = j < seen ? expf(a->scale * row[j] - sum) : 0;
+            for (int64_t j = t; j < keys; j += CK_GPU_BLOCK)
+                ck_gpu_put(&a->p, i * keys + j, j < seen ? expf(a->scale * row[j] - sum) : 0);
             if (t == 0 && !a->known) a->sums[i] = sum;
         }
     }
 }
 
 static void launch(ck_gpu_stream s, const softmax_args *a) {
-    softmax_launch(s, a->n < CK_GPU_MOST_BLOCKS ? a->n : CK_GPU_MOST_BLOCKS, a);
+    softmax_launch(s, a->rows.n < CK_GPU_MOST_BLOCKS ? a->rows.n : CK_GPU_MOST_BLOCKS, a);
 }
 
-void ck_gpu_softmax(ck_gpu_stream s, float *scores, float *sums, int64_t n, int64_t queries,
-                    int64_t keys, float scale, bool causal) {
-    softmax_args a = {scores, sums, n, queries, keys, scale, causal, false};
+void ck_gpu_softmax(ck_gpu_stream s, ck_gpu_array p, const float *scores, float *sums,
+                    ck_gpu_rows rows, float scale, bool causal) {
+    softmax_args a = {p, scores, sums, rows, scale, causal, false};
     launch(s, &a);
 }
 
-void ck_gpu_softmax_again(ck_gpu_stream s, float *scores, const float *sums, int64_t n,
-                          int64_t queries, int64_t keys, float scale, bool causal) {
-    softmax_args a = {scores, (float *)sums, n, queries, keys, scale, causal, true};
+void ck_gpu_softmax_again(ck_gpu_stream s, ck_gpu_array p, const float *scores, const float *sums,
+                          ck_gpu_rows rows, float scale, bool causal) {
+    softmax_args a = {p, scores, (float *)sums, rows, scale, causal, true};
     launch(s, &a);
 }
 
 typedef struct softmax_grad_args {
-    float *change;
-    const float *p;
-    int64_t n, keys;
+    ck_gpu_array dscores, p;
+    const float *change;
+    ck_gpu_rows rows;
     float scale;
 } softmax_grad_args;
 
 CK_GPU_KERNEL(softmax_grad, softmax_grad_args) {
-    for (int64_t i = block; i < a->n; i += blocks) {
-        const float *p = a->p + i * a->keys;
-        float *change = a->change + i * a->keys;
+    for (int64_t i = block; i < a->rows.n; i += blocks) {
+        int64_t row = i * a->rows.keys, end = row + a->rows.keys;
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
             float sum = 0;
-            for (int64_t j = t; j < a->keys; j += CK_GPU_BLOCK) sum += p[j] * change[j];
+            for (int64_t j = row + t; j < end; j += CK_GPU_BLOCK)
+                sum += ck_gpu_get(&a->p, j) * a->change[j];
             shared[t] = sum;
         }
         ck_gpu_block_sum(shared);
         CK_GPU_THREADS(t) {
-            for (int64_t j = t; j < a->keys; j += CK_GPU_BLOCK)
-                change[j] = a->scale * p[j] * (change[j] - shared[0]);
+            for (int64_t j = row + t; j < end; j += CK_GPU_BLOCK)
+                ck_gpu_put(&a->dscores, j,
+                           a->scale * ck_gpu_get(&a->p, j) * (a->change[j] - shared[0]));
         }
     }
 }
 
-void ck_gpu_softmax_grad(ck_gpu_stream s, float *change, const float *p, int64_t n, int64_t keys,
-                         float scale) {
-    softmax_grad_args a = {change, p, n, keys, scale};
-    softmax_grad_launch(s, n < CK_GPU_MOST_BLOCKS ? n : CK_GPU_MOST_BLOCKS, &a);
+void ck_gpu_softmax_grad(ck_gpu_stream s, ck_gpu_array dscores, ck_gpu_array p, const float *change,
+                         ck_gpu_rows rows, float scale) {
+    softmax_grad_args a = {dscores, p, change, rows, scale};
+    softmax_grad_launch(s, rows.n < CK_GPU_MOST_BLOCKS ? rows.n : CK_GPU_MOST_BLOCKS, &a);
 }

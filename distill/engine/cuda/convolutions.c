@@ -72,10 +72,10 @@ static void set_descriptor(descriptor d, cudnnBackendAttributeName_t name, descr
 }
 
 /* Images: N C H W in the library's order, whatever their order in memory; weights: K C R S. */
-static descriptor array(int64_t name, int64_t n, int64_t c, int64_t h, int64_t w) {
+static descriptor array(cudnnDataType_t type, int64_t name, int64_t n, int64_t c, int64_t h,
+                        int64_t w) {
     descriptor d = make(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     const int64_t sizes[] = {n, c, h, w}, distances[] = {h * w * c, 1, w * c, c}, alignment = 16;
-    cudnnDataType_t type = CUDNN_DATA_FLOAT;
     set(d, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &name);
     set(d, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
     set(d, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, sizes);
@@ -146,9 +146,10 @@ static descriptor graph_of(const kind *k, descriptor parts[PARTS]) {
     const ck_convolution *v = &k->v;
     const words w = words_of(k->op);
     const float one = 1, zero = 0;
-    parts[X] = array(X, v->n, v->c, v->h, v->w);
-    parts[W] = array(W, v->k, v->c, v->r, v->s);
-    parts[Y] = array(Y, v->n, v->k, v->p, v->q);
+    cudnnDataType_t type = k->precision == CK_CUDA_BF16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
+    parts[X] = array(type, X, v->n, v->c, v->h, v->w);
+    parts[W] = array(type, W, v->k, v->c, v->r, v->s);
+    parts[Y] = array(type, Y, v->n, v->k, v->p, v->q);
     parts[ARRAYS] = geometry(v);
     descriptor operation = parts[ARRAYS + 1] = make(w.type);
     set_descriptor(operation, w.geometry, parts[ARRAYS]);
@@ -424,24 +425,20 @@ static void execute(const plan *p, void *x, void *w, void *y, void *workspace) {
     drop(pack);
 }
 
-static void run(const ck_call *call) {
-    const plan *p = call->state;
-    const ck_convolution *v = &p->of.v;
-    void *first = (void *)call->src[0], *second = (void *)call->src[1];
+void ck_cuda_convolve(const void *plan_of_it, const void *first, const void *second, void *dst,
+                      void *workspace) {
+    const plan *p = plan_of_it;
+    void *a = (void *)first, *b = (void *)second;
     if (p->of.op == CK_OP_CONV_DATA_GRAD)
-        execute(p, call->dst, second, first, call->scratch);
+        execute(p, dst, b, a, workspace);
     else if (p->of.op == CK_OP_CONV_WEIGHT_GRAD)
-        execute(p, first, call->dst, second, call->scratch);
+        execute(p, a, dst, b, workspace);
     else
-        execute(p, first, second, call->dst, call->scratch);
-    if (p->of.op != CK_OP_CONV || !call->src[2]) return;
-    int64_t pixels = v->n * v->p * v->q;
-    ck_gpu_walk channels = {.rank = 2, .d = {pixels, v->k}, .y = {v->k, 1}, .x = {0, 1}};
-    ck_gpu_binary(ck_card_stream(), true, call->dst, call->dst, call->src[2], &channels);
+        execute(p, a, b, dst, workspace);
 }
 
 ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck_node n,
-                              ck_kernel *kernel, ck_error *err) {
+                              void **made, size_t *workspace, ck_error *err) {
     const ck_convolution v = ck_convolution_of(g, n);
     kind k;
     plan *p = NULL;
@@ -450,6 +447,7 @@ ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck
     memcpy(&k.v, &v, sizeof v);
     k.precision = precision;
     CK_TRY(plan_of(&k, &p, err));
-    *kernel = (ck_kernel){.run = run, .scratch = p->workspace, .state = p};
+    *made = p;
+    *workspace = p->workspace;
     return CK_OK;
 }

@@ -13,6 +13,8 @@ size_t ck_cuda_convolutions_version(void);
 bool ck_cuda_is_convolution_choice(const char *choice);
 /* See ck_gpu_library. CK_USAGE: no engine can do it. */
 ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck_node n,
-                              ck_kernel *kernel, ck_error *err);
+                              void **plan, size_t *workspace, ck_error *err);
+void ck_cuda_convolve(const void *plan, const void *first, const void *second, void *dst,
+                      void *workspace);
 
 #endif

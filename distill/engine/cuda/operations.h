@@ -1,8 +1,8 @@
 /* Operations on a GPU: the kernels of kernels/cuda, and products of matrices and convolutions by
  * whatever library there is.
  *
- *   static const ck_gpu_library library = {matmul, prepare_convolution};
- *   CK_TRY(ck_gpu_prepare(&library, g, n, &kernel, err));
+ *   static const ck_gpu_library library = {NULL, false, 1 << 25, matmul, prepare_convolution,
+ * convolve}; CK_TRY(ck_gpu_prepare(&library, g, n, half, &kernel, err));
  *
  * The plugin (plugin.c) brings NVIDIA's libraries; the tests (gpu_host.c) bring the reference, and
  * so run every line of this, and of the kernels, without a card.
@@ -18,19 +18,30 @@
 typedef struct ck_gpu_product {
     bool ta, tb; /* a lies as k x m, b as n x k */
     int64_t m, n, k, batch;
+    bool half_c; /* c and row are of bf16 */
+    bool add;    /* to what is in c; there is no row then */
 } ck_gpu_product;
 
 typedef struct ck_gpu_library {
     ck_gpu_stream stream;
-    void (*matmul)(const struct ck_gpu_library *l, const ck_gpu_product *p, const float *a,
-                   const float *b, const float *row, float *c);
-    /* A convolution or one of its gradients. */
+    bool half;           /* products and convolutions are of bf16, with sums in f32 */
+    int64_t most_scores; /* of attention in scratch memory, at least one query's */
+    void (*matmul)(const struct ck_gpu_library *l, const ck_gpu_product *p, const void *a,
+                   const void *b, const void *row, void *c);
+    /* A convolution without bias, or one of its gradients. *plan is never released; workspace:
+     * bytes that convolve needs. */
     ck_status (*prepare_convolution)(const struct ck_gpu_library *l, const ck_graph *g, ck_node n,
-                                     ck_kernel *kernel, ck_error *err);
+                                     void **plan, size_t *workspace, ck_error *err);
+    /* first, second: the node's sources, of bf16 where the library is, as dst. */
+    void (*convolve)(const ck_call *call, const void *plan, const void *first, const void *second,
+                     void *dst, void *workspace);
 } ck_gpu_library;
 
-/* How a node will be run; the library must outlive the kernel. */
-ck_status ck_gpu_prepare(const ck_gpu_library *l, const ck_graph *g, ck_node n, ck_kernel *kernel,
-                         ck_error *err);
+/* What backends of bf16 can store so. */
+bool ck_gpu_takes_half(const ck_graph *g, ck_node n, int source);
+
+/* How a node will be run; the library must outlive the kernel. half: see ck_backend. */
+ck_status ck_gpu_prepare(const ck_gpu_library *l, const ck_graph *g, ck_node n, const bool *half,
+                         ck_kernel *kernel, ck_error *err);
 
 #endif

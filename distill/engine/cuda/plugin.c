@@ -13,45 +13,37 @@
 
 /* ---- Operations ---- */
 
-static void product_f32(const ck_gpu_library *l, const ck_gpu_product *p, const float *a,
-                        const float *b, const float *row, float *c) {
-    (void)l;
-    ck_cuda_product(CK_CUDA_F32, p, a, b, row, c);
+enum { SCORES = 32 << 20 };
+
+/* A backend's functions know by their names alone how it computes. */
+#define PRECISION(name, halves, precision)                                                         \
+    static void product_##name(const ck_gpu_library *l, const ck_gpu_product *p, const void *a,    \
+                               const void *b, const void *row, void *c) {                          \
+        (void)l;                                                                                   \
+        ck_cuda_product(precision, p, a, b, row, c);                                               \
+    }                                                                                              \
+    static ck_status convolution_##name(const ck_gpu_library *l, const ck_graph *g, ck_node n,     \
+                                        void **plan, size_t *workspace, ck_error *err) {           \
+        (void)l;                                                                                   \
+        return ck_cuda_convolution(precision, g, n, plan, workspace, err);                         \
+    }                                                                                              \
+    static ck_gpu_library name = {NULL,    halves, SCORES, product_##name, convolution_##name,     \
+                                  convolve};                                                       \
+    static ck_status prepare_##name(const ck_backend *b, const ck_graph *g, ck_node n,             \
+                                    const bool *half, ck_kernel *kernel, ck_error *err) {          \
+        (void)b;                                                                                   \
+        return ck_gpu_prepare(&name, g, n, half, kernel, err);                                     \
+    }
+
+static void convolve(const ck_call *call, const void *plan, const void *first, const void *second,
+                     void *dst, void *workspace) {
+    (void)call;
+    ck_cuda_convolve(plan, first, second, dst, workspace);
 }
 
-static void product_tf32(const ck_gpu_library *l, const ck_gpu_product *p, const float *a,
-                         const float *b, const float *row, float *c) {
-    (void)l;
-    ck_cuda_product(CK_CUDA_TF32, p, a, b, row, c);
-}
-
-static ck_status convolution_f32(const ck_gpu_library *l, const ck_graph *g, ck_node n,
-                                 ck_kernel *kernel, ck_error *err) {
-    (void)l;
-    return ck_cuda_convolution(CK_CUDA_F32, g, n, kernel, err);
-}
-
-static ck_status convolution_tf32(const ck_gpu_library *l, const ck_graph *g, ck_node n,
-                                  ck_kernel *kernel, ck_error *err) {
-    (void)l;
-    return ck_cuda_convolution(CK_CUDA_TF32, g, n, kernel, err);
-}
-
-/* (The stream is known once the card is open.) */
-static ck_gpu_library f32 = {NULL, product_f32, convolution_f32};
-static ck_gpu_library tf32 = {NULL, product_tf32, convolution_tf32};
-
-static ck_status prepare_f32(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
-                             ck_kernel *kernel, ck_error *err) {
-    (void)b, (void)half;
-    return ck_gpu_prepare(&f32, g, n, kernel, err);
-}
-
-static ck_status prepare_tf32(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
-                              ck_kernel *kernel, ck_error *err) {
-    (void)b, (void)half;
-    return ck_gpu_prepare(&tf32, g, n, kernel, err);
-}
+PRECISION(f32, false, CK_CUDA_F32)
+PRECISION(tf32, false, CK_CUDA_TF32)
+PRECISION(bf16, true, CK_CUDA_BF16)
 
 /* ---- Weights ---- */
 
@@ -108,25 +100,26 @@ static const ck_choices choices = {chosen_by, ck_choices_at, take_choice};
 
 /* ---- The table ---- */
 
-#define ON_CARD(backend_name, prepare_function)                                                    \
+#define ON_CARD(backend_name, halves, prepare_function)                                            \
     {                                                                                              \
         .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = sizeof(float),             \
-        .prepare = prepare_function, .alloc = ck_card_alloc, .free = ck_card_free,                 \
-        .write = ck_card_write, .read = ck_card_read, .zero = ck_card_zero, .copy = ck_card_copy,  \
-        .updates = &updates, .memory = ck_card_memory, .run = ck_card_run,                         \
+        .takes_half = halves, .prepare = prepare_function, .alloc = ck_card_alloc,                 \
+        .free = ck_card_free, .write = ck_card_write, .read = ck_card_read, .zero = ck_card_zero,  \
+        .copy = ck_card_copy, .updates = &updates, .memory = ck_card_memory, .run = ck_card_run,   \
         .forget = ck_card_forget, .peers = &peers, .choices = &choices                             \
     }
 
 static const ck_backend backends[] = {
-    ON_CARD("cuda", prepare_f32),
-    ON_CARD("cuda-tf32", prepare_tf32),
+    ON_CARD("cuda", NULL, prepare_f32),
+    ON_CARD("cuda-tf32", NULL, prepare_tf32),
+    ON_CARD("cuda-bf16", ck_gpu_takes_half, prepare_bf16),
 };
 
 static ck_status open_all(ck_error *err) {
     CK_TRY(ck_card_open(err));
     CK_TRY(ck_cuda_products_open(err));
     CK_TRY(ck_cuda_convolutions_open(err));
-    f32.stream = tf32.stream = ck_card_stream();
+    f32.stream = tf32.stream = bf16.stream = ck_card_stream();
     if (sums.partial) return CK_OK;
     float *partial = ck_card_alloc((CK_GPU_SQUARES + CK_GPU_SUMS) * sizeof *partial);
     if (!partial) return ck_fail_memory(err, "the card");
@@ -140,7 +133,8 @@ static ck_status open_backend(const char *name, const ck_backend **b, ck_error *
             *b = &backends[i];
             return open_all(err);
         }
-    return ck_fail(err, CK_USAGE, "no backend '%s'; of cards there are cuda, cuda-tf32", name);
+    return ck_fail(err, CK_USAGE, "no backend '%s'; of cards there are cuda, cuda-tf32, cuda-bf16",
+                   name);
 }
 
 CK_PLUGIN_EXPORT = {CK_BACKEND_ABI, open_backend};

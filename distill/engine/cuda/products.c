@@ -52,11 +52,12 @@ ck_status ck_cuda_products_open(ck_error *err) {
 
 /* `rows` numbers beside each other (columns, in the library's words), `columns` times, in each of
  * the batch. */
-static cublasLtMatrixLayout_t layout(int64_t rows, int64_t columns, int64_t batch) {
+static cublasLtMatrixLayout_t layout(bool half, int64_t rows, int64_t columns, int64_t batch) {
     cublasLtMatrixLayout_t l = NULL;
     int32_t count = (int32_t)batch;
     int64_t stride = rows * columns;
-    NOTE(cublasLtMatrixLayoutCreate(&l, CUDA_R_32F, (uint64_t)rows, (uint64_t)columns, rows));
+    NOTE(cublasLtMatrixLayoutCreate(&l, half ? CUDA_R_16BF : CUDA_R_32F, (uint64_t)rows,
+                                    (uint64_t)columns, rows));
     if (batch == 1) return l;
     NOTE(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count,
                                           sizeof count));
@@ -65,13 +66,13 @@ static cublasLtMatrixLayout_t layout(int64_t rows, int64_t columns, int64_t batc
     return l;
 }
 
-static void set_row(choice *c, const float *row) {
+static void set_row(choice *c, const void *row) {
     NOTE(cublasLtMatmulDescSetAttribute(c->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &row,
                                         sizeof row));
 }
 
 /* row: is known before an algorithm is chosen, as the choice may depend on it. */
-static void describe(choice *c, const float *row) {
+static void describe(choice *c, const void *row) {
     const ck_gpu_product *p = &c->of.product;
     cublasComputeType_t compute =
         c->of.precision == CK_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
@@ -86,9 +87,10 @@ static void describe(choice *c, const float *row) {
                                             sizeof epilogue));
         set_row(c, row);
     }
-    c->b = p->tb ? layout(p->k, p->n, p->batch) : layout(p->n, p->k, p->batch);
-    c->a = p->ta ? layout(p->m, p->k, p->batch) : layout(p->k, p->m, p->batch);
-    c->c = layout(p->n, p->m, p->batch);
+    bool half = c->of.precision == CK_CUDA_BF16;
+    c->b = p->tb ? layout(half, p->k, p->n, p->batch) : layout(half, p->n, p->k, p->batch);
+    c->a = p->ta ? layout(half, p->m, p->k, p->batch) : layout(half, p->k, p->m, p->batch);
+    c->c = layout(p->half_c, p->n, p->m, p->batch);
 }
 
 /* ---- Algorithms: 64 bytes each, which the library lets keep ---- */
@@ -108,9 +110,9 @@ static void name_kind(const kind *k, char text[192]) {
     const ck_gpu_product *p = &k->product;
     snprintf(text, 192,
              "product precision %d m %" PRId64 " n %" PRId64 " k %" PRId64 " batch %" PRId64
-             "%s%s%s aligned %" PRIu32,
+             "%s%s%s%s%s aligned %" PRIu32,
              (int)k->precision, p->m, p->n, p->k, p->batch, p->ta ? " ta" : "", p->tb ? " tb" : "",
-             k->has_row ? " row" : "", k->aligned);
+             k->has_row ? " row" : "", p->half_c ? " half" : "", p->add ? " add" : "", k->aligned);
 }
 
 /* (Checked: one that is kept may be of a library that only calls itself the same.) */
@@ -161,7 +163,7 @@ static void settle(choice *c) {
 }
 
 /* (Compared as bytes: a kind is made of zeroes first, gaps included.) */
-static choice *find(const kind *k, const float *row) {
+static choice *find(const kind *k, const void *row) {
     for (size_t i = 0; i < lt.count; i++)
         if (memcmp(&lt.choices[i]->of, k, sizeof *k) == 0) return lt.choices[i];
     choice **grown = ck_grow(lt.choices, lt.count, &lt.capacity, sizeof *grown);
@@ -182,12 +184,13 @@ static uint32_t alignment(const void *a, const void *b, const void *c, const voi
     return (uint32_t)(bits & -bits);
 }
 
-void ck_cuda_product(ck_cuda_precision precision, const ck_gpu_product *p, const float *a,
-                     const float *b, const float *row, float *c) {
+void ck_cuda_product(ck_cuda_precision precision, const ck_gpu_product *p, const void *a,
+                     const void *b, const void *row, void *c) {
     static const float one = 1, zero = 0;
     kind k;
     memset(&k, 0, sizeof k);
     k.product.ta = p->ta, k.product.tb = p->tb;
+    k.product.half_c = p->half_c, k.product.add = p->add;
     k.product.m = p->m, k.product.n = p->n, k.product.k = p->k, k.product.batch = p->batch;
     k.precision = precision;
     k.has_row = row != NULL;
@@ -195,6 +198,7 @@ void ck_cuda_product(ck_cuda_precision precision, const ck_gpu_product *p, const
     choice *with = find(&k, row);
     if (!with) return;
     if (row) set_row(with, row);
-    NOTE(cublasLtMatmul(lt.handle, with->product, &one, b, with->b, a, with->a, &zero, c, with->c,
-                        c, with->c, &with->algorithm, lt.workspace, WORKSPACE, ck_card_stream()));
+    NOTE(cublasLtMatmul(lt.handle, with->product, &one, b, with->b, a, with->a,
+                        p->add ? &one : &zero, c, with->c, c, with->c, &with->algorithm,
+                        lt.workspace, WORKSPACE, ck_card_stream()));
 }
