@@ -117,7 +117,7 @@ $(BUILD)/pic/%.o: %.c $(BUILD)/flags
 	$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -c -o $@ $<
 
 # What it has of its own of the program's.
-PLUGIN_SRC := io/error.c io/os.c io/utf8.c distill/engine/shape.c $(addprefix distill/engine/cuda/,choices.c nccl.c operations.c updates.c)
+PLUGIN_SRC := io/error.c io/os.c io/utf8.c $(addprefix distill/engine/,shape.c full.c) $(addprefix distill/engine/cuda/,choices.c nccl.c operations.c updates.c)
 PLUGIN_LD = $(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -o $@ $(filter %.o,$^)
 
 # Made where NVIDIA's compiler, cuBLAS and cuDNN are (`make cuda`); programs need none of it.

@@ -2,8 +2,13 @@
  * kernels/cuda and of distill/engine/cuda's operations and updates runs on the processor, in memory
  * that the program cannot reach: whoever forgets a copy crashes. Products and convolutions, which a
  * card has from libraries, are plain loops and the reference's; for several processes there is
- * nccl_host.c. CK_GPU_HOST_MEMORY: bytes that
- * there are; CK_GPU_HOST_TASTE: which way it likes to add, 0 or 1; CK_GPU_HOST_NAME: its name.
+ * nccl_host.c. What tests tell it:
+ *
+ *   CK_GPU_HOST_MEMORY   bytes that there are
+ *   CK_GPU_HOST_FAIL     the number of the one piece of memory that it does not give
+ *   CK_GPU_HOST_TASTE    which way it likes to add, 0 or 1
+ *   CK_GPU_HOST_NAME     its name
+ *   CK_GPU_HOST_WAITS    a file where it writes how often somebody has waited for it
  */
 #include "distill/engine/plugin.h"
 
@@ -19,6 +24,24 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+/* ---- Waiting: where a card's work is not done yet, as it is here ---- */
+
+static bool busy; /* it was given work since somebody has waited */
+static size_t waits;
+
+static void wait_for_it(void) {
+    waits += busy;
+    busy = false;
+}
+
+__attribute__((destructor)) static void write_waits(void) {
+    const char *path = getenv("CK_GPU_HOST_WAITS");
+    FILE *file = path ? fopen(path, "w") : NULL;
+    if (!file) return;
+    fprintf(file, "%zu\n", waits);
+    fclose(file);
+}
 
 /* ---- Memory that the program cannot reach, as a card's ---- */
 
@@ -38,6 +61,7 @@ static void protect(int rights) {
 }
 
 static void open_memory(void) {
+    busy = true;
     if (open_calls++ == 0) protect(PROT_READ | PROT_WRITE);
 }
 
@@ -50,11 +74,17 @@ static size_t most(void) {
     return text ? strtoull(text, NULL, 10) : (size_t)1 << 40;
 }
 
+static bool refuses(void) {
+    static unsigned long given;
+    const char *which = getenv("CK_GPU_HOST_FAIL");
+    return which && ++given == strtoul(which, NULL, 10);
+}
+
 /* (What is in it is no number, as on a card whatever was there before.) */
 static void *take(size_t bytes) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), i = 0;
     bytes = (bytes + page - 1) / page * page;
-    if (used + bytes > most()) return NULL;
+    if (used + bytes > most() || refuses()) return NULL;
     while (i < piece_count && pieces[i].at) i++;
     if (i == MOST_PIECES) return NULL;
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -68,6 +98,7 @@ static void *take(size_t bytes) {
 }
 
 static void give(void *at) {
+    wait_for_it();
     for (size_t i = 0; i < piece_count; i++)
         if (pieces[i].at == at) {
             munmap(at, pieces[i].bytes);
@@ -80,6 +111,12 @@ static void copy(void *dst, const void *src, size_t bytes) {
     open_memory();
     memcpy(dst, src, bytes);
     close_memory();
+}
+
+static void read_back(void *dst, const void *src, size_t bytes) {
+    wait_for_it();
+    copy(dst, src, bytes);
+    busy = false;
 }
 
 static void zero(void *p, size_t bytes) {
@@ -233,19 +270,16 @@ static void forget(void *recording) {
 
 /* ---- Weights ---- */
 
-static float partial[CK_GPU_SQUARES + CK_GPU_SUMS];
-static const ck_gpu_memory sums = {NULL, partial, copy};
-
-static double squares(const ck_trained *slices, size_t count) {
+static void squares(const ck_trained *slices, size_t count, double *sums) {
+    float partial[CK_GPU_SQUARES];
     open_memory();
-    double sum = ck_gpu_squares_of(&sums, slices, count);
+    ck_gpu_squares_of(NULL, slices, count, sums, partial);
     close_memory();
-    return sum;
 }
 
 static void adamw(const ck_adamw_step *step, const ck_trained *slices, size_t count) {
     open_memory();
-    ck_gpu_adamw_of(&sums, step, slices, count);
+    ck_gpu_adamw_of(NULL, step, slices, count);
     close_memory();
 }
 
@@ -286,7 +320,7 @@ static const ck_peers peers = {ck_nccl_invite, ck_nccl_join, ck_nccl_leave, exch
     {                                                                                              \
         .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = sizeof(float),             \
         .takes_half = halves, .prepare = prepare, .alloc = take, .free = give, .write = copy,      \
-        .read = copy, .zero = zero, .copy = copy, .updates = &updates, .memory = memory,           \
+        .read = read_back, .zero = zero, .copy = copy, .updates = &updates, .memory = memory,      \
         .run = run, .forget = forget, .peers = &peers, .choices = &choices                         \
     }
 

@@ -74,8 +74,8 @@ static void test_average(void **state) {
 static void test_squares(void **state) {
     (void)state;
     make();
-    float sum, partial[CK_GPU_SQUARES];
-    double want = 0;
+    float partial[CK_GPU_SQUARES];
+    double sum, want = 0;
     ck_gpu_squares(NULL, &sum, gradient, N, partial);
     for (size_t i = 0; i < N; i++) want += (double)gradient[i] * gradient[i];
     assert_true(fabs(sum - want) < 1e-6 * want);

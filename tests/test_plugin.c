@@ -101,11 +101,58 @@ static void test_full_card(void **state) {
     ck_params_free(p);
 }
 
+/* ckdistill with the card of the tests, which is told something, in the folder "at". */
+static outcome *run_told(const char *told, const char *method, const char *sets) {
+    return program_run(folder.folder,
+                       "mkdir -p at && cp '%s/ckdistill' '%s/tests/libck-cuda.so' at/ && %s "
+                       "at/ckdistill run '%s/recipes/distill/checkerboard-%s.json' -f -o run "
+                       "--device cuda -q --set batch=16 --set threads=1 --set evaluate.every=0 "
+                       "--set evaluate.teacher=false %s",
+                       build, build, told, here, method, sets);
+}
+
+/* Whichever piece of memory the card does not give: how much of what there was, and what to do. */
+static void test_every_piece(void **state) {
+    (void)state;
+    for (int n = 1;; n++) {
+        char told[64];
+        snprintf(told, sizeof told, "CK_GPU_HOST_FAIL=%d", n);
+        const outcome *o = run_told(told, "dmd2", "--set steps=1 --set 'evaluate.steps=[1]'");
+        if (strstr(o->err, "not given back")) fail_msg("piece %d: %s", n, o->err);
+        if (o->status == 0) {
+            assert_true(n > 20); /* and not because nobody is refused anything */
+            return;
+        }
+        program_expect(o, 1, NULL, " MiB for ");
+        program_expect(o, 1, NULL, " MiB are free; use a smaller batch or image, or turn gradient");
+    }
+}
+
+/* How often a run waits for the card. */
+static long waits_of(const char *method, int steps, int accumulate) {
+    char sets[128];
+    snprintf(sets, sizeof sets, "--set steps=%d --set accumulate=%d --set 'evaluate.steps=[]'",
+             steps, accumulate);
+    program_expect(run_told("CK_GPU_HOST_WAITS=waits", method, sets), 0, NULL, NULL);
+    return strtol(program_run(folder.folder, "cat waits")->out, NULL, 10);
+}
+
+/* Once a step, to look at its losses; and where samples go from one round to the next, that often.
+ */
+static void test_waits(void **state) {
+    (void)state;
+    assert_int_equal(waits_of("lcm", 12, 1) - waits_of("lcm", 2, 1), 10);
+    assert_int_equal(waits_of("lcm", 12, 3) - waits_of("lcm", 2, 3), 10);
+    assert_int_equal(waits_of("dmd2", 12, 1) - waits_of("dmd2", 2, 1), 10);
+    assert_int_equal(waits_of("dmd2", 12, 3) - waits_of("dmd2", 2, 3), 30);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_not_there), cmocka_unit_test(test_other_version),
-        cmocka_unit_test(test_no_plugin), cmocka_unit_test(test_used),
-        cmocka_unit_test(test_no_card),   cmocka_unit_test(test_full_card),
+        cmocka_unit_test(test_not_there),   cmocka_unit_test(test_other_version),
+        cmocka_unit_test(test_no_plugin),   cmocka_unit_test(test_used),
+        cmocka_unit_test(test_no_card),     cmocka_unit_test(test_full_card),
+        cmocka_unit_test(test_every_piece), cmocka_unit_test(test_waits),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

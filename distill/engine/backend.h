@@ -19,7 +19,7 @@
 #include "distill/engine/graph.h"
 #include "distill/engine/update.h"
 
-enum { CK_BACKEND_ABI = 3 };
+enum { CK_BACKEND_ABI = 4 };
 
 /* One operation, ready to run: where its result and sources lie. */
 typedef struct ck_call {
@@ -132,6 +132,9 @@ ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err)
 /* CK_MEMORY: what, how much it takes, how much there is, and what to change. */
 ck_status ck_backend_fail_memory(const ck_backend *b, const char *what, size_t bytes,
                                  ck_error *err);
+/* The same by a backend's `memory`; bytes 0: nobody knows. */
+ck_status ck_fail_full(void (*memory)(size_t *available, size_t *all), const char *what,
+                       size_t bytes, ck_error *err);
 
 /* ---- exec.c: a graph on a backend ---- */
 

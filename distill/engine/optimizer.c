@@ -43,8 +43,14 @@ void ck_optimizer_reset(ck_optimizer *o) {
     o->steps = 0;
 }
 
-double ck_optimizer_norm(const ck_optimizer *o) {
-    return sqrt(o->backend->updates->squares(o->slices, o->count));
+void ck_optimizer_squares(const ck_optimizer *o, double *there) {
+    o->backend->updates->squares(o->slices, o->count, there);
+}
+
+double ck_optimizer_norm(const ck_optimizer *o, const double *squares) {
+    double sum = 0;
+    for (size_t i = 0; i < o->count; i++) sum += squares[i];
+    return sqrt(sum);
 }
 
 void ck_optimizer_step(ck_optimizer *o, double rate, double scale) {

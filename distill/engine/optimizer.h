@@ -1,7 +1,9 @@
 /* AdamW (Loshchilov and Hutter, 2019) and clipping, on weights in a backend's memory.
  *
  *   ck_optimizer *o = ck_optimizer_new(backend, slices, count, &settings);
- *   double norm = ck_optimizer_norm(o);                 of all gradients together
+ *   double squares[count];
+ *   ck_optimizer_squares(o, there);                     in the backend's memory, read into squares
+ *   double norm = ck_optimizer_norm(o, squares);        of all gradients together
  *   ck_optimizer_step(o, rate, norm > clip ? clip / norm : 1);
  *
  * All sums are in an order that does not depend on the number of threads.
@@ -37,8 +39,11 @@ void ck_optimizer_free(ck_optimizer *o); /* NULL is allowed */
 /* Forgets all moments. */
 void ck_optimizer_reset(ck_optimizer *o);
 
-/* The Euclidean norm of all gradients as one vector; not finite if any of them is not. */
-double ck_optimizer_norm(const ck_optimizer *o);
+/* Of each slice's gradient the sum of squares, to there[count] in the backend's memory. */
+void ck_optimizer_squares(const ck_optimizer *o, double *there);
+/* The Euclidean norm of all gradients as one vector, by their squares, in the program's memory; not
+ * finite if any of them is not. */
+double ck_optimizer_norm(const ck_optimizer *o, const double *squares);
 
 /* w <- w - rate (m' / (sqrt(v') + eps) + decay w), with the moments of scale * gradient, and decay
  * before the step, as torch.optim.AdamW does. */

@@ -13,14 +13,14 @@ static double square_sum(const float *x, size_t n) {
     return sum;
 }
 
-static double squares(const ck_trained *slices, size_t count) {
-    double total = 0;
-    for (size_t i = 0; i < count; i++)
+static void squares(const ck_trained *slices, size_t count, double *sums) {
+    for (size_t i = 0; i < count; i++) {
+        sums[i] = 0;
         for (size_t at = 0; at < slices[i].n; at += BLOCK) {
             size_t left = slices[i].n - at;
-            total += square_sum(slices[i].gradient + at, left < BLOCK ? left : BLOCK);
+            sums[i] += square_sum(slices[i].gradient + at, left < BLOCK ? left : BLOCK);
         }
-    return total;
+    }
 }
 
 static void adamw(const ck_adamw_step *with, const ck_trained *slices, size_t count) {

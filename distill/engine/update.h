@@ -22,8 +22,9 @@ typedef struct ck_adamw_step {
 
 /* Sums are in an order that depends on the sizes alone. */
 typedef struct ck_updates {
-    /* The sum of squares of all gradients; not finite if any of them is not. */
-    double (*squares)(const ck_trained *slices, size_t count);
+    /* Of each gradient the sum of squares, not finite if any of it is not, to sums[count], which
+     * are in the backend's memory too: what is not the program's need not be waited for here. */
+    void (*squares)(const ck_trained *slices, size_t count, double *sums);
     void (*adamw)(const ck_adamw_step *step, const ck_trained *slices, size_t count);
     /* average += change (value - average) */
     void (*average)(float *average, const float *value, size_t n, float change);

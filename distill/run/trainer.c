@@ -38,7 +38,8 @@ typedef struct work {
     size_t elements;
     ck_shard *shard; /* what is this process's of them; NULL: it is alone */
     float *whole;    /* moments for checkpoints where they are elsewhere: at others, on a card */
-    double norm;
+    size_t told; /* bytes into what a step tells: squares of each gradient, losses of each round */
+    double loss, norm;
     bool turn; /* in this step */
 } work;
 
@@ -50,6 +51,9 @@ struct ck_trainer {
     ck_resident *resident; /* all weights, where the backend's memory is not the program's; NULL */
     ck_trainer_settings settings;
     work works[CK_DISTILL_PARTS];
+    /* Of all parts, in the backend's memory, and as the program has read it: once a step. */
+    char *told, *heard;
+    size_t told_bytes;
     ck_world world;
     ck_params *ema;
     float **carried; /* everybody's feeds that are carried, in process 0 */
@@ -186,6 +190,8 @@ void ck_trainer_free(ck_trainer *t) {
         free(w->trained), free(w->whole);
     }
     free(t->sizes);
+    if (t->told) t->backend->free(t->told);
+    free(t->heard);
     ck_resident_free(t->resident);
     ck_shard_leave(t->backend);
     for (size_t i = 0; t->carried && i < t->d->feed_count; i++) free(t->carried[i]);
@@ -316,6 +322,26 @@ static ck_status make_optimizer(ck_trainer *t, work *w, ck_error *err) {
     return s;
 }
 
+/* What steps tell, which is less than anything else. */
+static ck_status make_told(ck_trainer *t, ck_error *err) {
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        t->works[i].told = t->told_bytes;
+        t->told_bytes += (t->works[i].optimizer->count + t->settings.accumulate) * sizeof(double);
+    }
+    t->told = t->backend->alloc(t->told_bytes);
+    t->heard = ck_alloc(t->told_bytes);
+    if (!t->told) return ck_backend_fail_memory(t->backend, "losses", t->told_bytes, err);
+    return t->heard ? CK_OK : ck_fail_memory(err, "losses");
+}
+
+static double *squares_of(char *memory, const work *w) {
+    return (double *)(memory + w->told);
+}
+
+static float *losses_of(char *memory, const work *w) {
+    return (float *)(squares_of(memory, w) + w->optimizer->count);
+}
+
 /* The averages, of which no graph may know. */
 static ck_status take_in(ck_trainer *t, const ck_params *p, ck_error *err) {
     float *weight;
@@ -340,6 +366,7 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
                 CK_TRY(ck_exec_borrow(t->sizes[k].plans[i].exec, most, err));
         CK_TRY(make_optimizer(t, &t->works[i], err));
     }
+    CK_TRY(make_told(t, err));
     CK_TRY(take_in(t, t->d->student.params, err));
     CK_TRY(take_in(t, t->d->average.params, err));
     return take_in(t, t->ema, err);
@@ -366,14 +393,13 @@ static void add_gradients(ck_trainer *t, work *w, const plan *p) {
     }
 }
 
-static ck_status run_part(ck_trainer *t, const sized *s, size_t part, double *loss, ck_error *err) {
+static ck_status run_part(ck_trainer *t, const sized *s, size_t part, size_t round, ck_error *err) {
     work *w = &t->works[part];
     const plan *p = &s->plans[part];
     CK_TRY(feed(s->d, p->exec, err));
     CK_TRY(ck_exec_run(p->exec, err));
-    float value;
-    CK_TRY(ck_exec_read(p->exec, p->loss, &value, 1, err));
-    *loss += (double)value / (double)t->settings.accumulate;
+    t->backend->copy(losses_of(t->told, w) + round, ck_exec_pointer(p->exec, p->loss),
+                     sizeof(float));
     if (w->sum) add_gradients(t, w, p);
     return CK_OK;
 }
@@ -395,13 +421,13 @@ static ck_status fill(ck_distill *d, const ck_data *data, ck_error *err) {
     return CK_OK;
 }
 
-/* From a part that has been run. */
+/* From a part that has been run, what is not as it was. */
 static ck_status carry(ck_trainer *t, const sized *s, ck_error *err) {
     size_t part = 0;
     while (!t->works[part].turn) part++;
     for (size_t i = 0; i < s->d->feed_count; i++) {
         ck_feed *f = &s->d->feeds[i];
-        if (f->from != CK_NONE)
+        if (f->from != CK_NONE && f->from != f->node)
             CK_TRY(ck_exec_read(s->plans[part].exec, f->from, f->value, f->n, err));
     }
     return CK_OK;
@@ -416,12 +442,15 @@ static const sized *choose_size(ck_trainer *t, const ck_data *data) {
     return s;
 }
 
-static ck_status run_round(ck_trainer *t, const ck_data *data, double *losses, ck_error *err) {
-    const sized *s = choose_size(t, data);
-    CK_TRY(fill(s->d, data, err));
+/* *s: the round's size. */
+static ck_status run_round(ck_trainer *t, const ck_data *data, size_t round, const sized **s,
+                           ck_error *err) {
+    t->d->round = t->d->step * t->settings.accumulate + round;
+    *s = choose_size(t, data);
+    CK_TRY(fill((*s)->d, data, err));
     for (size_t i = 0; i < t->d->part_count; i++)
-        if (t->works[i].turn) CK_TRY(run_part(t, s, i, &losses[i], err));
-    return carry(t, s, err);
+        if (t->works[i].turn) CK_TRY(run_part(t, *s, i, round, err));
+    return CK_OK;
 }
 
 /* The student so far is the teacher from here on. */
@@ -433,18 +462,41 @@ static void promote(ck_trainer *t) {
     ck_optimizer_reset(t->works[0].optimizer);
 }
 
-/* Loss and norm of a part over all processes; each gets the gradients of its share. */
-static ck_status join(ck_trainer *t, work *w, double *loss, ck_error *err) {
-    if (w->shard) CK_TRY(ck_shard_reduce(w->shard, w->sum, err));
-    w->norm = ck_optimizer_norm(w->optimizer);
+/* All rounds of the parts that have their turn; and for each process the gradients of its share.
+ * What is carried from the last round is read when all has been queued. */
+static ck_status run_rounds(ck_trainer *t, const ck_data *data, ck_error *err) {
+    size_t rounds = t->settings.accumulate;
+    const sized *s = NULL;
+    for (size_t k = 0; k < rounds; k++) {
+        if (k > 0) CK_TRY(carry(t, s, err));
+        CK_TRY(run_round(t, data, k, &s, err));
+    }
+    for (size_t i = 0; i < t->d->part_count; i++) {
+        work *w = &t->works[i];
+        if (!w->turn) continue;
+        if (w->shard) CK_TRY(ck_shard_reduce(w->shard, w->sum, err));
+        ck_optimizer_squares(w->optimizer, squares_of(t->told, w));
+    }
+    t->backend->read(t->heard, t->told, t->told_bytes);
+    return carry(t, s, err);
+}
+
+/* Loss and norm of a part, as it was heard; over all processes. */
+static ck_status judge(ck_trainer *t, work *w, ck_error *err) {
+    const float *losses = losses_of(t->heard, w);
+    w->loss = 0;
+    for (size_t k = 0; k < t->settings.accumulate; k++)
+        w->loss += (double)losses[k] / (double)t->settings.accumulate;
+    w->norm = ck_optimizer_norm(w->optimizer, squares_of(t->heard, w));
     if (!w->shard) return CK_OK;
     size_t size = t->world.size;
-    double mine[2] = {*loss, w->norm * w->norm}, squares = 0;
+    double mine[2] = {w->loss, w->norm * w->norm}, squares = 0;
     double *all = ck_alloc_array(2 * size, sizeof *all);
     if (!all) return ck_fail_memory(err, "the loss");
     ck_status s = ck_world_gather(&t->world, mine, 2, all, err);
-    *loss = 0;
-    for (size_t r = 0; r < size; r++) *loss += all[2 * r] / (double)size, squares += all[2 * r + 1];
+    w->loss = 0;
+    for (size_t r = 0; r < size; r++)
+        w->loss += all[2 * r] / (double)size, squares += all[2 * r + 1];
     w->norm = sqrt(squares);
     free(all);
     return s;
@@ -453,27 +505,19 @@ static ck_status join(ck_trainer *t, work *w, double *loss, ck_error *err) {
 ck_status ck_trainer_run(ck_trainer *t, const ck_data *data, ck_trainer_report *report,
                          ck_error *err) {
     ck_distill *d = t->d;
-    double losses[CK_DISTILL_PARTS] = {0}, norms[CK_DISTILL_PARTS];
     unsigned turns = d->method->turn ? d->method->turn(d) : ~0u;
     if (d->method->promote && d->method->promote(d)) promote(t);
-    for (size_t i = 0; i < d->part_count; i++) {
-        work *w = &t->works[i];
-        w->turn = turns >> i & 1;
-        if (w->sum) t->backend->zero(w->sum, w->elements * sizeof *w->sum);
-    }
-    for (size_t k = 0; k < t->settings.accumulate; k++) {
-        d->round = d->step * t->settings.accumulate + k;
-        CK_TRY(run_round(t, data, losses, err));
-    }
     for (size_t i = 0; i < CK_DISTILL_PARTS; i++) {
         work *w = &t->works[i];
-        if (w->turn)
-            CK_TRY(join(t, w, &losses[i], err));
-        else
-            losses[i] = w->norm = NAN;
-        norms[i] = w->norm;
+        w->loss = w->norm = NAN;
+        w->turn = i < d->part_count && (turns >> i & 1);
+        if (w->turn && w->sum) t->backend->zero(w->sum, w->elements * sizeof *w->sum);
     }
-    *report = (ck_trainer_report){losses[0], norms[0], losses[1], norms[1]};
+    CK_TRY(run_rounds(t, data, err));
+    for (size_t i = 0; i < d->part_count; i++)
+        if (t->works[i].turn) CK_TRY(judge(t, &t->works[i], err));
+    const work *first = &t->works[0], *second = &t->works[1];
+    *report = (ck_trainer_report){first->loss, first->norm, second->loss, second->norm};
     return CK_OK;
 }
 

@@ -141,7 +141,7 @@ void ck_gpu_adamw_step(ck_gpu_stream s, const ck_gpu_adamw *a, float *w, float *
 void ck_gpu_average(ck_gpu_stream s, float *average, const float *value, float change, int64_t n);
 /* The sum of squares, to *sum. partial: CK_GPU_SQUARES floats. */
 enum { CK_GPU_SQUARES = 256 };
-void ck_gpu_squares(ck_gpu_stream s, float *sum, const float *x, int64_t n, float *partial);
+void ck_gpu_squares(ck_gpu_stream s, double *sum, const float *x, int64_t n, float *partial);
 /* sum += factor x */
 void ck_gpu_add_scaled(ck_gpu_stream s, float *sum, const float *x, float factor, int64_t n);
 

@@ -64,23 +64,24 @@ typedef struct squares_args {
     float *sums; /* one for each block */
     const float *x;
     int64_t n;
-    bool squared; /* x are sums of squares already */
+    double *total; /* where x are sums of squares already: of all of them; else NULL */
 } squares_args;
 
 CK_GPU_KERNEL(squares, squares_args) {
     CK_GPU_THREADS(t) {
         float sum = 0;
-        CK_GPU_EACH(i, t, a->n) sum += a->squared ? a->x[i] : a->x[i] * a->x[i];
+        CK_GPU_EACH(i, t, a->n) sum += a->total ? a->x[i] : a->x[i] * a->x[i];
         shared[t] = sum;
     }
     ck_gpu_block_sum(shared);
     CK_GPU_THREADS(t) {
-        if (t == 0) a->sums[block] = shared[0];
+        if (t == 0 && a->total) *a->total = shared[0];
+        if (t == 0 && !a->total) a->sums[block] = shared[0];
     }
 }
 
-void ck_gpu_squares(ck_gpu_stream s, float *sum, const float *x, int64_t n, float *partial) {
-    squares_args first = {partial, x, n, false}, second = {sum, partial, CK_GPU_SQUARES, true};
+void ck_gpu_squares(ck_gpu_stream s, double *sum, const float *x, int64_t n, float *partial) {
+    squares_args first = {partial, x, n, NULL}, second = {NULL, partial, CK_GPU_SQUARES, sum};
     squares_launch(s, CK_GPU_SQUARES, &first);
     squares_launch(s, 1, &second);
 }

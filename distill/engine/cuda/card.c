@@ -1,6 +1,7 @@
 /* See card.h. */
 #include "distill/engine/cuda/card.h"
 
+#include "distill/engine/backend.h"
 #include "io/os.h"
 
 #include <stdbool.h>
@@ -8,16 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Two pieces of pinned memory: one is filled while the other is on its way. */
-enum { STAGES = 2, STAGE_BYTES = 32 << 20 };
+/* Two pieces of pinned memory: one is filled, by as much as fits, while the other is on its way. So
+ * what a step is fed with waits for no step before it. */
+enum { STAGES = 2, STAGE_BYTES = 32 << 20, STAGE_ALIGN = 256 };
 
 static struct {
     bool open;
     cudaStream_t stream;
     char *stage[STAGES];
     cudaEvent_t sent[STAGES]; /* what was in the piece has arrived */
-    size_t next;              /* the piece to be filled */
+    size_t now, filled;       /* the piece that is filled, and how far */
     char failure[512];        /* the first; "" */
+    bool full;                /* that it was */
     struct cudaDeviceProp is;
 } card;
 
@@ -35,9 +38,16 @@ void ck_card_note(const char *what, const char *why) {
     if (!card.failure[0]) snprintf(card.failure, sizeof card.failure, "%s: %s", what, why);
 }
 
-/* (A card that failed stays so: cudaGetLastError also says what became of kernels.) */
+void ck_card_note_full(const char *what) {
+    card.full |= !card.failure[0];
+    ck_card_note(what, "out of memory");
+}
+
+/* (A card that failed stays so: cudaGetLastError also says what became of kernels, which the driver
+ * loads when they are first used.) */
 ck_status ck_card_check(ck_error *err) {
     CK_CARD_NOTE(cudaGetLastError());
+    if (card.full) return ck_fail_full(ck_card_memory, card.failure, 0, err);
     return card.failure[0] ? ck_fail(err, CK_IO, "the card: %s", card.failure) : CK_OK;
 }
 
@@ -81,7 +91,8 @@ ck_status ck_card_open(ck_error *err) {
     CK_TRY(choose(count, err));
     CK_CARD_NOTE(cudaStreamCreateWithFlags(&card.stream, cudaStreamNonBlocking));
     for (int i = 0; i < STAGES; i++) {
-        CK_CARD_NOTE(cudaMallocHost((void **)&card.stage[i], STAGE_BYTES));
+        if (cudaMallocHost((void **)&card.stage[i], STAGE_BYTES) != cudaSuccess)
+            return ck_fail_memory(err, "64 MiB of the machine's memory that the card can reach");
         CK_CARD_NOTE(cudaEventCreateWithFlags(&card.sent[i], cudaEventDisableTiming));
     }
     CK_TRY(ck_card_check(err));
@@ -109,15 +120,23 @@ void ck_card_memory(size_t *available, size_t *all) {
     CK_CARD_NOTE(cudaMemGetInfo(available, all));
 }
 
+static void take_next_stage(void) {
+    CK_CARD_NOTE(cudaEventRecord(card.sent[card.now], card.stream));
+    card.now = (card.now + 1) % STAGES;
+    card.filled = 0;
+    CK_CARD_NOTE(cudaEventSynchronize(card.sent[card.now]));
+}
+
 void ck_card_write(void *dst, const void *src, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
-        size_t some = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES, k = card.next;
-        card.next = (k + 1) % STAGES;
-        CK_CARD_NOTE(cudaEventSynchronize(card.sent[k]));
-        memcpy(card.stage[k], (const char *)src + at, some);
-        CK_CARD_NOTE(cudaMemcpyAsync((char *)dst + at, card.stage[k], some, cudaMemcpyHostToDevice,
-                                     card.stream));
-        CK_CARD_NOTE(cudaEventRecord(card.sent[k], card.stream));
+    for (size_t at = 0, some; at < bytes; at += some) {
+        if (card.filled >= STAGE_BYTES) take_next_stage();
+        char *stage = card.stage[card.now] + card.filled;
+        size_t room = STAGE_BYTES - card.filled;
+        some = bytes - at < room ? bytes - at : room;
+        card.filled += (some + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
+        memcpy(stage, (const char *)src + at, some);
+        CK_CARD_NOTE(
+            cudaMemcpyAsync((char *)dst + at, stage, some, cudaMemcpyHostToDevice, card.stream));
     }
 }
 

@@ -35,11 +35,15 @@ void ck_card_copy(void *dst, const void *src, size_t bytes);
 
 /* Notes the first failure; anything else is only its consequence. */
 void ck_card_note(const char *what, const char *why);
+void ck_card_note_full(const char *what); /* CK_MEMORY then */
 ck_status ck_card_check(ck_error *err);
 #define CK_CARD_NOTE(call)                                                                         \
     do {                                                                                           \
         cudaError_t ck_card_code = (call);                                                         \
-        if (ck_card_code != cudaSuccess) ck_card_note(#call, cudaGetErrorString(ck_card_code));    \
+        if (ck_card_code == cudaErrorMemoryAllocation)                                             \
+            ck_card_note_full(#call);                                                              \
+        else if (ck_card_code != cudaSuccess)                                                      \
+            ck_card_note(#call, cudaGetErrorString(ck_card_code));                                 \
     } while (0)
 
 /* Runs nodes(context): the first time as it is, so that libraries make ready; the second time it is

@@ -40,7 +40,11 @@ enum { X, W, Y, ARRAYS };
 #define NOTE(call)                                                                                 \
     do {                                                                                           \
         cudnnStatus_t code = (call);                                                               \
-        if (code != CUDNN_STATUS_SUCCESS) ck_card_note(#call, cudnnGetErrorString(code));          \
+        if (code == CUDNN_STATUS_ALLOC_FAILED ||                                                   \
+            code == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)                          \
+            ck_card_note_full(#call);                                                              \
+        else if (code != CUDNN_STATUS_SUCCESS)                                                     \
+            ck_card_note(#call, cudnnGetErrorString(code));                                        \
     } while (0)
 
 ck_status ck_cuda_convolutions_open(ck_error *err) {

@@ -47,14 +47,14 @@ PRECISION(bf16, true, CK_CUDA_BF16)
 
 /* ---- Weights ---- */
 
-static ck_gpu_memory sums;
+static float *partial; /* sums of squares */
 
-static double squares(const ck_trained *slices, size_t count) {
-    return ck_gpu_squares_of(&sums, slices, count);
+static void squares(const ck_trained *slices, size_t count, double *sums) {
+    ck_gpu_squares_of(ck_card_stream(), slices, count, sums, partial);
 }
 
 static void adamw(const ck_adamw_step *step, const ck_trained *slices, size_t count) {
-    ck_gpu_adamw_of(&sums, step, slices, count);
+    ck_gpu_adamw_of(ck_card_stream(), step, slices, count);
 }
 
 static void average(float *average, const float *value, size_t n, float change) {
@@ -120,11 +120,9 @@ static ck_status open_all(ck_error *err) {
     CK_TRY(ck_cuda_products_open(err));
     CK_TRY(ck_cuda_convolutions_open(err));
     f32.stream = tf32.stream = bf16.stream = ck_card_stream();
-    if (sums.partial) return CK_OK;
-    float *partial = ck_card_alloc((CK_GPU_SQUARES + CK_GPU_SUMS) * sizeof *partial);
-    if (!partial) return ck_fail_memory(err, "the card");
-    sums = (ck_gpu_memory){ck_card_stream(), partial, ck_card_read};
-    return CK_OK;
+    const size_t bytes = CK_GPU_SQUARES * sizeof *partial;
+    if (!partial) partial = ck_card_alloc(bytes);
+    return partial ? CK_OK : ck_fail_full(ck_card_memory, "sums of squares", bytes, err);
 }
 
 static ck_status open_backend(const char *name, const ck_backend **b, ck_error *err) {

@@ -39,7 +39,10 @@ static struct {
 #define NOTE(call)                                                                                 \
     do {                                                                                           \
         cublasStatus_t code = (call);                                                              \
-        if (code != CUBLAS_STATUS_SUCCESS) ck_card_note(#call, cublasLtGetStatusString(code));     \
+        if (code == CUBLAS_STATUS_ALLOC_FAILED)                                                    \
+            ck_card_note_full(#call);                                                              \
+        else if (code != CUBLAS_STATUS_SUCCESS)                                                    \
+            ck_card_note(#call, cublasLtGetStatusString(code));                                    \
     } while (0)
 
 ck_status ck_cuda_products_open(ck_error *err) {
@@ -47,7 +50,8 @@ ck_status ck_cuda_products_open(ck_error *err) {
     NOTE(cublasLtCreate(&lt.handle));
     CK_TRY(ck_card_check(err));
     lt.workspace = ck_card_alloc(WORKSPACE);
-    return lt.workspace ? CK_OK : ck_fail_memory(err, "products of matrices");
+    return lt.workspace ? CK_OK
+                        : ck_fail_full(ck_card_memory, "products of matrices", WORKSPACE, err);
 }
 
 /* `rows` numbers beside each other (columns, in the library's words), `columns` times, in each of
