@@ -344,7 +344,7 @@ help:
 	@echo "make demo       merge real, tiny models and show what happened"
 	@echo "make bench-train  training steps beside torch's (PYTHON=... has it)"
 	@echo "make test-gpu bench-gpu   the tests and the speed of the plugin, on a card"
-	@echo "make bench      measure against cp, torch and others (needs 15 GB of disk)"
+	@echo "make bench      measure against cp, torch and others (PARTS=..., see tests/bench/run.sh; 15 GB of disk)"
 	@echo "make checkerboard  every distillation method on points in the plane (90 s)"
 	@echo "make table      the same, and the README's table of them"
 	@echo "make asan tsan valgrind   the tests under sanitizers and valgrind"

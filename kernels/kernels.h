@@ -47,6 +47,11 @@ typedef struct ck_kernels {
     void (*add_difference)(float *out, const float *a, const float *b, const float *c, float w,
                            size_t n);
 
+    /* out = c + sqrt(|a - c| |b - c|), the root rounded once, to f32, and with the sign of
+     * (1 - w) a + w b - c. */
+    void (*multiply_difference)(float *out, const float *a, const float *b, const float *c, float w,
+                                size_t n);
+
     /* out = w x */
     void (*scale)(float *out, const float *x, float w, size_t n);
 

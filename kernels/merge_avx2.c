@@ -14,5 +14,18 @@
 #define F16_ENCODE(x) ((vu16)_mm256_cvtps_ph((__m256)(x), _MM_FROUND_TO_NEAREST_INT))
 #define WIDEN8(b)     ((vu)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)(b))))
 
+#define ROOT(x, y) ((vf)root_avx2((__m256)(x), (__m256)(y)))
+
+/* The product of two f32 is exact in f64, and so far from the square of what lies halfway between
+ * two f32 that its root in f64 is on the right side. */
+__attribute__((target("avx2"))) static inline __m256 root_avx2(__m256 x, __m256 y) {
+    __m256d left = _mm256_mul_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)),
+                                 _mm256_cvtps_pd(_mm256_castps256_ps128(y)));
+    __m256d right = _mm256_mul_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)),
+                                  _mm256_cvtps_pd(_mm256_extractf128_ps(y, 1)));
+    return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_sqrt_pd(right)),
+                           _mm256_cvtpd_ps(_mm256_sqrt_pd(left)));
+}
+
 #include "kernels/merge_template.h"
 #endif

@@ -13,6 +13,12 @@ static inline fma_vector fma4(fma_vector a, fma_vector b, fma_vector c) {
                         fmaf(a[3], b[3], c[3])};
 }
 
+static inline float root(float x, float y) {
+    return (float)sqrt((double)x * (double)y);
+}
+
+#define ROOT(x, y)                                                                                 \
+    ((vf){root((x)[0], (y)[0]), root((x)[1], (y)[1]), root((x)[2], (y)[2]), root((x)[3], (y)[3])})
 #define FMA(a, b, c)    fma4(a, b, c)
 #define MUL_EVEN(a, b)  (((vu64)(a)&0xffffffffu) * ((vu64)(b)&0xffffffffu))
 #define PAIR_LOW(a, b)  ((vu64){(a)[0], (b)[0]})

@@ -7,6 +7,7 @@
  *   MUL_EVEN(a, b)  the products, 64 bits wide, of the lanes 0, 2, 4, ... of two vu, as vu64
  *   PAIR_LOW(a, b)  the lanes 0, 2, ... of two vu64, one of a, one of b; PAIR_HIGH(a, b): 1, 3, ...
  *   F16_DECODE(h), F16_ENCODE(x)   optional: vu16 <-> vf in hardware, to nearest even
+ *   ROOT(x, y)  sqrt(x y) of two vf, none negative: the f32 nearest to it
  *   WIDEN8(b)   optional: vu8 to vu in one instruction
  *
  * Vectors are those of GNU C: gcc and clang compile their operators for any instruction set. All
@@ -329,6 +330,18 @@ TARGET static void add_difference(float *out, const float *pa, const float *pb, 
     EACH(FMA(weight, b - c, a))
 }
 
+INLINE vf changed(vf a, vf b, vf c, vf w) {
+    vu direction = as_u((1 - w) * a + w * b - c);
+    vf size = ROOT(as_f(as_u(a - c) & MAGNITUDE), as_f(as_u(b - c) & MAGNITUDE));
+    return c + as_f(as_u(size) | (direction & ~(vu){0} << 31));
+}
+
+TARGET static void multiply_difference(float *out, const float *pa, const float *pb,
+                                       const float *pc, float w, size_t n) {
+    vf weight = splat(w);
+    EACH(changed(a, b, c, weight))
+}
+
 TARGET static void scale(float *out, const float *pa, float w, size_t n) {
     const float *pb = pa, *pc = pa;
     vf weight = splat(w);
@@ -503,6 +516,7 @@ const ck_kernels TABLE_NAME(SUFFIX) = {
                [CK_F64] = encode_f64},
     .lerp = lerp,
     .add_difference = add_difference,
+    .multiply_difference = multiply_difference,
     .scale = scale,
     .accumulate = accumulate,
     .panels = panels,

@@ -129,7 +129,7 @@ static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_
     size_t total = count + (ck_flags.base != NULL);
     if (total == 1 && (ck_flags.loras.count || ck_flags.blocks.adjust))
         return lora_recipe(r, count ? paths[0] : ck_flags.base, err);
-    if (total < 2)
+    if (total == 0 || (total == 1 && !ck_flags.method))
         return ck_fail(err, CK_USAGE,
                        "give at least two models, one and --lora FILE, or --recipe FILE; `ckmerge "
                        "--help` has examples");

@@ -109,6 +109,11 @@ float ref_weighted_sum(float a, float b, float alpha) {
     return fabsf(alpha) < 0.5f ? fmaf(alpha, b - a, a) : fmaf(alpha - 1, b - a, b);
 }
 
+float ref_multiply_difference(float a, float b, float c, float beta) {
+    long double size = sqrtl((long double)fabsf(a - c) * (long double)fabsf(b - c));
+    return c + copysignf((float)size, (1 - beta) * a + beta * b - c);
+}
+
 float ref_add_difference(float a, float b, float c, float alpha) {
     return fmaf(alpha, b - c, a);
 }

@@ -20,5 +20,6 @@ int ref_encode(ck_dtype dtype, float x, void *element);
 /* The methods of the merge, element by element. */
 float ref_weighted_sum(float a, float b, float alpha);
 float ref_add_difference(float a, float b, float c, float alpha);
+float ref_multiply_difference(float a, float b, float c, float beta);
 
 #endif

@@ -92,6 +92,11 @@ static void test_names(void **state) {
                                          "--weight 1,1,2 -o o"),
                    0, "in o", NULL);
     assert_true(first_value("o", "unet.w") == 2.75f);
+    program_expect(
+        program_run(f.folder, "ckmerge b.safetensors -m scale --set scale=2 -o twice -q"), 0, "",
+        NULL);
+    assert_true(first_value("twice", "unet.w") == 2 * first_value("b.safetensors", "unet.w"));
+    program_expect(program_run(f.folder, "ckmerge b.safetensors -m slerp"), 2, NULL, "takes 2 models, 1 given");
     program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors --weight 1,2 "
                                          "--normalize off -o p -q"),
                    0, "", NULL);

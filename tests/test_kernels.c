@@ -326,6 +326,9 @@ static void check_arithmetic(const ck_kernels *k, arithmetic m, size_t n, float 
     k->add_difference(m.out, m.a, m.b, m.c, w, n);
     for (size_t i = 0; i < n; i++)
         assert_true(same_float(m.out[i], ref_add_difference(m.a[i], m.b[i], m.c[i], w)));
+    k->multiply_difference(m.out, m.a, m.b, m.c, w, n);
+    for (size_t i = 0; i < n; i++)
+        assert_true(same_float(m.out[i], ref_multiply_difference(m.a[i], m.b[i], m.c[i], w)));
     k->scale(m.out, m.a, w, n);
     for (size_t i = 0; i < n; i++) assert_true(same_float(m.out[i], w * m.a[i]));
     k->accumulate(m.out, m.b, w, n);
@@ -384,6 +387,28 @@ static void test_arithmetic_in_place(void **state) {
         k->scale(want, in[0], 0.7f, N);
         k->scale(out, out, 0.7f, N);
         assert_memory_equal(out, want, SIZE);
+    }
+}
+
+/* Roots as near to the middle between two f32 as there are: m (m + 1) is (m + 1/2)^2 - 1/4. And
+ * what is special stays what it is. */
+static void test_roots(void **state) {
+    (void)state;
+    enum { N = 1 << 12 };
+    static float a[N], b[N], out[N];
+    const float zero[3] = {0}, end[3] = {0, INFINITY, 1e-45f};
+    size_t tables;
+    const ck_kernels *const *all = ck_kernels_all(&tables);
+    for (size_t t = 0; t < tables; t++) {
+        for (uint32_t i = 0; i < N; i++) {
+            a[i] = (float)((1 << 23) + i * 2047);
+            b[i] = a[i] + 1;
+        }
+        float none[N] = {0};
+        all[t]->multiply_difference(out, a, b, none, 0.5f, N);
+        assert_memory_equal(out, a, sizeof out);
+        all[t]->multiply_difference(out, end, end, zero, 0.5f, 3);
+        assert_memory_equal(out, end, sizeof end);
     }
 }
 
@@ -556,6 +581,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_panels),
         cmocka_unit_test(test_philox),
         cmocka_unit_test(test_thin),
+        cmocka_unit_test(test_roots),
         cmocka_unit_test(test_forced_isa),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

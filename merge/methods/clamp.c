@@ -25,7 +25,7 @@ CK_VECTORS static void limit(float *out, const float *x, const float *low, const
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n) {
     (void)k;
-    float low[CK_STRIP], high[CK_STRIP];
+    _Alignas(64) float low[CK_STRIP], high[CK_STRIP];
     memcpy(low, in[1], n * sizeof *low);
     memcpy(high, in[1], n * sizeof *high);
     for (size_t m = 2; m < args->inputs; m++) widen(low, high, in[m], n);

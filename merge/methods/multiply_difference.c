@@ -15,8 +15,6 @@ static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
     return CK_OK;
 }
 
-enum { RUN = 256 };
-
 /* y (x / y)^w of positive f32 (which as f64 are never subnormal), 0 <= w <= 1, off by less than
  * 1e-10 relative, with one division: x / y = 2^e (1 + f) / (1 - f), whose logarithm is e ln 2 + 2
  * artanh f. */
@@ -25,8 +23,11 @@ CK_INLINE double between(double x, double y, double w) {
     ck_split(x, &mx, &ex);
     ck_split(y, &my, &ey);
     bool small = mx<my * 0x1.6a09e667f3bcdp-1, large = mx * 0x1.6a09e667f3bcdp-1> my;
-    mx = small ? mx * 2 : large ? mx * 0.5 : mx;
-    double e = ex - ey + (small ? -1.0 : large ? 1.0 : 0.0);
+    double e = ex - ey;
+    mx = small ? mx * 2 : mx;
+    e = small ? e - 1 : e;
+    mx = large ? mx * 0.5 : mx;
+    e = large ? e + 1 : e;
     double f = (mx - my) / (mx + my), s = f * f, s2 = s * s;
     double p = (1 + s * (1. / 3)) + s2 * ((1. / 5 + s * (1. / 7)) + s2 * (1. / 9 + s * (1. / 11)));
     double t = w * (e * 0x1.62e42fefa39efp-1 + 2 * f * p);
@@ -39,52 +40,44 @@ CK_INLINE double between(double x, double y, double w) {
     return y * (q * ck_power_of_two(k));
 }
 
-/* size = x^(1 - alpha) y^alpha, for x and y >= 0 */
-CK_VECTORS static void mean(const double *x, const double *y, double alpha, double *size) {
-#pragma omp simd
-    for (size_t i = 0; i < RUN; i++) {
-        double sum = x[i] + y[i], product = between(x[i], y[i], 1 - alpha);
-        product = sum - sum == 0 ? product : sum; /* infinite, or no number */
-        size[i] = ((x[i] == 0) | (y[i] == 0)) ? 0 : product;
-    }
+/* x^(1 - alpha) y^alpha of distances */
+CK_INLINE double mean(double x, double y, double alpha) {
+    double sum = x + y, product = between(x, y, 1 - alpha);
+    product = sum - sum == 0 ? product : sum; /* infinite, or no number */
+    return ((x == 0) | (y == 0)) ? 0 : product;
 }
 
-/* The same for alpha 1/2, twice as fast. (The product of two f32 is exact in f64.) */
-CK_VECTORS static void middle(const double *x, const double *y, double *size) {
-#pragma omp simd
-    for (size_t i = 0; i < RUN; i++) size[i] = sqrt(x[i] * y[i]);
+CK_INLINE float change(float a, float b, float c, double size, float beta) {
+    return c + copysignf((float)size, (1 - beta) * a + beta * b - c);
 }
 
-CK_VECTORS static void distance(const float *a, const float *c, double *size, size_t n) {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++) size[i] = (double)fabsf(a[i] - c[i]);
-}
-
-CK_VECTORS static void step(const float *a, const float *b, const float *c, const double *size,
-                            float beta, float *out, size_t n) {
+/* At the ends the size is one of the distances, also where the other is 0. */
+CK_VECTORS static void end(const float *a, const float *b, const float *c, const float *nearest,
+                           float beta, float *out, size_t n) {
 #pragma omp simd
     for (size_t i = 0; i < n; i++)
-        out[i] = c[i] + copysignf((float)size[i], (1 - beta) * a[i] + beta * b[i] - c[i]);
+        out[i] = change(a[i], b[i], c[i], (double)fabsf(nearest[i] - c[i]), beta);
+}
+
+CK_VECTORS static void inside(const float *a, const float *b, const float *c, double alpha,
+                              float beta, float *out, size_t n) {
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        double x = (double)fabsf(a[i] - c[i]), y = (double)fabsf(b[i] - c[i]);
+        out[i] = change(a[i], b[i], c[i], mean(x, y, alpha), beta);
+    }
 }
 
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n) {
-    (void)k;
     double alpha = args->values[ALPHA].items[0];
-    double x[RUN] = {0}, y[RUN] = {0}, both[RUN];
-    for (size_t at = 0; at < n; at += RUN) {
-        size_t count = n - at < RUN ? n - at : RUN;
-        const float *a = in[0] + at, *b = in[1] + at, *c = in[2] + at;
-        distance(a, c, x, count);
-        distance(b, c, y, count);
-        if (alpha == 0.5)
-            middle(x, y, both);
-        else
-            mean(x, y, alpha, both);
-        /* At the ends it is one of them, also where the other is 0. */
-        const double *size = alpha == 0 ? x : alpha == 1 ? y : both;
-        step(a, b, c, size, (float)args->values[BETA].items[0], out + at, count);
-    }
+    float beta = (float)args->values[BETA].items[0];
+    if (alpha == 0.5)
+        k->multiply_difference(out, in[0], in[1], in[2], beta, n);
+    else if (alpha == 0 || alpha == 1)
+        end(in[0], in[1], in[2], in[(int)alpha], beta, out, n);
+    else
+        inside(in[0], in[1], in[2], alpha, beta, out, n);
 }
 
 extern const ck_method ck_multiply_difference;

@@ -24,7 +24,8 @@ CK_VECTORS static void add_mean(const float *base, const float *sum, const float
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
                   size_t n) {
     (void)k;
-    float least = (float)args->values[0].items[0], sum[CK_STRIP] = {0}, count[CK_STRIP] = {0};
+    float least = (float)args->values[0].items[0];
+    _Alignas(64) float sum[CK_STRIP] = {0}, count[CK_STRIP] = {0};
     for (size_t m = 1; m < args->inputs; m++) add_changes(in[0], in[m], least, sum, count, n);
     add_mean(in[0], sum, count, out, n);
 }
