@@ -261,7 +261,7 @@ gpu-pack:
 	@$(MAKE) --no-print-directory gpu-pack-here BUILD=$(BUILD)/plain ONEDNN=no
 	@rm -rf $(BUILD)/gpu && mv $(BUILD)/plain/gpu $(BUILD)/plain/gpu.tar.gz $(BUILD)
 .PHONY: gpu-pack-here
-gpu-pack-here: cuda $(BUILD)/ckdistill $(BUILD)/step $(addprefix $(BUILD)/tests/,test_ops test_unet test_run)
+gpu-pack-here: cuda $(BUILD)/ckdistill $(BUILD)/step $(addprefix $(BUILD)/tests/,test_ops test_unet test_run test_world)
 	@BUILD=$(BUILD) tests/gpu/pack.sh
 test-gpu: gpu-pack
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/test.sh

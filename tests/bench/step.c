@@ -2,7 +2,8 @@
  * forward, backward, clip, AdamW, averages, as ckdistill run makes them.
  *   step CONFIG.json BACKEND METHOD BATCH TOKENS [PEAK]
  * prints the best and the median of seven after three that make ready; PEAK: TFLOP/s of which a
- * share is said. tests/bench/step.py is "finetune" in torch. */
+ * share is said. Of several processes (mpirun) each has such a batch. tests/bench/step.py is
+ * "finetune" in torch. */
 #include "distill/methods/distill.h"
 #include "distill/run/trainer.h"
 #include "kernels/philox.h"
@@ -36,8 +37,8 @@ static ck_network network(const ck_unet_config *c, uint64_t seed) {
     return (ck_network){.unet = c, .params = ck_params_new(seed)};
 }
 
-static void build(ck_distill *d, const ck_unet_config *c, const char *method, int64_t n,
-                  int64_t tokens) {
+static void build(ck_distill *d, const ck_world *world, const ck_unet_config *c, const char *method,
+                  int64_t n, int64_t tokens) {
     ck_schedule schedule = ck_schedule_sd();
     ck_process *process;
     ok(ck_process_new(&schedule, 0, &process, &err));
@@ -50,7 +51,9 @@ static void build(ck_distill *d, const ck_unet_config *c, const char *method, in
     d->guidance = d->method->teacher ? 7.5 : 1;
     d->steps = 1000;
     d->process = process;
-    d->batch = d->total = (size_t)n;
+    d->batch = (size_t)n;
+    d->total = d->batch * world->size;
+    d->first = d->batch * world->rank;
     d->shape = CK_SHAPE(n, c->sample_size, c->sample_size, c->in_channels);
     d->student = network(c, 1);
     if (d->method->teacher) d->teacher = network(c, 2);
@@ -84,6 +87,25 @@ static void time_steps(ck_trainer *t, ck_distill *d, double seconds[TIMES], doub
     qsort(seconds, TIMES, sizeof *seconds, by_time);
 }
 
+/* samples/s of all processes, TFLOP/s of each. */
+static void tell(char **argv, const ck_trainer *t, const ck_distill *d, const ck_backend *b,
+                 const double seconds[TIMES], double loss) {
+    size_t available = 0, all = 0;
+    double middle = seconds[TIMES / 2], work = 0;
+    if (b->memory) b->memory(&available, &all);
+    for (size_t i = 0; i < d->part_count; i++) work += ck_trainer_operations(t, i);
+    double speed = work / middle / 1e12;
+    printf("%s, %s, batch %s", argv[2], argv[3], argv[4]);
+    if (d->total > d->batch) printf(" x %zu processes", d->total / d->batch);
+    printf(": %.1f ms a step (best %.1f), %.2f samples/s, %.2f TFLOP/s", 1e3 * middle,
+           1e3 * seconds[0], (double)d->total / middle, speed);
+    if (argv[6]) printf(" (%.1f%% of %s)", 100 * speed / atof(argv[6]), argv[6]);
+    printf(", plan %.0f MiB, weights and moments %.0f MiB", (double)ck_trainer_peak(t) / 0x1p20,
+           (double)ck_trainer_held(t) / 0x1p20);
+    if (all) printf(", of the card %.0f MiB taken", (double)(all - available) / 0x1p20);
+    printf(", loss %.4g\n", loss);
+}
+
 int main(int argc, char **argv) {
     if (argc < 6) {
         fprintf(stderr, "usage: step CONFIG.json BACKEND METHOD BATCH TOKENS [PEAK]\n");
@@ -93,26 +115,23 @@ int main(int argc, char **argv) {
     const ck_backend *b;
     static ck_distill d;
     ck_trainer *t;
-    double seconds[TIMES], loss, work = 0, n = atof(argv[4]);
+    ck_world world;
+    double seconds[TIMES], loss;
+    ok(ck_world_open(&world, &err));
     ok(ck_unet_read(argv[1], &c, &err));
     ok(ck_backend_open(argv[2], &b, &err));
-    build(&d, &c, argv[3], atoll(argv[4]), atoll(argv[5]));
-    const ck_trainer_settings how = {
-        .accumulate = 1, .clip = 1, .target = 0.95, .rival = 1, .adamw = {0.9, 0.999, 1e-8, 0.01}};
+    build(&d, &world, &c, argv[3], atoll(argv[4]), atoll(argv[5]));
+    const ck_trainer_settings how = {.accumulate = 1,
+                                     .clip = 1,
+                                     .target = 0.95,
+                                     .rival = 1,
+                                     .adamw = {0.9, 0.999, 1e-8, 0.01},
+                                     .world = &world};
     ok(ck_trainer_new(&d, b, &how, &t, &err));
     ok(ck_trainer_allocate(t, 0, &err));
-    size_t available = 0, all = 0;
     time_steps(t, &d, seconds, &loss);
-    if (b->memory) b->memory(&available, &all);
-    for (size_t i = 0; i < d.part_count; i++) work += ck_trainer_operations(t, i);
-    double middle = seconds[TIMES / 2], speed = work / middle / 1e12;
-    printf("%s, %s, batch %s: %.1f ms a step (best %.1f), %.2f samples/s, %.2f TFLOP/s", argv[2],
-           argv[3], argv[4], 1e3 * middle, 1e3 * seconds[0], n / middle, speed);
-    if (argc > 6) printf(" (%.1f%% of %s)", 100 * speed / atof(argv[6]), argv[6]);
-    printf(", plan %.0f MiB, weights and moments %.0f MiB", (double)ck_trainer_peak(t) / 0x1p20,
-           (double)ck_trainer_held(t) / 0x1p20);
-    if (all) printf(", of the card %.0f MiB taken", (double)(all - available) / 0x1p20);
-    printf(", loss %.4g\n", loss);
+    if (world.rank == 0) tell(argv, t, &d, b, seconds, loss);
     ck_trainer_free(t);
+    ck_world_close(&world);
     return 0;
 }

@@ -9,6 +9,14 @@ step() { ours timeout 120 "$gpu/step" $config "$@" 77 "$PEAK" || echo "step $*: 
 for device in cuda-tf32 cuda; do step $device finetune 8; done
 step cuda-tf32 finetune 32
 step cuda-tf32 lcm 8
+# One process a card, each with a batch of 8: of cards that lose nothing the step is as long as one's.
+cards=$(nvidia-smi -L | wc -l)
+if [ "$cards" -gt 1 ] && command -v mpirun >/dev/null; then
+    ours timeout 180 mpirun --allow-run-as-root --oversubscribe -n "$cards" "$gpu/step" $config cuda-tf32 \
+        finetune 8 77 "$PEAK" || echo "$cards cards: failed ($?)"
+else
+    echo "several cards: $cards here, mpirun $(command -v mpirun || echo 'not found'); left out"
+fi
 if "$PYTHON" -c "import torch, diffusers" 2>/dev/null; then
     for batch in 8 32; do
         timeout 240 "$PYTHON" tests/bench/step.py $config $batch 77 2>/dev/null ||

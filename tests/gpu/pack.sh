@@ -5,7 +5,7 @@
 set -euo pipefail
 BUILD=${BUILD:-build} to=${BUILD:-build}/gpu
 rm -rf "$to" && mkdir -p "$to/lib"
-cp "$BUILD"/{ckdistill,step,libck-cuda.so} "$BUILD"/tests/test_{ops,unet,run} "$to"
+cp "$BUILD"/{ckdistill,step,libck-cuda.so} "$BUILD"/tests/test_{ops,unet,run,world} "$to"
 strip "$to"/{ckdistill,step,test_*}
 # (Every Linux has those of the compiler and the C library; oneDNN is large, and left out by the
 # build.)

@@ -2,7 +2,9 @@
 # The tests of the backend "cuda" on a card: every operation against the reference (test_ops), a
 # whole UNet, its gradients and ten steps of AdamW against torch's (test_unet), runs that are killed
 # and go on to the same bits, and losses beside the processor's (test_run); pictures of the tiny
-# model beside the processor's; then compute-sanitizer where it is. All are run even if one fails.
+# model beside the processor's; NCCL with one card and, where there are two and mpirun, runs of two
+# processes beside those of one (test_world); then compute-sanitizer where it is. All are run even if
+# one fails.
 set -uo pipefail
 . tests/gpu/env.sh || exit 1
 failed=""
@@ -10,6 +12,10 @@ try() { echo "== $*"; ours timeout 240 "$@" || failed="$failed; $*"; }
 try "$gpu/test_ops"
 try "$gpu/test_unet"
 try "$gpu/test_run"
+case $(ours "$gpu/test_world" cuda 2>&1) in
+*libnccl*) echo "NCCL: not found, left out" ;;
+*) try "$gpu/test_world" ;;
+esac
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 for device in cpu cuda cuda-tf32; do
