@@ -156,10 +156,10 @@ typedef struct ck_nn_amx {
      * CK_NN_AMX_STEPS(k) KiB. right: for the right side of a product. */
     void (*pack)(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool right);
     /* The same of numbers that lie anywhere: number k of the first vector at x + at[k], or zero
-     * where at[k] < 0, that of the next beside it, and so on. half: x is of bf16. There are
-     * 32 CK_NN_AMX_STEPS(k) places. */
-    void (*gather)(uint32_t *to, const void *x, bool half, const int64_t *at, size_t m, size_t k,
-                   bool right);
+     * where at[k] < 0, that of the next beside it, and so on. half: x is of bf16. group: see
+     * ck_nn_tiles. There are 32 CK_NN_AMX_STEPS(k) places. */
+    void (*gather)(uint32_t *to, size_t group, const void *x, bool half, const int64_t *at,
+                   size_t m, size_t k, bool right);
     /* The inner products of m left and n right vectors, + bias (of n) unless that is NULL. */
     void (*multiply)(ck_nn_result c, ck_nn_tiles left, ck_nn_tiles right, size_t m, size_t n,
                      size_t k, const float *bias);

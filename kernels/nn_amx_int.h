@@ -108,8 +108,8 @@ INLINE __m512i paired(__m512 first, __m512 second) {
 /* nn_amx_product.c */
 void ck_nn_amx__pair(uint32_t *to, const float *a, const float *b, size_t n);
 void ck_nn_amx__pack(uint32_t *to, ck_nn_side x, size_t m, size_t k, bool right);
-void ck_nn_amx__gather(uint32_t *to, const void *x, bool half, const int64_t *at, size_t m,
-                       size_t k, bool right);
+void ck_nn_amx__gather(uint32_t *to, size_t group, const void *x, bool half, const int64_t *at,
+                       size_t m, size_t k, bool right);
 void ck_nn_amx__multiply(ck_nn_result c, ck_nn_tiles a, ck_nn_tiles b, size_t m, size_t n, size_t k,
                          const float *bias);
 

@@ -77,17 +77,26 @@ INLINE void gather_tile(pair *to, const void *x, bool half, const int64_t *at, b
     if (!right) turn(to, to);
 }
 
-TARGET void ck_nn_amx__gather(uint32_t *to, const void *x, bool half, const int64_t *at, size_t m,
-                              size_t k, bool right) {
-    size_t group = CK_NN_AMX_STEPS(k) * AREA;
-    for (size_t s = 0; s < k; s += DEPTH, to += AREA)
+/* The numbers at the next 32 places, m of each, are on their way while these are brought into
+ * tiles: hardware does not guess where they are. */
+INLINE void fetch(const void *x, size_t size, const int64_t *at, size_t m) {
+    for (size_t i = 0; i < DEPTH; i++)
+        for (size_t b = 0; b < m * size; b += 64)
+            _mm_prefetch((const char *)x + at[i] * (int64_t)size + (int64_t)b, _MM_HINT_T0);
+}
+
+TARGET void ck_nn_amx__gather(uint32_t *to, size_t group, const void *x, bool half,
+                              const int64_t *at, size_t m, size_t k, bool right) {
+    for (size_t s = 0; s < k; s += DEPTH, to += AREA) {
+        if (s + DEPTH < k) fetch(x, half ? 2 : 4, at + s + DEPTH, m);
         for (size_t i = 0; i < m; i += TILE) {
-            pair *tile = to + i / TILE * group;
+            pair *tile = to + i / TILE * group / sizeof *to;
             if (half)
                 gather_tile(tile, (const uint16_t *)x + i, true, at + s, right);
             else
                 gather_tile(tile, (const float *)x + i, false, at + s, right);
         }
+    }
 }
 
 /* One or two by one or two tiles of sums: c = the products + bias, or + what is at `add`, in rows
