@@ -34,7 +34,8 @@ static const ck_option options[] = {
      .type = CK_OPT_TEXT,
      .value = &parts.tokenizer,
      .help = "for a model in one file: a folder with vocab.json and merges.txt, and T5's "
-             "tokenizer.json; or with the folders tokenizer, tokenizer_2, ... of diffusers"},
+             "tokenizer.json or spiece.model; or with the folders tokenizer, tokenizer_2, ... of "
+             "diffusers"},
     {.name = "unet",
      .argument = "FILE",
      .type = CK_OPT_TEXT,
@@ -320,6 +321,7 @@ static ck_status make(ck_model *m, const ck_backend *b, ck_generate_options *o, 
         fprintf(stderr, "%zu tokens of the prompts found no place in a text encoder\n", m->lost);
     if (s == CK_OK && latents_out) s = write_latents(o, size, latents, err);
     if (s == CK_OK) {
+        ck_params_unload(m->unet); /* room for the decoder */
         ck_to_channels_last(latents, o->count, size[0], size[1] * size[2], last);
         s = ck_model_decode(m, b, last, o->count, size[1], size[2], pixels, err);
     }

@@ -125,11 +125,37 @@ static void check_run(const char *path, const char *sampler, ck_spacing spacing,
     ck_to_channels_last(latents, 1, 4, 256, last);
     ok(ck_model_decode(&m, b, last, 1, 16, 16, pixels, &err));
     for (size_t i = 0; i < 1024; i++) assert_true(fabsf(pixels[i] - picture[i]) < 1e-4f);
+    /* The encoders are not in memory by now, and come back when they are asked. */
+    assert_int_equal(ck_params_count(m.text[0].params), 0);
+    ok(ck_generate(&m, b, &o, last, &err));
+    assert_memory_equal(last, latents, sizeof latents);
     o.width = 36;
     assert_int_equal(ck_generate(&m, b, &o, latents, &err), CK_USAGE);
     free(noise), free(states), free(picture);
     ck_model_close(&m);
     ck_reader_close(r);
+}
+
+/* What is the file's is read again, what was added stays. */
+static void test_unloading(void **state) {
+    (void)state;
+    static const char name[] = "final_layer_norm.weight";
+    ck_params *p;
+    size_t norm, added;
+    ok(ck_params_open("tests/data/models/base/text_encoder/model.safetensors", "", &p, &err));
+    const int64_t width = (int64_t)ck_params_tensor(p, name)->shape[0], four = 4;
+    ok(ck_params_need(p, name, 1, &width, &norm, &err));
+    ok(ck_params_add(p, "added.weight", 1, &four, &err));
+    ok(ck_params_need(p, "added.weight", 1, &four, &added, &err));
+    float first = ck_params_data(p, norm)[0];
+    ck_params_data(p, norm)[0] = ck_params_data(p, added)[0] = 7;
+    ck_params_unload(p);
+    assert_int_equal(ck_params_count(p), 1);
+    ok(ck_params_need(p, name, 1, &width, &norm, &err));
+    ok(ck_params_need(p, "added.weight", 1, &four, &added, &err));
+    assert_true(ck_params_data(p, norm)[0] == first && first != 7);
+    assert_true(ck_params_data(p, added)[0] == 7);
+    ck_params_free(p);
 }
 
 static void test_generate(void **state) {
@@ -157,10 +183,9 @@ static void test_ends(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vae),
-        cmocka_unit_test(test_clip),
-        cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_generate),
+        cmocka_unit_test(test_vae),       cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_ends),      cmocka_unit_test(test_generate),
+        cmocka_unit_test(test_unloading),
     };
     return cmocka_run_group_tests_name("models", tests, NULL, NULL);
 }

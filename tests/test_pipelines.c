@@ -1,11 +1,9 @@
-/* Tiny SD3 and FLUX folders through `ckdistill sample`, against diffusers' pipelines; T5's
- * tokenizer. See tests/interop/make_pipelines.py. */
+/* Tiny SD3 and FLUX folders through `ckdistill sample`, against diffusers' pipelines. See
+ * tests/interop/make_pipelines.py. */
 #include "tests/check.h"
 #include "tests/program.h"
 
 #include "distill/engine/params.h"
-#include "distill/models/unigram.h"
-#include "io/json.h"
 #include "io/os.h"
 #include "io/writer.h"
 
@@ -22,67 +20,6 @@ static ck_error err;
 static void ok(ck_status s) {
     if (s != CK_OK) print_error("%s\n", err.message);
     assert_int_equal(s, CK_OK);
-}
-
-/* ---- T5's tokenizer ---- */
-
-static void test_pieces(void **state) {
-    (void)state;
-    enum { LENGTH = 64 };
-    ck_json doc;
-    ck_unigram *u;
-    ok(ck_json_load(DATA "t5.json", &doc, &err));
-    ok(ck_unigram_open(DATA "sd3", "_3", &u, &err));
-    int cases = 0;
-    const cJSON *one;
-    cJSON_ArrayForEach(one, doc.root) {
-        const char *prompt = cJSON_GetObjectItem(one, "prompt")->valuestring;
-        const cJSON *want = cJSON_GetObjectItem(one, "ids")->child;
-        int32_t ids[LENGTH];
-        size_t lost;
-        ok(ck_unigram_encode(u, prompt, LENGTH, ids, &lost, &err));
-        for (int i = 0; i < LENGTH; i++, want = want->next) {
-            if (ids[i] != want->valueint) print_error("'%s': token %d\n", prompt, i);
-            assert_int_equal(ids[i], want->valueint);
-        }
-        cases++;
-    }
-    assert_true(cases > 10);
-    int32_t few[4];
-    size_t lost;
-    ok(ck_unigram_encode(u, "a photo of a cat, a dog", 4, few, &lost, &err));
-    assert_true(lost > 3 && few[3] == 1);
-    assert_int_equal(ck_unigram_encode(u, "\xff", 4, few, &lost, &err), CK_USAGE);
-    ck_unigram_close(u);
-    ck_json_free(&doc);
-}
-
-static const struct {
-    const char *text, *says;
-} malformed[] = {
-    {"[]", "has no model"},
-    {"{\"model\": {\"type\": \"BPE\", \"vocab\": [], \"unk_id\": 0}}", "no Unigram"},
-    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": {}, \"unk_id\": 0}}", "no Unigram"},
-    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\"]], \"unk_id\": 0}}", "score"},
-    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", 0], [\"a\", 1]], \"unk_id\": 0}}",
-     "twice"},
-    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", 0]], \"unk_id\": 1}}", "unk_id"},
-    {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", 0]], \"unk_id\": 0}}", "</s>"},
-};
-
-static void test_malformed(void **state) {
-    (void)state;
-    char folder[] = "/tmp/ck_pipelines.XXXXXX", path[64];
-    assert_non_null(mkdtemp(folder));
-    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
-    for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
-        ck_unigram *u;
-        ok(ck_write_file(path, malformed[i].text, strlen(malformed[i].text), true, &err));
-        assert_int_equal(ck_unigram_open(folder, "", &u, &err), CK_INPUT);
-        assert_non_null(strstr(err.message, malformed[i].says));
-    }
-    unlink(path);
-    rmdir(folder);
 }
 
 /* ---- Whole models ---- */
@@ -240,10 +177,8 @@ static void test_info(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pieces), cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_sd3),    cmocka_unit_test(test_flux),
-        cmocka_unit_test(test_info),   cmocka_unit_test(test_flags),
-        cmocka_unit_test(test_broken), cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_sd3),   cmocka_unit_test(test_flux),   cmocka_unit_test(test_info),
+        cmocka_unit_test(test_flags), cmocka_unit_test(test_broken), cmocka_unit_test(test_lost),
     };
     return cmocka_run_group_tests_name("pipelines", tests, NULL, NULL);
 }

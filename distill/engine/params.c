@@ -177,6 +177,25 @@ void ck_params_hollow(ck_params *p) {
     p->hollow = true;
 }
 
+static size_t number_of(const ck_reader *source, const ck_tensor *t) {
+    return (size_t)(t - ck_reader_tensor(source, 0));
+}
+
+void ck_params_unload(ck_params *p) {
+    size_t kept = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        weight *w = &p->weights[i];
+        if (!w->tensor) {
+            p->weights[kept++] = *w;
+            continue;
+        }
+        p->index_of[number_of(p->source, w->tensor)] = 0;
+        free(w->name);
+        free(w->data);
+    }
+    p->count = kept;
+}
+
 void ck_params_free(ck_params *p) {
     if (!p) return;
     for (size_t i = 0; i < p->count; i++) {
@@ -197,10 +216,6 @@ const ck_tensor *ck_params_tensor(const ck_params *p, const char *name) {
     char full[512];
     int n = snprintf(full, sizeof full, "%s%s", p->prefix, name);
     return n > 0 && (size_t)n < sizeof full ? ck_reader_find(p->source, full) : NULL;
-}
-
-static size_t number_of(const ck_reader *source, const ck_tensor *t) {
-    return (size_t)(t - ck_reader_tensor(source, 0));
 }
 
 /* SIZE_MAX if it was not asked for. */

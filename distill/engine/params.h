@@ -50,6 +50,9 @@ void ck_params_hollow(ck_params *p);
 /* The index of the weight, loading (or making) it. shape is the engine's, rank 1 to 5. */
 ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t *shape,
                          size_t *index, ck_error *err);
+/* Frees the weights that are the file's, to be read again when they are asked for: no graph may
+ * have them. Indices of others change. */
+void ck_params_unload(ck_params *p);
 /* A weight that the file lacks, of zeros, for what a student has and its teacher has not; to be
  * asked for afterwards like those of the file, after which checkpoints have it. CK_USAGE when there
  * is one of this name. */

@@ -32,7 +32,8 @@ typedef struct ck_generate_options {
 ck_status ck_generate_size(const ck_model *m, const ck_generate_options *o, size_t size[3],
                            ck_error *err);
 
-/* latents: count x C x h x w, of the UNet's scale. */
+/* latents: count x C x h x w, of the UNet's scale. Of the model's weights only the network's are in
+ * memory afterwards. */
 ck_status ck_generate(ck_model *m, const ck_backend *b, const ck_generate_options *o,
                       float *latents, ck_error *err);
 

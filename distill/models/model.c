@@ -279,6 +279,11 @@ ck_status ck_model_encode_texts(ck_model *m, const ck_backend *b, const char *co
     return s;
 }
 
+void ck_model_unload_texts(ck_model *m) {
+    for (size_t i = 0; i < m->texts; i++) ck_params_unload(m->text[i].params);
+    if (m->t5.params) ck_params_unload(m->t5.params);
+}
+
 /* ---- Images ---- */
 
 enum { BATCH = 16 };
@@ -347,6 +352,7 @@ ck_status ck_model_check_decoder(ck_model *m, size_t h, size_t w, ck_error *err)
     build_decoder(&c, m, 1, h, w);
     ck_status s = ck_graph_check(c.o.graph, err);
     end(&c.o);
+    ck_params_unload(m->vae);
     return s;
 }
 

@@ -71,8 +71,8 @@ typedef struct ck_model_parts {
 /* path: a folder as diffusers lays it out (Stable Diffusion 1, 2, XL, 3, FLUX); or one file of such
  * a model, under its makers' names or diffusers'. Text encoders and VAE that it lacks are given as
  * parts (SD3 goes without T5, too), its configs are told from shapes. A file has no vocabulary:
- * parts->tokenizer is a folder with vocab.json and merges.txt, and T5's tokenizer.json, or with the
- * folders tokenizer, tokenizer_2 and tokenizer_3 that diffusers' have.
+ * parts->tokenizer is a folder with vocab.json and merges.txt, and T5's tokenizer.json or
+ * spiece.model, or with the folders tokenizer, tokenizer_2 and tokenizer_3 that diffusers' have.
  * parts may be NULL. CK_INPUT: a part is missing or not what its config says, with file and field;
  * a file with a model of unusual size, of which shapes do not say all. */
 ck_status ck_model_open(const char *path, const ck_model_parts *parts, ck_model *m, ck_error *err);
@@ -97,6 +97,8 @@ size_t ck_model_pooled(const ck_model *m);
 /* n prompts to context[n tokens width] and, for models with a pooled output, pooled[n pooled]. */
 ck_status ck_model_encode_texts(ck_model *m, const ck_backend *b, const char *const *prompts,
                                 size_t n, float *context, float *pooled, ck_error *err);
+/* Frees the encoders' weights; they are read again when they are needed. */
+void ck_model_unload_texts(ck_model *m);
 
 /* n images N H W C in [-1, 1] to the latents' mean, scaled for the UNet: n h w latent_channels,
  * with h = H / ck_vae_factor(). */

@@ -220,11 +220,12 @@ ck_status ck_model__open_file(const char *path, const ck_model_parts *parts, ck_
     ck_reader *r;
     source s = {.path = path, .parts = parts};
     if (!parts->tokenizer && !m->planned)
-        return ck_fail(err, CK_USAGE,
-                       "%s: a model in one file has no vocabulary: --tokenizer (a config's "
-                       "tokenizer) names a folder with vocab.json and merges.txt, such as any "
-                       "Stable Diffusion folder has; with T5, with its tokenizer.json, too",
-                       path);
+        return ck_fail(
+            err, CK_USAGE,
+            "%s: a model in one file has no vocabulary: --tokenizer (a config's "
+            "tokenizer) names a folder with vocab.json and merges.txt, such as any "
+            "Stable Diffusion folder has; with T5, with its tokenizer.json or spiece.model, too",
+            path);
     CK_TRY(ck_reader_open(path, &r, err));
     s.reader = r;
     ck_status status = ck_anatomy_of(r, &s.anatomy, err);

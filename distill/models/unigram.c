@@ -1,34 +1,19 @@
 /* Pieces and their scores, see unigram.h. */
-#include "distill/models/unigram.h"
+#include "distill/models/unigram_int.h"
 
 #include "distill/models/unicode.h"
-#include "io/json.h"
 #include "io/os.h"
 #include "io/utf8.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_PROMPT = 16 << 10, MAX_PIECE = 256 };
+enum { MAX_PROMPT = 16 << 10, MAX_FILE = 64 << 20 };
 
-typedef struct piece {
-    const char *text; /* in the document */
-    size_t n;
-    double score;
-    int32_t id;
-} piece;
-
-struct ck_unigram {
-    ck_json doc;
-    piece *pieces; /* by text */
-    size_t count, longest;
-    int32_t unknown, end, pad;
-    double unknown_score;
-};
-
-/* ---- tokenizer.json ---- */
+/* ---- Pieces ---- */
 
 static int compare_texts(const char *a, size_t n, const char *b, size_t m) {
     int c = memcmp(a, b, n < m ? n : m);
@@ -36,34 +21,26 @@ static int compare_texts(const char *a, size_t n, const char *b, size_t m) {
 }
 
 static int compare_pieces(const void *a, const void *b) {
-    const piece *x = a, *y = b;
+    const ck_piece *x = a, *y = b;
     return compare_texts(x->text, x->n, y->text, y->n);
 }
 
-static const piece *find_piece(const ck_unigram *u, const char *text, size_t n) {
-    piece key = {.text = text, .n = n};
+static const ck_piece *find_piece(const ck_unigram *u, const char *text, size_t n) {
+    ck_piece key = {.text = text, .n = n};
     return bsearch(&key, u->pieces, u->count, sizeof key, compare_pieces);
 }
 
-static ck_status read_piece(const ck_json *doc, const cJSON *node, int32_t id, piece *p,
-                            ck_error *err) {
-    const cJSON *text = cJSON_IsArray(node) ? node->child : NULL;
-    const cJSON *score = text ? text->next : NULL;
-    if (!cJSON_IsString(text) || !cJSON_IsNumber(score) || score->next)
-        return ck_json_fail(doc, node, err, "must be a piece and its score");
-    *p = (piece){text->valuestring, strlen(text->valuestring), score->valuedouble, id};
-    if (p->n > MAX_PIECE) return ck_json_fail(doc, text, err, "a piece of %zu bytes", p->n);
+static ck_status find_special(const ck_unigram *u, const char *name, const char *text, int32_t *id,
+                              ck_error *err) {
+    const ck_piece *p = find_piece(u, text, strlen(text));
+    if (!p) return ck_fail(err, CK_INPUT, "%s: no piece '%s'", name, text);
+    *id = p->id;
     return CK_OK;
 }
 
-static ck_status read_pieces(ck_unigram *u, const cJSON *vocabulary, ck_error *err) {
+ck_status ck_unigram__finish(ck_unigram *u, const char *name, ck_error *err) {
     double least = 0;
-    u->count = (size_t)cJSON_GetArraySize(vocabulary);
-    u->pieces = ck_alloc_array(u->count, sizeof *u->pieces);
-    if (!u->pieces) return ck_fail_memory(err, u->doc.name);
-    const cJSON *node = vocabulary->child;
-    for (size_t i = 0; i < u->count; i++, node = node->next) {
-        CK_TRY(read_piece(&u->doc, node, (int32_t)i, &u->pieces[i], err));
+    for (size_t i = 0; i < u->count; i++) {
         least = fmin(least, u->pieces[i].score);
         if (u->pieces[i].n > u->longest) u->longest = u->pieces[i].n;
     }
@@ -71,52 +48,38 @@ static ck_status read_pieces(ck_unigram *u, const cJSON *vocabulary, ck_error *e
     qsort(u->pieces, u->count, sizeof *u->pieces, compare_pieces);
     for (size_t i = 1; i < u->count; i++)
         if (compare_pieces(&u->pieces[i - 1], &u->pieces[i]) == 0)
-            return ck_json_fail(&u->doc, vocabulary, err, "piece '%s' is there twice",
-                                u->pieces[i].text);
-    return CK_OK;
+            return ck_fail(err, CK_INPUT, "%s: piece '%.*s' is there twice", name,
+                           (int)u->pieces[i].n, u->pieces[i].text);
+    CK_TRY(find_special(u, name, "</s>", &u->end, err));
+    return find_special(u, name, "<pad>", &u->pad, err);
 }
 
-static ck_status find_special(const ck_unigram *u, const char *text, int32_t *id, ck_error *err) {
-    const piece *p = find_piece(u, text, strlen(text));
-    if (!p) return ck_json_fail(&u->doc, u->doc.root, err, "no piece '%s'", text);
-    *id = p->id;
-    return CK_OK;
-}
+/* ---- Opening ---- */
 
-static ck_status read_tokenizer(ck_unigram *u, ck_error *err) {
-    const cJSON *model = cJSON_GetObjectItemCaseSensitive(u->doc.root, "model");
-    const char *type = NULL;
-    uint64_t unknown = UINT64_MAX;
-    if (!cJSON_IsObject(model)) return ck_json_fail(&u->doc, u->doc.root, err, "has no model");
-    CK_TRY(ck_json_text(&u->doc, model, "type", &type, err));
-    CK_TRY(ck_json_count(&u->doc, model, "unk_id", &unknown, err));
-    const cJSON *vocabulary = cJSON_GetObjectItemCaseSensitive(model, "vocab");
-    if ((type && strcmp(type, "Unigram") != 0) || !cJSON_IsArray(vocabulary))
-        return ck_json_fail(&u->doc, model, err, "is no Unigram with a list of pieces");
-    CK_TRY(read_pieces(u, vocabulary, err));
-    if (unknown >= u->count)
-        return ck_json_fail(&u->doc, model, err, "unk_id must be the number of a piece");
-    u->unknown = (int32_t)unknown;
-    CK_TRY(find_special(u, "</s>", &u->end, err));
-    return find_special(u, "<pad>", &u->pad, err);
-}
-
-/* FOLDER/tokenizer SUFFIX/tokenizer.json, or FOLDER/tokenizer.json where that is not; to be
- * released with free(). */
+/* Of FOLDER/tokenizer SUFFIX/tokenizer.json and spiece.model, then of FOLDER's own, the first that
+ * is there, else the first; to be released with free(). */
 static char *find_file(const char *folder, const char *suffix) {
-    char *path = ck_sprintf("%s/tokenizer%s/tokenizer.json", folder, suffix);
-    char *here = ck_sprintf("%s/tokenizer.json", folder);
-    bool other = path && here && access(path, F_OK) != 0 && access(here, F_OK) == 0;
-    free(other ? path : here);
-    return other ? here : path;
+    static const char *const names[] = {"tokenizer.json", "spiece.model"};
+    char part[32];
+    snprintf(part, sizeof part, "tokenizer%s/", suffix);
+    for (int i = 0; i < 4; i++) {
+        char *path = ck_sprintf("%s/%s%s", folder, i < 2 ? part : "", names[i % 2]);
+        if (!path || access(path, F_OK) == 0) return path;
+        free(path);
+    }
+    return ck_sprintf("%s/%s%s", folder, part, names[0]);
 }
 
-ck_status ck_unigram_open(const char *folder, const char *suffix, ck_unigram **out, ck_error *err) {
-    char *path = find_file(folder, suffix);
-    ck_unigram *u = path ? ck_alloc(sizeof *u) : NULL;
-    ck_status s = u ? ck_json_load(path, &u->doc, err) : ck_fail_memory(err, folder);
-    if (s == CK_OK) s = read_tokenizer(u, err);
-    free(path);
+static ck_status read_spiece(ck_unigram *u, const char *path, ck_error *err) {
+    char *data;
+    size_t n;
+    CK_TRY(ck_read_file(path, MAX_FILE, &data, &n, err));
+    ck_status s = ck_unigram__read_spiece(u, path, data, n, err);
+    free(data);
+    return s;
+}
+
+static ck_status end_opening(ck_unigram *u, ck_status s, ck_unigram **out) {
     if (s != CK_OK)
         ck_unigram_close(u);
     else
@@ -124,15 +87,35 @@ ck_status ck_unigram_open(const char *folder, const char *suffix, ck_unigram **o
     return s;
 }
 
+ck_status ck_unigram_open(const char *folder, const char *suffix, ck_unigram **out, ck_error *err) {
+    char *path = find_file(folder, suffix);
+    ck_unigram *u = path ? ck_alloc(sizeof *u) : NULL;
+    ck_status s = u ? CK_OK : ck_fail_memory(err, folder);
+    if (s == CK_OK)
+        s = strstr(strrchr(path, '/'), "spiece") ? read_spiece(u, path, err)
+                                                 : ck_unigram__read_json(u, path, err);
+    free(path);
+    return end_opening(u, s, out);
+}
+
+ck_status ck_unigram_parse(const char *name, const void *data, size_t n, ck_unigram **out,
+                           ck_error *err) {
+    ck_unigram *u = ck_alloc(sizeof *u);
+    ck_status s = u ? ck_unigram__read_spiece(u, name, data, n, err) : ck_fail_memory(err, name);
+    return end_opening(u, s, out);
+}
+
 void ck_unigram_close(ck_unigram *u) {
     if (!u) return;
     ck_json_free(&u->doc);
+    free(u->bytes);
+    free(u->map_bytes);
     free(u->pieces);
     free(u);
 }
 
 int32_t ck_unigram_largest(const ck_unigram *u) {
-    return (int32_t)u->count - 1;
+    return u->largest;
 }
 
 /* ---- Encoding ---- */
@@ -178,7 +161,7 @@ static void encode_word(encoding *e, const char *text, size_t n) {
         one = character(text + i);
         for (size_t k = one; i + k <= n && k <= u->longest;
              k += i + k < n ? character(text + i + k) : 1) {
-            const piece *p = find_piece(u, text + i, k);
+            const ck_piece *p = find_piece(u, text + i, k);
             if (p) offer(&e->steps[i + k], e->steps[i].score + p->score, i, p->id);
         }
         /* A character that is no piece. */
@@ -195,6 +178,10 @@ static void encode_word(encoding *e, const char *text, size_t n) {
     while (count) emit(e, e->word[--count]);
 }
 
+static bool ends_word(const ck_unigram *u, uint32_t c) {
+    return u->plain_space ? c == ' ' : ck_unicode_is_space(c);
+}
+
 /* Words between white space, each with a mark before it. */
 static void encode_words(encoding *e, const char *prompt, char *word) {
     static const char mark[] = "\xe2\x96\x81";
@@ -203,7 +190,7 @@ static void encode_words(encoding *e, const char *prompt, char *word) {
         memcpy(word, mark, n);
         while (prompt[at]) {
             size_t begin = at;
-            if (ck_unicode_is_space(ck_unicode_next(prompt, &at))) break;
+            if (ends_word(e->u, ck_unicode_next(prompt, &at))) break;
             memcpy(word + n, prompt + begin, at - begin);
             n += at - begin;
         }
@@ -212,25 +199,32 @@ static void encode_words(encoding *e, const char *prompt, char *word) {
     }
 }
 
+/* text: as the tokenizer's map made it. */
+static ck_status encode_all(encoding *e, const char *text, ck_error *err) {
+    size_t most = strlen(text) + 8;
+    char *word = ck_alloc(most);
+    e->steps = ck_alloc_array(most, sizeof *e->steps);
+    e->word = ck_alloc_array(most, sizeof *e->word);
+    ck_status s = e->steps && e->word && word ? CK_OK : ck_fail_memory(err, "prompt");
+    if (s == CK_OK) encode_words(e, text, word);
+    free(e->steps), free(e->word), free(word);
+    return s;
+}
+
 ck_status ck_unigram_encode(const ck_unigram *u, const char *prompt, size_t length, int32_t *ids,
                             size_t *lost, ck_error *err) {
-    size_t n = strlen(prompt), most = n + 8;
+    size_t n = strlen(prompt);
+    char *text;
     if (n > MAX_PROMPT) return ck_fail(err, CK_USAGE, "prompt: longer than %d bytes", MAX_PROMPT);
     size_t bad = ck_utf8_check((const unsigned char *)prompt, n);
     if (bad < n) return ck_fail(err, CK_USAGE, "prompt: not UTF-8 at byte %zu", bad);
-    encoding e = {.u = u,
-                  .ids = ids,
-                  .length = length,
-                  .steps = ck_alloc_array(most, sizeof *e.steps),
-                  .word = ck_alloc_array(most, sizeof *e.word)};
-    char *word = ck_alloc(most);
-    ck_status s = e.steps && e.word && word ? CK_OK : ck_fail_memory(err, "prompt");
-    if (s == CK_OK) {
-        encode_words(&e, prompt, word);
-        ids[e.count++] = u->end;
-        while (e.count < length) ids[e.count++] = u->pad;
-        *lost = e.lost;
-    }
-    free(e.steps), free(e.word), free(word);
-    return s;
+    encoding e = {.u = u, .ids = ids, .length = length};
+    CK_TRY(ck_charsmap_apply(&u->map, prompt, n, &text, err));
+    ck_status s = encode_all(&e, text, err);
+    free(text);
+    CK_TRY(s);
+    ids[e.count++] = u->end;
+    while (e.count < length) ids[e.count++] = u->pad;
+    *lost = e.lost;
+    return CK_OK;
 }

@@ -6,8 +6,8 @@
  *   CK_TRY(ck_unigram_encode(u, "a photo of a cat", 512, ids, &lost, err));
  *   ck_unigram_close(u);
  *
- * The same numbers as transformers' T5TokenizerFast, but for one thing: text is taken as it comes,
- * not brought to NFKC first (full-width letters, ligatures). White space of any kind is one space.
+ * The same numbers as SentencePiece itself gives, and transformers' T5Tokenizer. Text is brought
+ * into the form that the tokenizer's file says (charsmap.h); runs of spaces are one space.
  */
 #ifndef CK_UNIGRAM_H
 #define CK_UNIGRAM_H
@@ -19,10 +19,13 @@
 
 typedef struct ck_unigram ck_unigram;
 
-/* From FOLDER/tokenizer SUFFIX/tokenizer.json, as diffusers lays models out, else from
- * FOLDER/tokenizer.json. CK_INPUT, with file and line, for anything malformed, and for kinds
- * of tokenizers that it is not. */
+/* From tokenizer.json or, where that is not, SentencePiece's own spiece.model, in FOLDER/tokenizer
+ * SUFFIX, as diffusers lays models out, else in FOLDER itself. CK_INPUT, with file and line or
+ * byte, for anything malformed, and for kinds of tokenizers that it is not. */
 ck_status ck_unigram_open(const char *folder, const char *suffix, ck_unigram **u, ck_error *err);
+/* From the bytes of a spiece.model. */
+ck_status ck_unigram_parse(const char *name, const void *data, size_t n, ck_unigram **u,
+                           ck_error *err);
 void ck_unigram_close(ck_unigram *u); /* NULL is allowed */
 
 int32_t ck_unigram_largest(const ck_unigram *u); /* of all ids */

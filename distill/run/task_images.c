@@ -2,7 +2,7 @@
  *
  *   "teacher"           a model folder; the student begins as its network, uses its VAE and text
  *   "tokenizer"         of a teacher in one file: a folder with vocab.json and merges.txt, and T5's
- *                       tokenizer.json; or with diffusers' folders tokenizer, tokenizer_2, ...
+ *                       tokenizer.json or spiece.model; or with diffusers' folders tokenizer, ...
  *   "parts.clip", "parts.clip2", "parts.t5", "parts.vae"
  *                       other files with these parts of the teacher, or those that its file lacks
  *   "student"           weights of another network to begin with (optional)

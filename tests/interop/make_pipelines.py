@@ -123,7 +123,7 @@ def flux(words):
 if __name__ == "__main__":
     os.makedirs(OUT, exist_ok=True)
     words = t5_tokenizer()
-    # Characters that NFKC would change are left out, see distill/models/unigram.h.
+    # (This tokenizer has no table of characters; that of make_spiece.py has.)
     prompts = [p for p in PROMPTS if "\x01" not in p and "\u200b" not in p and "𝔘" not in p and "½" not in p]
     cases = [{"prompt": p, "ids": words(p, padding="max_length", max_length=64, truncation=True).input_ids}
              for p in prompts]
