@@ -54,6 +54,9 @@ struct ck_trainer {
     /* Of all parts, in the backend's memory, and as the program has read it: once a step. */
     char *told, *heard;
     size_t told_bytes;
+    /* Of what round a size's feeds have data, seed and all, before it is asked for; or NULL. */
+    const sized *ahead;
+    uint64_t ahead_seed, ahead_round;
     ck_world world;
     ck_params *ema;
     float **carried; /* everybody's feeds that are carried, in process 0 */
@@ -442,12 +445,31 @@ static const sized *choose_size(ck_trainer *t, const ck_data *data) {
     return s;
 }
 
+/* The data of the next step, while a card computes this one: they are the same whenever they are
+ * made, unless they are carried on from this step. */
+static ck_status draw_ahead(ck_trainer *t, const ck_data *data, ck_error *err) {
+    ck_distill *d = t->d;
+    bool carries = false;
+    for (size_t i = 0; i < d->feed_count; i++) carries |= d->feeds[i].from != CK_NONE;
+    if (t->backend->host || carries || d->step + 1 >= d->steps) return CK_OK;
+    const uint64_t step = d->step, round = d->round;
+    d->step = step + 1;
+    d->round = d->step * t->settings.accumulate;
+    const sized *s = choose_size(t, data);
+    ck_status status = fill(s->d, data, err);
+    t->ahead = s, t->ahead_seed = d->seed, t->ahead_round = d->round;
+    d->step = step, d->round = round;
+    return status;
+}
+
 /* *s: the round's size. */
 static ck_status run_round(ck_trainer *t, const ck_data *data, size_t round, const sized **s,
                            ck_error *err) {
     t->d->round = t->d->step * t->settings.accumulate + round;
     *s = choose_size(t, data);
-    CK_TRY(fill((*s)->d, data, err));
+    bool drawn = *s == t->ahead && t->d->seed == t->ahead_seed && t->d->round == t->ahead_round;
+    t->ahead = NULL;
+    if (!drawn) CK_TRY(fill((*s)->d, data, err));
     for (size_t i = 0; i < t->d->part_count; i++)
         if (t->works[i].turn) CK_TRY(run_part(t, *s, i, round, err));
     return CK_OK;
@@ -477,6 +499,7 @@ static ck_status run_rounds(ck_trainer *t, const ck_data *data, ck_error *err) {
         if (w->shard) CK_TRY(ck_shard_reduce(w->shard, w->sum, err));
         ck_optimizer_squares(w->optimizer, squares_of(t->told, w));
     }
+    CK_TRY(draw_ahead(t, data, err));
     t->backend->read(t->heard, t->told, t->told_bytes);
     return carry(t, s, err);
 }

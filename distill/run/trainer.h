@@ -10,7 +10,8 @@
  *   }
  *
  * The same step gives the same bits, whatever ran before it: all that lasts from step to step are
- * the weights, ck_trainer_state and the checkpoint's step.
+ * the weights, ck_trainer_state and the checkpoint's step. Where a card computes, the next step's
+ * data are made meanwhile, so that batches are asked for one step before they are used.
  */
 #ifndef CK_TRAINER_H
 #define CK_TRAINER_H
