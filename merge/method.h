@@ -87,8 +87,9 @@ typedef struct ck_method {
      * is the first input; true, the first input stands in for the missing one. */
     bool first_stands_in;
 
-    /* Refuses parameter values that make no sense (CK_USAGE); NULL: all are fine. */
-    ck_status (*check)(const ck_value *values, size_t inputs, ck_error *err);
+    /* Refuses parameter values that make no sense (CK_USAGE); NULL: all are fine. Of the arguments
+     * it has values, inputs and compat. */
+    ck_status (*check)(const ck_arguments *args, ck_error *err);
 
     /* The number of the input that the result equals bit for bit whatever the inputs hold, or -1.
      * NULL: never. */

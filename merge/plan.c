@@ -142,8 +142,7 @@ static ck_status values_of(builder *b, const ck_node *node, const ck_value **val
         own[p] = (ck_value){.items = items, .count = count};
     }
     free(found);
-    if (status == CK_OK && node->method->check &&
-        node->method->check(own, node->input_count, err) != CK_OK)
+    if (status == CK_OK && ck_recipe_check_values(node, own, err) != CK_OK)
         status = ck_context(err, "tensor '%s'", b->a->name);
     *values = own;
     return status;

@@ -358,6 +358,12 @@ static ck_status check_rebasin(const ck_recipe *r, size_t model, ck_error *err) 
     return CK_OK;
 }
 
+ck_status ck_recipe_check_values(const ck_node *node, const ck_value *values, ck_error *err) {
+    const ck_arguments args = {
+        .values = values, .inputs = node->input_count, .compat = node->compat};
+    return node->method->check ? node->method->check(&args, err) : CK_OK;
+}
+
 static ck_status check_node(const ck_node *node, ck_error *err) {
     if (node->kind != CK_NODE_METHOD) return CK_OK;
     for (size_t i = 0; i < node->input_count; i++) CK_TRY(check_node(node->inputs[i], err));
@@ -365,18 +371,17 @@ static ck_status check_node(const ck_node *node, ck_error *err) {
                                        primary_below(node->inputs[0])->kind != CK_NODE_MODEL))
         return ck_fail(err, CK_USAGE, "%s takes a model and the name of a LoRA",
                        node->method->name);
-    return node->method->check ? node->method->check(node->values, node->input_count, err) : CK_OK;
+    return ck_recipe_check_values(node, node->values, err);
 }
 
 /* A rule's settings may be wrong only together with the values they leave alone. */
 static ck_status check_rule(const ck_rule *rule, ck_error *err) {
     for (size_t i = 0; i < rule->setting_count; i++) {
         const ck_node *node = rule->settings[i].node;
-        if (!node->method->check) continue;
         ck_value values[CK_MAX_PARAMETERS];
         char text[256];
         ck_rule_values(rule, node, values);
-        if (node->method->check(values, node->input_count, err) != CK_OK)
+        if (ck_recipe_check_values(node, values, err) != CK_OK)
             return ck_context(err, "rule '%s'", ck_rule_text(rule, text, sizeof text));
     }
     return CK_OK;

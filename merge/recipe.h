@@ -203,6 +203,9 @@ size_t ck_recipe_primary(const ck_recipe *r);
  * that node over first inputs. SIZE_MAX for every other model. */
 size_t ck_recipe_lora_base(const ck_recipe *r, size_t model);
 
+/* Asks a node's method whether these values, one for each parameter, make sense. */
+ck_status ck_recipe_check_values(const ck_node *node, const ck_value *values, ck_error *err);
+
 /* Checks what can be checked without opening a model: a primary model, parameter values, that
  * LoRAs are used as such and for one model, and that what is to be brought into A's order can be.
  */

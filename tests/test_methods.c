@@ -69,10 +69,11 @@ static void run(const char *name, size_t count, const double *numbers) {
                          .rank = rank,
                          .elements = N,
                          .key = key};
+    ck_error err;
+    if (m->check && m->check(&args, &err) != CK_OK) fail_msg("%s: %s", name, err.message);
     if (!m->combine || (compat && m->prepare)) {
         const ck_pass pass = {show};
         void *found = NULL;
-        ck_error err;
         bool prepares = m->prepare && (compat || !m->prepares_for_compat);
         if (prepares && m->prepare(&args, &pass, &found, &err) != CK_OK)
             fail_msg("%s: %s", name, err.message);
@@ -636,6 +637,18 @@ static void test_della_mecha(void **state) {
     assert_true(fabs(share - 0.5) < 0.02);
     /* About the larger half has probabilities from 0.5 to 0.7. */
     assert_true(of_larger > 0.55 && of_larger < 0.68);
+    /* A window may go beyond 1, unlike that of others: from 0.7 to 1.1 the largest quarter stays.
+     */
+    double largest = 0;
+    for (int i = 0; i < N; i++) largest = fmax(largest, fabs(B - A));
+    run("della-linear", 2, (const double[]){0.9, 1, 1, 0, 0.4});
+    for (int i = 0; i < N; i++)
+        if (fabs(B - A) > 0.97 * largest) assert_true(fabs((double)out[i] - A) > 1e-9);
+    const double density = 0.9, epsilon = 0.4;
+    ck_value values[5] = {{&density, 1, NULL}, [4] = {&epsilon, 1, NULL}};
+    ck_error err;
+    const ck_arguments own = {.values = values, .inputs = 2};
+    assert_int_equal(ck_method_find("della-linear")->check(&own, &err), CK_USAGE);
     key = 77;
     compat = 0;
     set_shape(N, 0, 0);

@@ -13,11 +13,12 @@ typedef struct range {
     float least, most;
 } range;
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     double gamma = v[GAMMA].items[0];
     if (!(gamma >= 0 && gamma <= 1))
         return ck_fail(err, CK_USAGE, "gamma %g: must be from 0 to 1", gamma);
-    return ck_changes_check(v, inputs, err);
+    return ck_changes_check(args, err);
 }
 
 /* The ranks [*from, *to) that count, by size from the smallest; nothing when *from >= *to. */

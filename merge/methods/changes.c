@@ -7,8 +7,8 @@
 
 enum { RUN = 256 };
 
-ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err) {
-    (void)inputs;
+ck_status ck_changes_check(const ck_arguments *args, ck_error *err) {
+    const ck_value *values = args->values;
     for (size_t i = 0; i < values[CK_DENSITY].count; i++) {
         double density = values[CK_DENSITY].items[i];
         if (!(density >= 0 && density <= 1))

@@ -23,7 +23,7 @@ enum { CK_DENSITY, CK_WEIGHT, CK_LAMBDA, CK_NORMALIZE };
     }
 
 /* Refuses densities outside 0..1. */
-ck_status ck_changes_check(const ck_value *values, size_t inputs, ck_error *err);
+ck_status ck_changes_check(const ck_arguments *args, ck_error *err);
 
 /* Fills changes[n] with x - base, rescaled perhaps, where a change of this input is taken, and with
  * zero where it is not. The first is element args->first + at of the tensor. */

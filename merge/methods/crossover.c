@@ -9,8 +9,8 @@
 
 enum { ALPHA, TILT };
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
-    (void)inputs;
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     double alpha = v[ALPHA].items[0], tilt = v[TILT].items[0];
     if (!(alpha >= 0 && alpha <= 1 && tilt >= 0 && tilt <= 1))
         return ck_fail(err, CK_USAGE, "crossover: alpha and tilt must be from 0 to 1");

@@ -25,12 +25,13 @@ typedef struct work {
     float *out;                /* the merged tensor; NULL while sums are made */
 } work;
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     double epsilon = v[EPSILON].items[0];
-    CK_TRY(ck_changes_check(v, inputs, err));
+    CK_TRY(ck_changes_check(args, err));
     for (size_t i = 0; i < v[CK_DENSITY].count; i++) {
         double density = v[CK_DENSITY].items[i];
-        if (density > 0 && density < 1 &&
+        if (args->compat != MECHA && density > 0 && density < 1 &&
             !(epsilon >= 0 && density - epsilon > 0 && density + epsilon < 1))
             return ck_fail(err, CK_USAGE,
                            "della: density %g plus and minus epsilon %g must stay between 0 and 1",

@@ -12,9 +12,10 @@ static double share(const ck_value *values, size_t inputs, size_t i) {
     return weight[i] / sum;
 }
 
-static ck_status check(const ck_value *values, size_t inputs, ck_error *err) {
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *values = args->values;
     double sum = 0;
-    for (size_t i = 0; i < inputs; i++) sum += values[WEIGHT].items[i];
+    for (size_t i = 0; i < args->inputs; i++) sum += values[WEIGHT].items[i];
     if (values[NORMALIZE].items[0] != 0 && sum == 0)
         return ck_fail(err, CK_USAGE,
                        "linear: the weights add up to 0, so they cannot be normalised; set "

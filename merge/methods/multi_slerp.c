@@ -5,9 +5,10 @@
 
 enum { WEIGHT };
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     double sum = 0;
-    for (size_t i = 0; i < inputs; i++) sum += v[WEIGHT].items[i];
+    for (size_t i = 0; i < args->inputs; i++) sum += v[WEIGHT].items[i];
     if (sum == 0) return ck_fail(err, CK_USAGE, "multi-slerp: the weights add up to 0");
     return CK_OK;
 }

@@ -7,8 +7,8 @@
 
 enum { ALPHA, BETA };
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
-    (void)inputs;
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     double alpha = v[ALPHA].items[0];
     if (!(alpha >= 0 && alpha <= 1))
         return ck_fail(err, CK_USAGE, "multiply-difference: alpha %g: must be from 0 to 1", alpha);

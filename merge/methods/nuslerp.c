@@ -5,8 +5,8 @@
 
 enum { WEIGHT };
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
-    (void)inputs;
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     if (fabs(v[WEIGHT].items[0] + v[WEIGHT].items[1]) < 1e-6)
         return ck_fail(err, CK_USAGE, "nuslerp: the weights add up to 0");
     return CK_OK;

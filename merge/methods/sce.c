@@ -20,8 +20,8 @@ typedef struct context {
     double squares[CK_MAX_INPUTS];
 } context;
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
-    (void)inputs;
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     double select = v[0].items[0];
     if (!(select >= 0 && select <= 1))
         return ck_fail(err, CK_USAGE, "sce: select %g: must be from 0 to 1", select);

@@ -9,8 +9,8 @@ static double weight_sum(const ck_value *v) {
     return sum;
 }
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
-    (void)inputs;
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     if (v[NORMALIZE].items[0] != 0 && weight_sum(v) == 0)
         return ck_fail(err, CK_USAGE,
                        "task-arithmetic: the weights add up to 0, so they cannot be normalised");

@@ -27,8 +27,8 @@ static region choose(const ck_arguments *args, uint64_t n, bool round) {
     return r;
 }
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
-    (void)inputs;
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     for (int p = ALPHA; p <= BETA; p++)
         if (!(v[p].items[0] >= 0 && v[p].items[0] <= 1))
             return ck_fail(err, CK_USAGE, "tensor sum: alpha and beta must be from 0 to 1, not %g",

@@ -7,8 +7,8 @@ static double product(const ck_value *v) {
     return v[ALPHA].items[0] * v[BETA].items[0];
 }
 
-static ck_status check(const ck_value *v, size_t inputs, ck_error *err) {
-    (void)inputs;
+static ck_status check(const ck_arguments *args, ck_error *err) {
+    const ck_value *v = args->values;
     if (product(v) == 1)
         return ck_fail(err, CK_USAGE,
                        "weighted-subtraction: alpha times beta is 1, which leaves nothing");
