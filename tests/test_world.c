@@ -4,6 +4,7 @@
 #include "distill/run/shard.h"
 #include "io/os.h"
 #include "tests/folder.h"
+#include "tests/program.h"
 
 #include <math.h>
 #include <signal.h>
@@ -264,6 +265,24 @@ static void test_shared_on_cards(void **state) {
     check_shared("cuda", !lacks_cards(6) ? 6 : !lacks_cards(2) ? 2 : 1);
 }
 
+/* What is said where NCCL is not beside the card of the tests (but perhaps on this machine, where
+ * there is no real card for it), and where cards are full. */
+static void test_no_nccl(void **state) {
+    (void)state;
+    char self[4096], command[16384];
+    outcome *o;
+    if (access("/dev/nvidiactl", F_OK) == 0) skip();
+    assert_non_null(realpath("/proc/self/exe", self));
+    snprintf(command, sizeof command, "cp %s $(dirname %s)/libck-cuda.so .", self, self);
+    program_expect(program_run(f.folder, "%s", command), 0, NULL, NULL);
+    o = program_run(f.folder, "./test_world cuda");
+    assert_int_not_equal(o->status, 0);
+    assert_non_null(strstr(o->err, "NCCL"));
+    o = program_run(f.folder, "CK_NCCL_HOST_FULL=1 %s cuda", self);
+    program_expect(o, 1, NULL, "out of memory");
+    program_expect(o, 1, NULL, "use a smaller batch");
+}
+
 int main(int argc, char **argv) {
     if (argc > 1) {
         ck_status s = share_numbers(argv[1], &err);
@@ -278,6 +297,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(test_killed_on_cards, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_shared, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_shared_on_cards, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_no_nccl, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("world", tests, NULL, NULL);
 }

@@ -66,8 +66,12 @@ static ck_status load(ck_error *err) {
 static ck_status check(int code, ck_error *err) {
     if (code == SUCCESS) return CK_OK;
     const char *more = nccl.last_error(nccl.comm);
-    return ck_fail(err, CK_IO, "NCCL: %s%s%s; NCCL_DEBUG=INFO makes it say more", nccl.error(code),
-                   more && more[0] ? ": " : "", more ? more : "");
+    bool full = more && strstr(more, "out of memory");
+    return ck_fail(err, full ? CK_MEMORY : CK_IO, "NCCL: %s%s%s%s", nccl.error(code),
+                   more && more[0] ? ": " : "", more ? more : "",
+                   full ? "; it needs memory of the card beside what a step takes: use a smaller "
+                          "batch or image, or turn gradient checkpointing on"
+                        : "");
 }
 
 ck_status ck_nccl_invite(void *id, ck_error *err) {

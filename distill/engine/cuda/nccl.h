@@ -14,7 +14,7 @@
 #include "io/error.h"
 #include "kernels/cuda/kernels.h"
 
-/* See ck_peers. CK_USAGE: there is no NCCL; CK_IO: it fails, and what it says. */
+/* See ck_peers. CK_USAGE: there is no NCCL; CK_MEMORY, CK_IO: it fails, and what it says. */
 ck_status ck_nccl_invite(void *id, ck_error *err);
 ck_status ck_nccl_join(const void *id, size_t rank, size_t size, ck_error *err);
 void ck_nccl_leave(void);
