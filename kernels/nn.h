@@ -51,7 +51,7 @@ typedef struct ck_nn_attention {
 } ck_nn_attention;
 
 /* Its kernels, for heads of at most `widest` channels. memory: of a thread, as many bytes as `room`
- * says (it reads keys and width), aligned to 64. */
+ * says (it reads queries, keys and width), aligned to 64. */
 typedef struct ck_nn_attend {
     size_t widest, queries;
     size_t (*room)(const ck_nn_attention *a, bool backward);

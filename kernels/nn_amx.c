@@ -1,13 +1,16 @@
 /* Attention by the processor's matrix unit (AMX): see ck_nn_amx in nn.h.
  *
- * Tokens are brought into one of three orders, each padded with zeros to whole tiles:
+ * Tokens are brought into one of three orders, each padded with zeros to whole blocks of 32:
  *
- *   rows    token after token: left side, sums over channels (or over the other tokens)
+ *   rows    token after token, no wider than the head (to an even number): left side, sums over
+ *           channels
  *   pairs   two tokens side by side, channel after channel: right side, sums over these tokens
  *   turned  rows or pairs with both dimensions exchanged: the other side of either
  *
- * Scores are made as in nn_template.h: keys down, queries side by side. They are powers of two:
- * queries are multiplied by log2(e), too.
+ * Scores are powers of two: queries are multiplied by log2(e), too. While the matrix unit is in
+ * use, the processor does half as many vector operations on f32, but not on integers: so powers are
+ * made of integers, and at once as the bf16 that go into the next products. The unit works in the
+ * order in which it is told to: products are stored when the next ones are under way.
  */
 #include "kernels/nn.h"
 
@@ -23,96 +26,69 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Queries and keys of a block, keys of one backward: whole numbers of tiles, such that it all stays
- * in the L1 cache. MOST: channels of a head. SHARE:
- * queries that are given together. */
-enum { QUERIES = 64, KEYS = 64, SLICE = 32, COLUMNS = QUERIES / TILE, MOST = 256, SHARE = 512 };
+/* Tokens of a block; queries whose sums are made together; queries that are given together;
+ * channels of a head at most. */
+enum { BLOCK = DEPTH, QUERIES = 2 * BLOCK, SHARE = 512, MOST = 256 };
 enum { STEPS = MOST / DEPTH, TILES = MOST / TILE };
 
 #define LN2    0.693147181f
 #define HIDDEN -1e30f /* a score of which 2^x is 0 */
 
-/* ---- Products of tiles ---- */
-
-/* c (and, of the same left side, d) += the sum of n products: a and b go on by so many pairs. */
-INLINE void multiply(float *c, const pair *a, size_t a_step, const pair *b, size_t b_step, size_t n,
-                     bool add) {
-    if (add)
-        LOAD(0, c);
-    else
-        _tile_zero(0);
-    for (size_t i = 0; i < n; i++) {
-        LOAD(4, a + i * a_step);
-        LOAD(6, b + i * b_step);
-        _tile_dpbf16ps(0, 4, 6);
-    }
-    STORE(c, 0);
-}
-
-INLINE void multiply_two(float *c, float *d, const pair *a, size_t a_step, const pair *b,
-                         const pair *e, size_t b_step, size_t n, bool add) {
-    if (add) {
-        LOAD(0, c);
-        LOAD(1, d);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-    }
-    for (size_t i = 0; i < n; i++) {
-        LOAD(4, a + i * a_step);
-        LOAD(6, b + i * b_step);
-        LOAD(7, e + i * b_step);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-    }
-    STORE(c, 0);
-    STORE(d, 1);
-}
-
 /* ---- Orders ---- */
 
-/* Sizes of a head in tiles. */
+/* Of a head. Rows are cut into steps of `depth` channels, pairs of tokens into tiles of 16
+ * channels. area: pairs of numbers that 16 tokens have in a step. */
 typedef struct sizes {
-    size_t steps, tiles; /* of 32 and of 16 channels */
+    size_t depth, steps, area, tiles;
 } sizes;
 
 INLINE sizes sizes_of(const ck_nn_attention *a) {
-    return (sizes){(a->width + DEPTH - 1) / DEPTH, (a->width + TILE - 1) / TILE};
+    size_t depth = a->width < DEPTH ? padded(a->width, 2) : DEPTH;
+    return (sizes){depth, (a->width + depth - 1) / depth, TILE * depth / 2,
+                   (a->width + TILE - 1) / TILE};
 }
 
 /* n tokens of a head, the first of which begins at number `at`, times a factor, as rows: for each
- * 16 tokens `steps` tiles. Zeros up to `to` tokens. */
-INLINE void make_rows(pair *rows, const void *from, size_t at, const ck_nn_attention *a, size_t n,
-                      size_t to, float factor) {
-    sizes z = sizes_of(a);
+ * 16 tokens `steps` tiles. Zeros up to `to` tokens. (Writes up to 32 bytes more.) */
+INLINE void make_rows(pair *rows, const void *from, size_t at, const ck_nn_attention *a, sizes z,
+                      size_t n, size_t to, float factor) {
     __m512 by = _mm512_set1_ps(factor);
-    for (size_t c = 0; c < z.steps * DEPTH; c += TILE) {
-        size_t some = c < a->width ? least(a->width - c, TILE) : 0;
+    /* The last channels first: what is written behind a row's end is written over. */
+    for (size_t c = padded(z.steps * z.depth, TILE); c > 0; c -= TILE) {
+        size_t first = c - TILE, some = first < a->width ? least(a->width - first, TILE) : 0;
         __mmask16 mask = (__mmask16)((1u << some) - 1);
-        pair *tile = rows + c / DEPTH * AREA + c % DEPTH / 2;
+        pair *tile = rows + first / z.depth * z.area + first % z.depth / 2;
         for (size_t t = 0; t < to; t++) {
-            __m512 x = numbers(from, at + t * a->channels + c, a->half, t < n ? mask : 0);
+            __m512 x = numbers(from, at + t * a->channels + first, a->half, t < n ? mask : 0);
             __m256bh y = _mm512_cvtneps_pbh(_mm512_mul_ps(x, by));
-            memcpy(tile + t / TILE * z.steps * AREA + t % TILE * TILE, &y, sizeof y);
+            memcpy(tile + t / TILE * z.steps * z.area + t % TILE * z.depth / 2, &y, sizeof y);
         }
     }
 }
 
-/* Rows of `to` tokens as pairs: for each 32 tokens `tiles` tiles. */
-INLINE void make_pairs(pair *pairs, const pair *rows, sizes z, size_t to) {
-    for (size_t t = 0; t < to; t += 2)
-        for (size_t i = 0; i < z.tiles; i++) {
-            size_t tile = t / TILE * z.steps + i / 2;
-            const pair *from = rows + (tile * TILE + t % TILE) * TILE + i % 2 * 8;
-            __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
-            __m512i y = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(from + TILE)));
-            x = _mm512_or_si512(x, _mm512_slli_epi32(y, 16));
-            _mm512_storeu_si512(pairs + (t / DEPTH * z.tiles + i) * AREA + t % DEPTH / 2 * TILE, x);
-        }
+/* Rows of n tokens turned. (Reads up to 64 bytes more.) */
+INLINE void turn_rows(pair *to, const pair *rows, sizes z, size_t n) {
+    for (size_t i = 0; i < n / TILE * z.steps * z.area; i += z.area)
+        turn_part(to + i, rows + i, z.depth / 2, z.depth / 2);
 }
 
-INLINE void turn_all(pair *to, const pair *from, size_t tiles) {
-    for (size_t i = 0; i < tiles; i++) turn(to + i * AREA, from + i * AREA);
+/* In which row of a tile tokens 2 i and 2 i + 1 stand: as packing leaves them. */
+INLINE size_t row_of(size_t i) {
+    return i % 8 / 2 * 4 + i / 8 * 2 + i % 2;
+}
+
+/* A block of rows as pairs: `tiles` tiles. (What stands behind the last channel is anything.) */
+INLINE void make_pairs(pair *pairs, const pair *rows, sizes z) {
+    for (size_t c = 0; c < z.tiles * TILE; c += TILE)
+        for (size_t i = 0; i < TILE; i++) {
+            size_t t = 2 * i, tile = t / TILE * z.steps + c / z.depth;
+            const pair *from = rows + tile * z.area + (t % TILE * z.depth + c % z.depth) / 2;
+            const pair *next = from + z.depth / 2;
+            __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+            __m512i y = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)next));
+            x = _mm512_or_si512(x, _mm512_slli_epi32(y, 16));
+            _mm512_storeu_si512(pairs + c / TILE * AREA + row_of(i) * TILE, x);
+        }
 }
 
 /* Tiles of 16 tokens x 16 channels, as many as a head has, times a factor, to where the first n
@@ -127,281 +103,473 @@ INLINE void put(void *to, size_t at, const ck_nn_attention *a, const float *tile
     }
 }
 
-/* Of turned ones; there is a factor for each token. */
-INLINE void put_turned(void *to, size_t at, const ck_nn_attention *a, const float *tiles, size_t n,
-                       __m512 factors) {
-    ALIGNED float tile[AREA], turned[AREA];
-    for (size_t c = 0; c < a->width; c += TILE, tiles += AREA) {
-        __mmask16 mask = (__mmask16)((1u << least(a->width - c, TILE)) - 1);
-        for (size_t i = 0; i < TILE; i++)
-            _mm512_store_ps(tile + i * TILE, _mm512_loadu_ps(tiles + i * TILE) * factors);
-        turn((pair *)turned, (const pair *)tile);
-        for (size_t i = 0; i < n; i++)
-            set_numbers(to, at + i * a->channels + c, a->half, mask,
-                        _mm512_load_ps(turned + i * TILE));
+/* Inner products of 16 tokens' numbers, turned, of which there are z.depth. */
+INLINE __m512 inner(const pair *x, const pair *y, sizes z) {
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t i = 0; i < z.steps * z.area; i += TILE) {
+        __m512bh a, b;
+        memcpy(&a, x + i, sizeof a);
+        memcpy(&b, y + i, sizeof b);
+        sum = _mm512_dpbf16_ps(sum, a, b);
     }
+    return sum;
+}
+
+/* ---- Products of tiles ---- */
+
+/* Inner products of 16 left and a block of right tokens, into tiles A and B, which begin as begin
+ * and next say (in rows so many bytes apart); what these held before goes to `last`, unless that is
+ * NULL: who stores a product at once waits for it. */
+#define SCORE(NAME, A, B)                                                                          \
+    INLINE void NAME(float *last, const float *begin, const float *next, size_t bytes,             \
+                     const pair *left, const pair *right, sizes z) {                               \
+        size_t size = z.steps * z.area;                                                            \
+        if (last) STORE(last, A);                                                                  \
+        LOAD_ROWS(A, begin, bytes);                                                                \
+        for (size_t i = 0; i < size; i += z.area) {                                                \
+            LOAD_ROWS(4, left + i, z.depth * 2);                                                   \
+            LOAD(6, right + i);                                                                    \
+            _tile_dpbf16ps(A, 4, 6);                                                               \
+        }                                                                                          \
+        if (last) STORE(last + AREA, B);                                                           \
+        LOAD_ROWS(B, next, bytes);                                                                 \
+        for (size_t i = 0; i < size; i += z.area) {                                                \
+            if (z.steps > 1) LOAD_ROWS(4, left + i, z.depth * 2);                                  \
+            LOAD(6, right + size + i);                                                             \
+            _tile_dpbf16ps(B, 4, 6);                                                               \
+        }                                                                                          \
+    }
+SCORE(score, 0, 1)
+SCORE(change, 2, 3)
+
+/* What was not yet stored of those. */
+INLINE void store_last(float *last, float *last_changes) {
+    STORE(last, 0);
+    STORE(last + AREA, 1);
+    STORE(last_changes, 2);
+    STORE(last_changes + AREA, 3);
+}
+
+/* Four sums of n products: the first sides of each; the next ones are `step` further on. */
+typedef struct product {
+    float *to;
+    const pair *left, *right;
+} product;
+
+INLINE void add_products(const product c[4], size_t left_step, size_t right_step, size_t n) {
+#define BEGIN(I) LOAD(I, c[I].to);
+#define ADD(I)                                                                                     \
+    LOAD(5, c[I].left + i * left_step);                                                            \
+    LOAD(7, c[I].right + i * right_step);                                                          \
+    _tile_dpbf16ps(I, 5, 7);
+#define END(I) STORE(c[I].to, I);
+    BEGIN(0)
+    BEGIN(1)
+    BEGIN(2)
+    BEGIN(3) for (size_t i = 0; i < n; i++){ADD(0) ADD(1) ADD(2) ADD(3)} END(0) END(1) END(2) END(3)
 }
 
 /* ---- Numbers ---- */
 
-/* 2^x, off by 7.5e-5 relative: bf16 are off by 2e-3. */
-INLINE __m512 power(__m512 x) {
-    __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);
-    __m512 p = _mm512_fmadd_ps(r, _mm512_set1_ps(0.0780245f), _mm512_set1_ps(0.226067f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.695834f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.999925f));
-    return _mm512_scalef_ps(p, x);
+/* What scores are multiplied by: so, and with 127 more, they are bf16, but for the last 7 bits:
+ * those of 2^x - 1 instead of x, of which there is a table. A power is off by 0.3% then, and
+ * rounded to a bf16. */
+enum { UNIT = 128, ONE = 127 * UNIT };
+
+static uint8_t mantissas[UNIT];
+
+static void make_table(void) {
+    for (int i = 0; i < UNIT; i++)
+        mantissas[i] = (uint8_t)lrint(UNIT * (exp2(i / (double)UNIT) - 1));
 }
 
-/* Scores, 16 queries beside each other, that are not to be: of keys after the last (n of `rows` are
- * keys) and, if it is causal, of keys after the query. */
-INLINE void hide(const ck_nn_attention *a, float *scores, size_t query, size_t key, size_t n,
-                 size_t rows) {
-    for (size_t j = n; j < rows; j++) _mm512_store_ps(scores + j * TILE, _mm512_set1_ps(HIDDEN));
-    for (size_t j = 0; a->causal && j < n; j++)
-        for (size_t i = 0; i < TILE && query + i < key + j; i++) scores[j * TILE + i] = HIDDEN;
+/* 16 scores and 16 more, as bf16: four of these, four of those, ... Too small ones become 0, as NaN
+ * does. */
+INLINE __m512i powers(const float *first, const float *second) {
+    __m512i x = _mm512_packus_epi32(_mm512_cvtps_epi32(_mm512_load_ps(first)),
+                                    _mm512_cvtps_epi32(_mm512_load_ps(second)));
+    __m512i y = _mm512_permutex2var_epi8(_mm512_loadu_si512(mantissas), x,
+                                         _mm512_loadu_si512(mantissas + 64));
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi16(UNIT - 1), y, x, 0xca);
 }
 
-/* ---- Forward ---- */
+/* log2 x, off by 2.2e-6: a polynomial for what is left of x, 0.75 to 1.5, by a power of two. */
+INLINE __m512 logarithm(__m512 x) {
+    __m512 u = _mm512_getmant_ps(x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src);
+    __m512 e = _mm512_getexp_ps(_mm512_div_ps(x, u));
+    u = _mm512_sub_ps(u, _mm512_set1_ps(1));
+    __m512 p = _mm512_fmadd_ps(u, _mm512_set1_ps(-0.145179361f), _mm512_set1_ps(0.292726785f));
+    p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(-0.371069282f));
+    p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(0.481645584f));
+    p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(-0.721094549f));
+    p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(1.44268155f));
+    return _mm512_fmadd_ps(p, u, e);
+}
 
-/* What is kept of 16 queries: out is turned, `tiles` tiles. */
-typedef struct column {
-    ALIGNED float out[TILES * AREA], largest[TILE], sum[TILE];
-} column;
+/* Tokens from `first` on that are among the next 32 of a block. */
+INLINE uint32_t bits_from(size_t first, size_t block) {
+    return first >= block + 32 ? 0 : first <= block ? ~0u : ~0u << (first - block);
+}
 
-/* Scores become powers, less the largest of their query, in pairs; what was gathered is scaled. */
-INLINE void take_scores(column *c, const float *scores, size_t rows, size_t channels, pair *p) {
-    __m512 old = _mm512_load_ps(c->largest), tops[4] = {old, old, old, old};
-    for (size_t j = 0; j < rows; j += 4) UNROLLED for (size_t k = 0; k < 4; k++) {
-            tops[k] = _mm512_max_ps(_mm512_load_ps(scores + (j + k) * TILE), tops[k]);
+INLINE void hide(float *scores, size_t row, uint32_t bits) {
+    __m512 hidden = _mm512_set1_ps(HIDDEN);
+    _mm512_mask_store_ps(scores + row * TILE, (__mmask16)bits, hidden);
+    _mm512_mask_store_ps(scores + AREA + row * TILE, (__mmask16)(bits >> 16), hidden);
+}
+
+/* ---- Forward: queries down, keys side by side ---- */
+
+/* Scores whose size is at most that are not made smaller before they become powers. */
+enum { SAFE = 80 };
+
+/* Blocks of keys whose values are added together. */
+enum { TOGETHER = 2 };
+
+/* A head: its keys turned, and pairs of its values, with one channel more, of ones, whose sum is
+ * that of the probabilities. longest: the square of the longest key, NaN if one is not finite. */
+typedef struct head_keys {
+    const pair *keys, *values;
+    size_t value_tiles;
+    float longest;
+} head_keys;
+
+/* Scores of keys that 16 queries are not to see: those after the last and, if it is causal, those
+ * after the query. */
+INLINE void hide_keys(const ck_nn_attention *a, float *scores, size_t query, size_t key) {
+    for (size_t i = 0; i < TILE; i++)
+        hide(scores, i, bits_from(a->causal ? least(a->keys, query + i + 1) : a->keys, key));
+}
+
+/* Blocks of keys that the queries from `first` on see, and how many of those they see whole. */
+INLINE size_t blocks_of(const ck_nn_attention *a, size_t first) {
+    return padded(a->causal ? least(a->keys, first + QUERIES) : a->keys, BLOCK) / BLOCK;
+}
+
+INLINE size_t whole_blocks(const ck_nn_attention *a, size_t first) {
+    return least(a->keys, a->causal ? first + 1 : a->keys) / BLOCK;
+}
+
+/* The largest score of each query, where it may be too large for powers, or else 0; NaN where
+ * numbers are not finite. */
+TARGET static void find_largest(const ck_nn_attention *a, const head_keys *h, sizes z,
+                                const pair *rows, size_t first, float *largest) {
+    ALIGNED float scores[2 * AREA], begin[TILE] = {0};
+    ALIGNED pair turned[4 * STEPS * AREA];
+    __m512 most = _mm512_setzero_ps();
+    size_t side = z.steps * z.area;
+    turn_rows(turned, rows, z, QUERIES);
+    for (size_t i = 0; i < QUERIES; i += TILE) {
+        const pair *q = turned + i / TILE * side;
+        __m512 bound = inner(q, q, z) * _mm512_set1_ps(h->longest);
+        /* (0 times what is not finite is NaN.) */
+        _mm512_store_ps(largest + i, bound * _mm512_setzero_ps());
+        most = _mm512_max_ps(bound, most);
+    }
+    if (_mm512_reduce_max_ps(most) <= SAFE * SAFE * UNIT * UNIT) return;
+    for (size_t i = 0; i < QUERIES; i += TILE) {
+        __m512 top[TILE];
+        for (size_t j = 0; j < TILE; j++) top[j] = _mm512_set1_ps(HIDDEN);
+        for (size_t k = 0; k < blocks_of(a, first); k++) {
+            score(NULL, begin, begin, 0, rows + i / TILE * side, h->keys + 2 * k * side, z);
+            STORE(scores, 0);
+            STORE(scores + AREA, 1);
+            if (k >= whole_blocks(a, first)) hide_keys(a, scores, first + i, k * BLOCK);
+            for (size_t j = 0; j < TILE; j++)
+                top[j] = _mm512_max_ps(_mm512_max_ps(top[j], _mm512_load_ps(scores + j * TILE)),
+                                       _mm512_load_ps(scores + AREA + j * TILE));
         }
-    __m512 top = _mm512_max_ps(_mm512_max_ps(tops[0], tops[1]), _mm512_max_ps(tops[2], tops[3]));
-    __m512 keep = power(_mm512_sub_ps(old, top)), sum = _mm512_setzero_ps();
-    for (size_t j = 0; j < rows; j += 2) {
-        __m512 x = power(_mm512_sub_ps(_mm512_load_ps(scores + j * TILE), top));
-        __m512 y = power(_mm512_sub_ps(_mm512_load_ps(scores + (j + 1) * TILE), top));
-        sum = _mm512_add_ps(sum, _mm512_add_ps(x, y));
-        _mm512_store_si512(p + j / 2 * TILE, paired(x, y));
+        for (size_t j = 0; j < TILE; j++) largest[i + j] += _mm512_reduce_max_ps(top[j]);
     }
-    for (size_t i = 0; i < channels; i++) {
-        float *out = c->out + i * TILE;
-        _mm512_store_ps(out, _mm512_mul_ps(_mm512_load_ps(out), keep));
-    }
-    _mm512_store_ps(c->largest, top);
-    _mm512_store_ps(c->sum, _mm512_fmadd_ps(_mm512_load_ps(c->sum), keep, sum));
 }
 
-/* 32 queries, n of them there, against all keys of a head, whose numbers begin at q. */
-TARGET static void attend(const ck_nn_attention *a, size_t q, const pair *keys, const pair *values,
+/* Up to 64 queries, n of them there, against all keys of a head, whose numbers begin at q. */
+TARGET static void attend(const ck_nn_attention *a, size_t q, const head_keys *h, sizes z,
                           size_t first, size_t n, float *sums) {
-    ALIGNED pair rows[2 * STEPS * AREA], queries[2 * STEPS * AREA], p[2][KEYS / 2 * TILE];
-    ALIGNED float scores[2][KEYS * TILE];
-    column columns[2];
-    sizes z = sizes_of(a);
-    make_rows(rows, a->q, q + first * a->channels, a, n, DEPTH, a->scale / LN2);
-    turn_all(queries, rows, 2 * z.steps);
-    for (int i = 0; i < 2; i++) {
-        memset(columns[i].out, 0, z.tiles * AREA * sizeof(float));
-        for (int k = 0; k < TILE; k++) columns[i].largest[k] = HIDDEN, columns[i].sum[k] = 0;
-    }
-    for (size_t key = 0; key < a->keys; key += KEYS) {
-        if (a->causal && key >= first + DEPTH) break;
-        size_t some = least(KEYS, a->keys - key), to = padded(some, DEPTH);
-        for (size_t j = 0; j < to; j += TILE)
-            multiply_two(scores[0] + j * TILE, scores[1] + j * TILE,
-                         keys + (key + j) / TILE * z.steps * AREA, AREA, queries,
-                         queries + z.steps * AREA, AREA, z.steps, false);
-        for (size_t i = 0; i < 2; i++) {
-            hide(a, scores[i], first + i * TILE, key, some, to);
-            take_scores(&columns[i], scores[i], to, a->width, p[i]);
+    ALIGNED pair rows[4 * STEPS * AREA + DEPTH], p[TOGETHER][4 * AREA];
+    ALIGNED float scores[2][2 * AREA], out[(TILES + 1) * 4 * AREA], begin[4 * AREA];
+    ALIGNED float largest[QUERIES], total[QUERIES];
+    size_t steps = 4 * blocks_of(a, first), whole = whole_blocks(a, first);
+    size_t side = z.steps * z.area, tiles = h->value_tiles;
+    make_rows(rows, a->q, q + first * a->channels, a, z, n, QUERIES, a->scale / LN2 * UNIT);
+    find_largest(a, h, z, rows, first, largest);
+    for (size_t i = 0; i < QUERIES; i++)
+        _mm512_store_ps(begin + i * TILE, _mm512_set1_ps(ONE - largest[i]));
+    memset(out, 0, tiles * 4 * AREA * sizeof *out);
+    bool added = true; /* there is nothing to store yet */
+    for (size_t s = 0; s < steps + 2; s++) {
+        size_t i = least(s, steps - 1), row = i % 4;
+        if (s <= steps)
+            score(added ? NULL : scores[(s + 1) % 2], begin + row * AREA, begin + row * AREA, 64,
+                  rows + row * side, h->keys + i / 4 * 2 * side, z);
+        added = false;
+        if (s < 2) continue;
+        size_t k = (s - 2) / 4, member = k % TOGETHER;
+        float *now = scores[s % 2];
+        row = (s - 2) % 4;
+        if (k >= whole) hide_keys(a, now, first + row * TILE, k * BLOCK);
+        for (size_t j = 0; j < AREA; j += TILE)
+            _mm512_store_si512(p[member] + row * AREA + j, powers(now + j, now + AREA + j));
+        added = row == 3 && (member + 1 == TOGETHER || s == steps + 1);
+        if (!added) continue;
+        STORE(now, 0);
+        STORE(now + AREA, 1);
+        for (size_t t = 0; t < tiles; t++) {
+            const pair *values = h->values + ((k - member) * tiles + t) * AREA;
+            float *to = out + 4 * t * AREA;
+            add_products((const product[]){{to, p[0], values},
+                                           {to + AREA, p[0] + AREA, values},
+                                           {to + 2 * AREA, p[0] + 2 * AREA, values},
+                                           {to + 3 * AREA, p[0] + 3 * AREA, values}},
+                         4 * AREA, tiles * AREA, member + 1);
         }
-        for (size_t t = 0; t < z.tiles; t++)
-            multiply_two(columns[0].out + t * AREA, columns[1].out + t * AREA,
-                         values + (key / DEPTH * z.tiles + t) * AREA, z.tiles * AREA, p[0], p[1],
-                         AREA, to / DEPTH, true);
     }
-    for (size_t i = 0; i < n; i += TILE) {
-        const column *c = &columns[i / TILE];
-        size_t some = least(TILE, n - i);
-        __m512 scale = _mm512_div_ps(_mm512_set1_ps(1), _mm512_load_ps(c->sum));
-        put_turned(a->y, q + (first + i) * a->channels, a, c->out, some, scale);
-        for (size_t k = 0; k < some; k++)
-            sums[first + i + k] = LN2 * c->largest[k] + logf(c->sum[k]);
+    const float *totals = out + a->width / TILE * 4 * AREA + a->width % TILE;
+    for (size_t i = 0; i < QUERIES; i++) total[i] = totals[i * TILE];
+    for (size_t i = 0; i < QUERIES; i += TILE) {
+        __m512 log = logarithm(_mm512_load_ps(total + i)) +
+                     _mm512_load_ps(largest + i) * _mm512_set1_ps(1.f / UNIT);
+        __mmask16 mask = (__mmask16)~bits_from(n, i);
+        _mm512_mask_storeu_ps(sums + first + i, mask, log * _mm512_set1_ps(LN2));
     }
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < a->width; c += TILE) {
+            __mmask16 mask = (__mmask16)((1u << least(a->width - c, TILE)) - 1);
+            set_numbers(a->y, q + (first + i) * a->channels + c, a->half, mask,
+                        _mm512_load_ps(out + (4 * c + i) * TILE) * (1 / total[i]));
+        }
 }
 
-/* Tokens of keys and of values as rows, pairs and turned pairs. */
-static size_t room(const ck_nn_attention *a, bool backward) {
-    (void)backward;
-    size_t keys = (a->keys + KEYS - 1) / KEYS * KEYS, steps = (a->width + DEPTH - 1) / DEPTH;
-    size_t tiles = (a->width + TILE - 1) / TILE;
-    /* Rows of both, pairs and turned pairs of one; backward gradients, too: more than that. */
-    return keys * (2 * steps * DEPTH + 2 * tiles * TILE) * sizeof(pair) / 2 +
-           2 * keys * tiles * TILE * sizeof(float);
+/* Pairs of a block of values, and the ones. */
+INLINE void make_values(pair *to, const pair *rows, const ck_nn_attention *a, sizes z) {
+    make_pairs(to, rows, z);
+    for (size_t i = 0; i < TILE; i++)
+        to[a->width / TILE * AREA + i * TILE + a->width % TILE] = 0x3f803f80;
 }
 
-TARGET static void attention(const ck_nn_attention *a, size_t image, size_t head, size_t first,
-                             void *memory) {
+/* The square of the longest of n tokens, turned. */
+INLINE float longest_of(const pair *turned, sizes z, size_t n) {
+    __m512 longest = _mm512_setzero_ps();
+    __mmask16 finite = 0xffff;
+    for (size_t t = 0; t < n; t += TILE, turned += z.steps * z.area) {
+        __m512 square = inner(turned, turned, z);
+        finite &= _mm512_cmp_ps_mask(square, _mm512_set1_ps(INFINITY), _CMP_LT_OQ);
+        longest = _mm512_max_ps(longest, square);
+    }
+    return finite == 0xffff ? _mm512_reduce_max_ps(longest) : NAN;
+}
+
+TARGET static void forward(const ck_nn_attention *a, size_t image, size_t head, size_t first,
+                           void *memory) {
     size_t q = image * a->queries * a->channels + head * a->width;
     size_t k = image * a->keys * a->channels + head * a->width;
-    size_t end = least(a->queries, first + SHARE), to = padded(a->keys, KEYS);
+    size_t end = least(a->queries, first + SHARE), to = padded(a->keys, BLOCK);
     float *sums = a->sums + (image * a->heads + head) * a->queries;
     sizes z = sizes_of(a);
-    pair *keys = memory, *rows = keys + to / TILE * z.steps * AREA;
-    pair *pairs = rows + to / TILE * z.steps * AREA;
-    pair *values = pairs + to / DEPTH * z.tiles * AREA;
-    make_rows(keys, a->k, k, a, a->keys, to, 1);
-    make_rows(rows, a->v, k, a, a->keys, to, 1);
-    make_pairs(pairs, rows, z, to);
-    turn_all(values, pairs, to / DEPTH * z.tiles);
-    open_tiles();
-    for (; first < end; first += DEPTH)
-        attend(a, q, keys, values, first, least(DEPTH, end - first), sums);
+    size_t block = 2 * z.steps * z.area;
+    pair *keys = memory, *values = keys + to / BLOCK * block, *rows;
+    head_keys h = {keys, values, a->width / TILE + 1, 0};
+    rows = values + to / BLOCK * h.value_tiles * AREA;
+    make_rows(rows, a->k, k, a, z, a->keys, to, 1);
+    turn_rows(keys, rows, z, to);
+    h.longest = longest_of(keys, z, to);
+    make_rows(rows, a->v, k, a, z, a->keys, to, 1);
+    for (size_t i = 0; i < to / BLOCK; i++)
+        make_values(values + i * h.value_tiles * AREA, rows + i * block, a, z);
+    open_tiles_of(z.depth);
+    for (; first < end; first += QUERIES)
+        attend(a, q, &h, z, first, least(QUERIES, end - first), sums);
     _tile_release();
 }
 
-/* ---- Backward ---- */
+/* ---- Backward: keys down, queries side by side ---- */
 
-/* A head: where the numbers of its queries begin, and its keys and values in tiles. */
+/* A head: its queries and their dy turned and as pairs, block after block; what scores and changes
+ * begin as; dq in tiles, turned. */
 typedef struct head_grad {
-    size_t at;
-    const float *sums;
-    const pair *keys, *values, *turned; /* turned: pairs of keys */
-    float *dk, *dv;                     /* tiles: 16 keys x 16 channels */
+    pair *q, *dy, *q_pairs, *dy_pairs;
+    float *dq, *score, *change;
 } head_grad;
 
-/* A block of queries, 16 beside each other in a column. Turned rows are right sides of scores,
- * pairs of dk and dv. */
-typedef struct query_block {
-    ALIGNED pair rows[QUERIES / TILE * STEPS * AREA];
-    pair q[COLUMNS * STEPS * AREA], dy[COLUMNS * STEPS * AREA];
-    pair q_pairs[QUERIES / DEPTH * TILES * AREA], dy_pairs[QUERIES / DEPTH * TILES * AREA];
-    float dq[COLUMNS][TILES * AREA]; /* turned */
-    float sum[QUERIES], dy_y[QUERIES];
-    float scores[COLUMNS][SLICE * TILE], changes[COLUMNS][SLICE * TILE];
-    /* Probabilities and the gradients of scores: rows (32 queries) and pairs (of keys). */
-    pair p[QUERIES / DEPTH][SLICE * TILE], d[QUERIES / DEPTH][SLICE * TILE];
-    pair d_pairs[COLUMNS][SLICE / 2 * TILE];
-} query_block;
+/* What is made of a block of scores: probabilities and the gradients of scores, as rows, and of
+ * those pairs. */
+typedef struct differences {
+    ALIGNED pair p[2 * AREA], d[2 * AREA], d_pairs[2][AREA];
+} differences;
 
-/* Of two keys and 32 queries: p = 2^(score - sum), d = p (change - dy_y). */
-INLINE void differentiate(query_block *b, size_t half, size_t j) {
-    __m512 p[2][2], d[2][2];
-    UNROLLED for (size_t i = 0; i < 2; i++) {
-        size_t at = 2 * half + i;
-        __m512 sum = _mm512_load_ps(b->sum + at * TILE);
-        __m512 dy_y = _mm512_load_ps(b->dy_y + at * TILE);
+enum { PAIRS = sizeof(differences) / sizeof(pair) };
+
+/* Scores of keys after the last one and, if it is causal, those of queries before them: of 16 keys.
+ */
+INLINE void hide_queries(const ck_nn_attention *a, float *scores, size_t query, size_t key) {
+    for (size_t j = 0; j < TILE; j++)
+        hide(scores, j, key + j >= a->keys ? ~0u : a->causal ? ~bits_from(key + j, query) : 0);
+}
+
+/* Of 16 keys, the first or the second of a block: p = 2^score, d = p change. */
+INLINE void differentiate(differences *to, size_t half, const float *scores, const float *changes) {
+    __m512i zero = _mm512_setzero_si512(), last = _mm512_set1_epi32(0x8000);
+    for (size_t i = 0; i < TILE / 2; i++) {
+        __m512i d[2];
         UNROLLED for (size_t k = 0; k < 2; k++) {
-            __m512 score = _mm512_load_ps(b->scores[at] + (j + k) * TILE);
-            __m512 change = _mm512_load_ps(b->changes[at] + (j + k) * TILE);
-            p[k][i] = power(_mm512_sub_ps(score, sum));
-            d[k][i] = _mm512_mul_ps(p[k][i], _mm512_sub_ps(change, dy_y));
+            size_t at = (2 * i + k) * TILE, row = half * AREA + at;
+            __m512i p = powers(scores + at, scores + AREA + at), x, y;
+            x = _mm512_castps_si512(_mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, p)) *
+                                    _mm512_load_ps(changes + at));
+            y = _mm512_castps_si512(_mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, p)) *
+                                    _mm512_load_ps(changes + AREA + at));
+            d[k] = _mm512_packus_epi32(_mm512_srli_epi32(_mm512_add_epi32(x, last), 16),
+                                       _mm512_srli_epi32(_mm512_add_epi32(y, last), 16));
+            _mm512_store_si512(to->p + row, p);
+            _mm512_store_si512(to->d + row, d[k]);
         }
-        _mm512_store_si512(b->d_pairs[at] + j / 2 * TILE, paired(d[0][i], d[1][i]));
-    }
-    UNROLLED for (size_t k = 0; k < 2; k++) {
-        __m512bh x = _mm512_cvtne2ps_pbh(p[k][1], p[k][0]),
-                 y = _mm512_cvtne2ps_pbh(d[k][1], d[k][0]);
-        memcpy(b->p[half] + (j + k) * TILE, &x, sizeof x);
-        memcpy(b->d[half] + (j + k) * TILE, &y, sizeof y);
+        size_t row = row_of(half * TILE / 2 + i) * TILE;
+        _mm512_store_si512(to->d_pairs[0] + row, _mm512_unpacklo_epi16(d[0], d[1]));
+        _mm512_store_si512(to->d_pairs[1] + row, _mm512_unpackhi_epi16(d[0], d[1]));
     }
 }
 
-/* dy y of a query. */
-INLINE float inner(const ck_nn_attention *a, size_t at) {
-    __m512 sum = _mm512_setzero_ps();
-    for (size_t c = 0; c < a->width; c += TILE) {
-        __mmask16 mask = (__mmask16)((1u << least(a->width - c, TILE)) - 1);
-        sum = _mm512_fmadd_ps(numbers(a->y, at + c, a->half, mask),
-                              numbers(a->dy, at + c, a->half, mask), sum);
-    }
-    return _mm512_reduce_add_ps(sum);
-}
-
-/* A block of queries, of which n are there. */
-INLINE void open_block(query_block *b, const ck_nn_attention *a, const head_grad *h, size_t first,
-                       size_t n) {
-    sizes z = sizes_of(a);
-    make_rows(b->rows, a->q, h->at + first * a->channels, a, n, QUERIES, a->scale / LN2);
-    turn_all(b->q, b->rows, COLUMNS * z.steps);
-    make_pairs(b->q_pairs, b->rows, z, QUERIES);
-    make_rows(b->rows, a->dy, h->at + first * a->channels, a, n, QUERIES, 1);
-    turn_all(b->dy, b->rows, COLUMNS * z.steps);
-    make_pairs(b->dy_pairs, b->rows, z, QUERIES);
-    for (size_t i = 0; i < COLUMNS; i++) memset(b->dq[i], 0, z.tiles * AREA * sizeof(float));
-    for (size_t i = 0; i < QUERIES; i++) {
-        b->dy_y[i] = i < n ? inner(a, h->at + (first + i) * a->channels) : 0;
-        b->sum[i] = i < n ? h->sums[first + i] / LN2 : 0;
+/* A block of queries, of which n are there; the first one's numbers begin at `at`. */
+INLINE void open_block(const head_grad *h, const ck_nn_attention *a, sizes z, size_t at,
+                       const float *sums, size_t first, size_t n) {
+    ALIGNED pair rows[2 * STEPS * AREA + DEPTH], y[2 * STEPS * AREA];
+    size_t side = z.steps * z.area, i = first / BLOCK;
+    make_rows(rows, a->q, at, a, z, n, BLOCK, a->scale / LN2 * UNIT);
+    turn_rows(h->q + i * 2 * side, rows, z, BLOCK);
+    make_pairs(h->q_pairs + i * z.tiles * AREA, rows, z);
+    make_rows(rows, a->y, at, a, z, n, BLOCK, 1);
+    turn_rows(y, rows, z, BLOCK);
+    make_rows(rows, a->dy, at, a, z, n, BLOCK, 1);
+    turn_rows(h->dy + i * 2 * side, rows, z, BLOCK);
+    make_pairs(h->dy_pairs + i * z.tiles * AREA, rows, z);
+    for (size_t t = 0; t < BLOCK; t += TILE) {
+        size_t from = t / TILE * side;
+        __m512 sum = _mm512_maskz_loadu_ps((__mmask16)~bits_from(n, t), sums + first + t);
+        _mm512_store_ps(h->change + first + t, -inner(h->dy + i * 2 * side + from, y + from, z));
+        _mm512_store_ps(h->score + first + t,
+                        _mm512_set1_ps(ONE) - sum * _mm512_set1_ps(UNIT / LN2));
     }
 }
 
-/* A block of queries against all keys: their dq, and their part of dk and dv. */
-TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, size_t first,
-                               size_t n) {
-    query_block b;
-    sizes z = sizes_of(a);
-    open_block(&b, a, h, first, n);
-    for (size_t key = 0; key < a->keys; key += SLICE) {
-        if (a->causal && key >= first + QUERIES) break;
-        size_t some = least(SLICE, a->keys - key), to = padded(some, DEPTH);
-        for (size_t j = 0; j < to; j += TILE)
-            for (size_t i = 0; i < COLUMNS; i += 2) {
-                size_t at = (key + j) / TILE * z.steps * AREA, left = i * z.steps * AREA;
-                size_t right = left + z.steps * AREA;
-                multiply_two(b.scores[i] + j * TILE, b.scores[i + 1] + j * TILE, h->keys + at, AREA,
-                             b.q + left, b.q + right, AREA, z.steps, false);
-                multiply_two(b.changes[i] + j * TILE, b.changes[i + 1] + j * TILE, h->values + at,
-                             AREA, b.dy + left, b.dy + right, AREA, z.steps, false);
-            }
-        for (size_t i = 0; i < COLUMNS; i++) hide(a, b.scores[i], first + i * TILE, key, some, to);
-        for (size_t half = 0; half < QUERIES / DEPTH; half++)
-            for (size_t j = 0; j < to; j += 2) differentiate(&b, half, j);
-        for (size_t t = 0; t < z.tiles; t++) {
-            for (size_t j = 0; j < to; j += TILE) {
-                size_t at = ((key + j) / TILE * z.tiles + t) * AREA;
-                multiply(h->dv + at, b.p[0] + j * TILE, SLICE * TILE, b.dy_pairs + t * AREA,
-                         z.tiles * AREA, QUERIES / DEPTH, true);
-                multiply(h->dk + at, b.d[0] + j * TILE, SLICE * TILE, b.q_pairs + t * AREA,
-                         z.tiles * AREA, QUERIES / DEPTH, true);
-            }
-            for (size_t i = 0; i < COLUMNS; i += 2)
-                multiply_two(b.dq[i] + t * AREA, b.dq[i + 1] + t * AREA,
-                             h->turned + (key / DEPTH * z.tiles + t) * AREA, z.tiles * AREA,
-                             b.d_pairs[i], b.d_pairs[i + 1], AREA, to / DEPTH, true);
+/* Up to two blocks of keys, rows and pairs, turned; their gradients in tiles; and what was made of
+ * them with the last two blocks of queries. */
+typedef struct key_blocks {
+    ALIGNED pair keys[4 * STEPS * AREA + DEPTH], values[4 * STEPS * AREA + DEPTH];
+    ALIGNED pair turned[2 * TILES * AREA];
+    ALIGNED float dk[4 * TILES * AREA], dv[4 * TILES * AREA];
+    ALIGNED float scores[2][2 * AREA], changes[2][2 * AREA];
+    differences made[2][2];
+    size_t count;
+} key_blocks;
+
+INLINE void open_keys(key_blocks *b, const ck_nn_attention *a, sizes z, size_t at, size_t n) {
+    ALIGNED pair pairs[TILES * AREA];
+    size_t tile = z.tiles * AREA;
+    b->count = padded(n, BLOCK) / BLOCK;
+    make_rows(b->keys, a->k, at, a, z, n, b->count * BLOCK, 1);
+    make_rows(b->values, a->v, at, a, z, n, b->count * BLOCK, 1);
+    for (size_t i = 0; i < b->count; i++) {
+        make_pairs(pairs, b->keys + i * 2 * z.steps * z.area, z);
+        for (size_t t = 0; t < tile; t += AREA) turn(b->turned + i * tile + t, pairs + t);
+    }
+    memset(b->dk, 0, 2 * b->count * tile * sizeof *b->dk);
+    memset(b->dv, 0, 2 * b->count * tile * sizeof *b->dv);
+}
+
+/* What two blocks of queries, u and the next one, give to the gradients. */
+INLINE void add_differences(key_blocks *b, const head_grad *h, sizes z, size_t u) {
+    size_t tile = z.tiles * AREA;
+    for (size_t t = 0; t < tile; t += AREA) {
+        float *dq = h->dq + u * 2 * tile + t;
+        const pair *left = b->turned + t;
+        add_products((const product[]){{dq, left, b->made[0][0].d_pairs[0]},
+                                       {dq + tile, left, b->made[0][0].d_pairs[1]},
+                                       {dq + 2 * tile, left, b->made[1][0].d_pairs[0]},
+                                       {dq + 3 * tile, left, b->made[1][0].d_pairs[1]}},
+                     tile, PAIRS, b->count);
+    }
+    for (size_t i = 0; i < b->count; i++)
+        for (size_t t = 0; t < tile; t += AREA) {
+            const differences *made = &b->made[0][i];
+            const pair *q = h->q_pairs + u * tile + t, *dy = h->dy_pairs + u * tile + t;
+            float *dk = b->dk + i * 2 * tile + t, *dv = b->dv + i * 2 * tile + t;
+            add_products((const product[]){{dv, made->p, dy},
+                                           {dv + tile, made->p + AREA, dy},
+                                           {dk, made->d, q},
+                                           {dk + tile, made->d + AREA, q}},
+                         2 * PAIRS, tile, 2);
         }
-    }
-    for (size_t i = 0; i < n; i += TILE)
-        put_turned(a->dq, h->at + (first + i) * a->channels, a, b.dq[i / TILE], least(TILE, n - i),
-                   _mm512_set1_ps(a->scale));
 }
 
-TARGET static void attention_grad(const ck_nn_attention *a, size_t image, size_t head,
-                                  void *memory) {
+/* Up to two blocks of keys, the first of which is number `first` and begins at `at`, against all
+ * queries: their dk and dv, and their part of dq. */
+TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, sizes z, size_t first,
+                               size_t at) {
+    key_blocks b;
+    size_t n = least(2 * BLOCK, a->keys - first), side = z.steps * z.area, tile = z.tiles * AREA;
+    size_t begin = a->causal ? first / BLOCK : 0, blocks = padded(a->queries, QUERIES) / BLOCK;
+    open_keys(&b, a, z, at, n);
+    /* (Rows of tiles are 2 or 4: shifts instead of divisions.) */
+    size_t shift = b.count, rows = (size_t)1 << shift;
+    size_t steps = blocks > begin ? (blocks - begin) << shift : 0;
+    for (size_t s = 0; steps && s < steps + 3; s++) {
+        size_t i = least(s, steps - 1), u = begin + (i >> shift), row = i & (rows - 1);
+        float *late = b.scores[(s + 1) % 2], *late_changes = b.changes[(s + 1) % 2];
+        if (s > 2 && ((s - 2) & (2 * rows - 1)) == 0) {
+            store_last(late, late_changes);
+            late = late_changes = NULL;
+            add_differences(&b, h, z, begin + ((s - 2) >> shift) - 2);
+        }
+        if (s <= steps) {
+            score(late, h->score + u * BLOCK, h->score + u * BLOCK + TILE, 0, b.keys + row * side,
+                  h->q + u * 2 * side, z);
+            change(late_changes, h->change + u * BLOCK, h->change + u * BLOCK + TILE, 0,
+                   b.values + row * side, h->dy + u * 2 * side, z);
+        }
+        if (s < 2 || s == steps + 2) continue;
+        u = begin + ((s - 2) >> shift), row = (s - 2) & (rows - 1);
+        size_t key = first + row * TILE;
+        if (key + TILE > a->keys || (a->causal && key + TILE > u * BLOCK))
+            hide_queries(a, b.scores[s % 2], u * BLOCK, key);
+        differentiate(&b.made[(u - begin) % 2][row / 2], row % 2, b.scores[s % 2],
+                      b.changes[s % 2]);
+    }
+    for (size_t t = 0; t < n; t += TILE) {
+        size_t from = t / TILE * tile, some = least(TILE, n - t);
+        put(a->dk, at + t * a->channels, a, b.dk + from, some, LN2 / UNIT); /* see make_rows of q */
+        put(a->dv, at + t * a->channels, a, b.dv + from, some, 1);
+    }
+}
+
+TARGET static void backward(const ck_nn_attention *a, size_t image, size_t head, void *memory) {
     size_t q = image * a->queries * a->channels + head * a->width;
     size_t k = image * a->keys * a->channels + head * a->width;
-    size_t to = padded(a->keys, KEYS);
+    size_t to = padded(a->queries, QUERIES);
     sizes z = sizes_of(a);
-    float *dk = memory, *dv = dk + to * z.tiles * TILE;
-    pair *keys = (pair *)(dv + to * z.tiles * TILE), *values = keys + to / TILE * z.steps * AREA;
-    pair *pairs = values + to / TILE * z.steps * AREA;
-    pair *turned = pairs + to / DEPTH * z.tiles * AREA;
-    head_grad h = {q, a->sums + (image * a->heads + head) * a->queries, keys, values, turned, dk,
-                   dv};
-    memset(dk, 0, 2 * to * z.tiles * TILE * sizeof *dk);
-    make_rows(keys, a->k, k, a, a->keys, to, 1);
-    make_rows(values, a->v, k, a, a->keys, to, 1);
-    make_pairs(pairs, keys, z, to);
-    turn_all(turned, pairs, to / DEPTH * z.tiles);
-    open_tiles();
-    for (size_t first = 0; first < a->queries; first += QUERIES)
-        attend_back(a, &h, first, least(QUERIES, a->queries - first));
+    size_t side = to / TILE * z.steps * z.area, pairs = to / BLOCK * z.tiles * AREA;
+    head_grad h = {.q = memory};
+    h.dy = h.q + side, h.q_pairs = h.dy + side, h.dy_pairs = h.q_pairs + pairs;
+    h.dq = (float *)(h.dy_pairs + pairs), h.score = h.dq + 2 * pairs, h.change = h.score + to;
+    memset(h.dq, 0, 2 * pairs * sizeof *h.dq);
+    for (size_t t = 0; t < to; t += BLOCK)
+        open_block(&h, a, z, q + t * a->channels, a->sums + (image * a->heads + head) * a->queries,
+                   t, least(BLOCK, a->queries - least(t, a->queries)));
+    open_tiles_of(z.depth);
+    for (size_t t = 0; t < a->keys; t += 2 * BLOCK) attend_back(a, &h, z, t, k + t * a->channels);
     _tile_release();
-    for (size_t t = 0; t < a->keys; t += TILE) {
-        size_t from = t * z.tiles * TILE, some = least(TILE, a->keys - t);
-        /* queries had been over ln 2 */
-        put(a->dk, k + t * a->channels, a, dk + from, some, LN2);
-        put(a->dv, k + t * a->channels, a, dv + from, some, 1);
+    for (size_t t = 0; t < a->queries; t += TILE) {
+        ALIGNED float tiles[TILES * AREA];
+        for (size_t i = 0; i < z.tiles * AREA; i += AREA)
+            turn((pair *)tiles + i, (const pair *)h.dq + t * z.tiles * TILE + i);
+        put(a->dq, q + t * a->channels, a, tiles, least(TILE, a->queries - t), a->scale);
     }
+}
+
+/* Forward keys and values in their orders and rows, backward what there is of queries. */
+static size_t room(const ck_nn_attention *a, bool backward) {
+    size_t steps = (a->width + DEPTH - 1) / DEPTH, tiles = a->width / TILE + 1;
+    size_t blocks = ((backward ? a->queries : a->keys) + QUERIES - 1) / QUERIES * 2;
+    size_t each = 4 * steps + (backward ? 4 * tiles + 1 : tiles);
+    return (blocks * each + 1) * AREA * sizeof(pair);
 }
 
 /* ---- Whether there is one ---- */
@@ -414,18 +582,19 @@ static bool usable;
 static void find_out(void) {
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
-    bool tiles = d >> 24 & 1, bf16_tiles = d >> 22 & 1;
-    if (!tiles || !bf16_tiles || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return;
+    bool tiles = d >> 24 & 1, bf16_tiles = d >> 22 & 1, vbmi = c >> 1 & 1;
+    if (!tiles || !bf16_tiles || !vbmi || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1))
+        return;
+    make_table();
     usable = syscall(SYS_arch_prctl, GET_PERMISSION, TILE_DATA) == 0;
 }
 
 extern const ck_nn ck_nn_avx512_half;
 
 const ck_nn_amx *ck_nn_amx_best(void) {
-    static const ck_nn_amx table = {
-        &ck_nn_avx512_half,  {MOST, SHARE, room, attention, attention_grad},
-        ck_nn_amx__pack,     ck_nn_amx__gather,
-        ck_nn_amx__multiply, ck_nn_amx__pair};
+    static const ck_nn_amx table = {&ck_nn_avx512_half,  {MOST, SHARE, room, forward, backward},
+                                    ck_nn_amx__pack,     ck_nn_amx__gather,
+                                    ck_nn_amx__multiply, ck_nn_amx__pair};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, find_out);
     const ck_nn *k = ck_nn_best();

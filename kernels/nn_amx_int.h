@@ -14,7 +14,8 @@
 #include <string.h>
 
 #define TARGET                                                                                     \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16,fma")))
+    __attribute__((                                                                                \
+        target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,amx-tile,amx-bf16,fma")))
 #define ALIGNED __attribute__((aligned(64)))
 #define INLINE  static inline __attribute__((always_inline)) TARGET
 
@@ -38,14 +39,22 @@ enum { TILE = 16, DEPTH = 32, AREA = TILE * TILE };
 #define LOAD(tile, from) LOAD_ROWS(tile, from, 64)
 #define STORE(to, tile)  _tile_stored(tile, to, 64)
 
-INLINE void open_tiles(void) {
+/* Tiles 4 and 6 hold no more than is multiplied of so many numbers. */
+INLINE void open_tiles_of(size_t depth) {
     ALIGNED struct {
         uint8_t palette, start, reserved[14];
         uint16_t bytes[16];
         uint8_t rows[16];
     } shape = {.palette = 1};
     for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = TILE;
+    shape.bytes[4] = (uint16_t)(depth * 2);
+    shape.rows[6] = (uint8_t)(depth / 2);
+    __asm__ volatile("" ::"r"(&shape) : "memory"); /* gcc takes it for a pointer's size */
     _tile_loadconfig(&shape);
+}
+
+INLINE void open_tiles(void) {
+    open_tiles_of(DEPTH);
 }
 
 INLINE size_t padded(size_t n, size_t to) {
@@ -56,10 +65,10 @@ INLINE size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-/* A tile with its dimensions exchanged. */
-INLINE void turn(pair *to, const pair *from) {
+/* The first columns of 16 rows, `stride` apart, as rows. */
+INLINE void turn_part(pair *to, const pair *from, size_t stride, size_t columns) {
     __m512i x[TILE], y[TILE];
-    UNROLLED for (int i = 0; i < TILE; i++) x[i] = _mm512_loadu_si512(from + i * TILE);
+    UNROLLED for (size_t i = 0; i < TILE; i++) x[i] = _mm512_loadu_si512(from + i * stride);
     UNROLLED for (int i = 0; i < TILE; i += 2) {
         y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
         y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
@@ -76,7 +85,14 @@ INLINE void turn(pair *to, const pair *from) {
         x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
         x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
     }
-    UNROLLED for (int i = 0; i < TILE; i++) _mm512_storeu_si512(to + i * TILE, x[i]);
+    UNROLLED for (size_t i = 0; i < TILE; i++) {
+        if (i < columns) _mm512_storeu_si512(to + i * TILE, x[i]);
+    }
+}
+
+/* A tile with its dimensions exchanged. */
+INLINE void turn(pair *to, const pair *from) {
+    turn_part(to, from, TILE, TILE);
 }
 
 /* Up to 16 numbers of an array, as mask says; half: it is of bf16. */

@@ -906,6 +906,25 @@ static void test_nan_in_attention(void **state) {
     }
 }
 
+/* Scores all so large, or so small, that without the largest taken off no power of e would be a
+ * number. */
+static ck_node attention_far_out(net *n, const int *p) {
+    ck_graph *g = n->g;
+    ck_node q = ck_concat(g, in(n, CK_SHAPE(1, 70, 7)), ck_const(g, CK_SHAPE(1, 70, 1), 16), 2);
+    ck_node k = ck_concat(g, in(n, CK_SHAPE(1, 67, 7)), ck_const(g, CK_SHAPE(1, 67, 1), p[0]), 2);
+    return ck_attention(g, q, k, in(n, CK_SHAPE(1, 67, 8)), 1, false, 0.35);
+}
+
+static void test_large_scores(void **state) {
+    (void)state;
+    static const op_case far[] = {{"large scores", attention_far_out, {64}},
+                                  {"small scores", attention_far_out, {-64}}};
+    for (int i = 0; i < 2; i++) {
+        compare("cpu", &far[i], "reference", 2e-4); /* 358 in f32 is off by 1.5e-5 */
+        compare("cpu-bf16", &far[i], "reference", 1.5e-2);
+    }
+}
+
 static void test_unknown_isa(void **state) {
     (void)state;
     net n;
@@ -1321,6 +1340,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_unknown_backend),
         cmocka_unit_test(test_extreme_values),
         cmocka_unit_test(test_nan_in_attention),
+        cmocka_unit_test(test_large_scores),
         cmocka_unit_test(test_unknown_isa),
         cmocka_unit_test(test_out_of_memory),
     };

@@ -76,7 +76,8 @@ ck_status ck_simd__attention(const ck_nn_attend *kernels, const ck_graph *g, ck_
                              ck_kernel *kernel, bool *done, ck_error *err) {
     const ck_graph_node *n = &g->nodes[id];
     ck_shape q = ck_node_shape(g, n->src[0]), k = ck_node_shape(g, n->src[1]);
-    ck_nn_attention a = {.keys = (size_t)k.d[1], .width = (size_t)(q.d[2] / n->i[0])};
+    ck_nn_attention a = {
+        .queries = (size_t)q.d[1], .keys = (size_t)k.d[1], .width = (size_t)(q.d[2] / n->i[0])};
     *done = ck_simd__takes_attention(kernels, g, id);
     if (!*done) return CK_OK;
     shared *state = ck_alloc(sizeof *state);
