@@ -81,6 +81,10 @@ void ck_cli_program_help(const ck_program *program, FILE *out);
 void ck_cli_man(const ck_program *program, FILE *out);
 bool ck_cli_completion(const ck_program *program, const char *shell, FILE *out);
 
+/* Prints a text wrapped to the width of the terminal, all lines but the first indented; '\n' ends a
+ * paragraph. The cursor stands at column `indent`. */
+void ck_cli_wrap(FILE *out, const char *text, int indent);
+
 /* The word of the list (count words) nearest to word by edit distance, or NULL if none is near. */
 const char *ck_cli_nearest(const char *word, const char *const *words, size_t count);
 

@@ -29,8 +29,7 @@ static void heading(FILE *out, const char *title) {
     fprintf(out, "\n%s%s%s\n", color ? "\x1b[1m" : "", title, color ? "\x1b[0m" : "");
 }
 
-/* Text wrapped to the width, all lines but the first indented; '\n' ends a paragraph. at: the
- * column where the cursor stands. */
+/* (at: the column where the cursor stands.) */
 static void wrap(FILE *out, const char *text, int at, int indent, int width) {
     while (*text) {
         if (*text == '\n' || *text == ' ') {
@@ -53,6 +52,10 @@ static void wrap(FILE *out, const char *text, int at, int indent, int width) {
         text += word;
     }
     fputc('\n', out);
+}
+
+void ck_cli_wrap(FILE *out, const char *text, int indent) {
+    wrap(out, text, indent, indent, text_width(out));
 }
 
 static void print_option(FILE *out, char letter, const char *name, const char *argument,

@@ -421,12 +421,21 @@ static void release(merge *m) {
 /* ---- `ckmerge methods` and `ckmerge help NAME` ---- */
 
 static void print_method(const ck_method *m, bool whole) {
-    printf("%-16s %s\n", m->name, m->formula);
-    for (size_t i = 0; m->parameters[i].name; i++)
-        printf("    %-12s %s (default %g)\n", m->parameters[i].name, m->parameters[i].help,
-               m->parameters[i].fallback);
+    enum { COLUMN = 17 };
+    printf("%-16s ", m->name);
+    int at = (int)strlen(m->name) + 1;
+    ck_cli_wrap(stdout, m->formula, at > COLUMN ? at : COLUMN);
+    for (size_t i = 0; m->parameters[i].name; i++) {
+        char help[256];
+        snprintf(help, sizeof help, "%s (default %g)", m->parameters[i].help,
+                 m->parameters[i].fallback);
+        printf("    %-12s ", m->parameters[i].name);
+        ck_cli_wrap(stdout, help, COLUMN);
+    }
     if (whole && m->compat) printf("    --compat     %s\n", m->compat);
-    if (whole) printf("\n%s\n", m->doc);
+    if (!whole) return;
+    putchar('\n');
+    ck_cli_wrap(stdout, m->doc, 0);
 }
 
 static int exit_status(ck_status status) {

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct replay {
     const ck_reader *merged;
@@ -55,6 +56,13 @@ static ck_status find_ours(replay *p, ck_model *model, ck_error *err) {
     if (!wanted.hash && !wanted.legacy) { /* a folder: nothing but its name is known */
         const ck_foreign where = {.model_dirs = p->dirs, .model_dir_count = p->dir_count};
         path = ck_foreign_path(&where, name);
+        if (path && access(path, F_OK) != 0) {
+            free(path);
+            return ck_fail(err, CK_INPUT,
+                           "a folder '%s', which is one of the models, is neither in --model-dir "
+                           "nor here; folders are looked for by name",
+                           name);
+        }
     } else {
         CK_TRY(ck_finder_find(p->finder, &wanted, &path, err));
     }

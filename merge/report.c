@@ -169,6 +169,8 @@ void ck_report_sweep(const ck_report *reports, size_t count, FILE *out) {
         fprintf(out, "%s\n", reports[i].output);
     }
     char text[32];
-    fprintf(out, "%zu outputs, %s, %.2f s, %u threads\n", count,
-            ck_format_bytes(text, sizeof text, bytes), reports->seconds, reports->result->threads);
+    unsigned threads = reports->result->threads;
+    fprintf(out, "%zu outputs, %s, %.2f s, %u thread%s\n", count,
+            ck_format_bytes(text, sizeof text, bytes), reports->seconds, threads,
+            threads == 1 ? "" : "s");
 }

@@ -96,7 +96,8 @@ static void test_names(void **state) {
         program_run(f.folder, "ckmerge b.safetensors -m scale --set scale=2 -o twice -q"), 0, "",
         NULL);
     assert_true(first_value("twice", "unet.w") == 2 * first_value("b.safetensors", "unet.w"));
-    program_expect(program_run(f.folder, "ckmerge b.safetensors -m slerp"), 2, NULL, "takes 2 models, 1 given");
+    program_expect(program_run(f.folder, "ckmerge b.safetensors -m slerp"), 2, NULL,
+                   "takes 2 models, 1 given");
     program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors --weight 1,2 "
                                          "--normalize off -o p -q"),
                    0, "", NULL);
@@ -492,8 +493,11 @@ static void test_help(void **state) {
     program_expect(program_run(f.folder, "ckmerge --version"), 0, "ckmerge 0.", NULL);
     program_expect(program_run(f.folder, "ckmerge methods"), 0,
                    "add-difference   A + alpha (B - C)", NULL);
-    program_expect(program_run(f.folder, "ckmerge help linear"), 0, "the first model stands in",
+    program_expect(program_run(f.folder, "ckmerge help linear"), 0, "The weights are divided by",
                    NULL);
+    program_expect(
+        program_run(f.folder, "COLUMNS=60 ckmerge help della | awk 'length > 60' | wc -l"), 0,
+        "0\n", NULL);
     program_expect(program_run(f.folder, "ckmerge --man | head -1"), 0, ".TH \"ckmerge\" 1", NULL);
     program_expect(program_run(f.folder, "ckmerge --completion bash | bash -n"), 0, NULL, NULL);
     /* A full disk on standard output is an error too. */

@@ -245,6 +245,13 @@ static void test_refused(void **state) {
     say("sd_merge_recipe", supermerger("Weight sum", ",\"mbw\":true"), "{}");
     program_expect(program_run(f.folder, "ckmerge --replay merged --model-dir m -o no"), 1, NULL,
                    "\"weights_alpha\" must be 19, 20, 25 or 26 numbers");
+    say("ckmerge_recipe",
+        "{\"ckmerge_recipe\":1,\"models\":{\"a\":\"gone\"},\"merge\":{\"method\":\"scale\","
+        "\"inputs\":"
+        "[\"a\"]}}",
+        "{}");
+    program_expect(program_run(f.folder, "ckmerge --replay merged --model-dir m -o no"), 1, NULL,
+                   "a folder 'gone', which is one of the models, is neither in --model-dir");
     say("nothing", "{}", "{}");
     program_expect(program_run(f.folder, "ckmerge --replay merged --model-dir m -o no"), 1, NULL,
                    "says nothing of how it was merged");
