@@ -16,6 +16,8 @@
 #ifndef CK_PHILOX_H
 #define CK_PHILOX_H
 
+#include "kernels/anywhere.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,8 +25,8 @@
 
 /* Four words of 32 random bits. Key: seed, low word first. Counter: index, low word first, stream,
  * step. */
-static inline void ck_philox(uint64_t seed, uint32_t step, uint32_t stream, uint64_t index,
-                             uint32_t out[4]) {
+CK_ANYWHERE void ck_philox(uint64_t seed, uint32_t step, uint32_t stream, uint64_t index,
+                           uint32_t out[4]) {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = stream, c3 = step;
     for (int round = 0; round < 10; round++) {

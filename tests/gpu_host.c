@@ -17,8 +17,8 @@
 #include "distill/engine/cuda/operations.h"
 #include "distill/engine/cuda/updates.h"
 #include "distill/engine/reference.h"
+#include "kernels/half.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,20 +169,12 @@ static const ck_choices choices = {chosen_by, ck_choices_at, take_choice};
 /* ---- Operations ---- */
 
 static float get(const void *x, bool half, int64_t i) {
-    if (!half) return ((const float *)x)[i];
-    uint32_t bits = (uint32_t)((const uint16_t *)x)[i] << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    return half ? ck_half_value(((const uint16_t *)x)[i]) : ((const float *)x)[i];
 }
 
-/* To the nearest, ties to even. */
 static void put(void *x, bool half, int64_t i, float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
     if (half)
-        ((uint16_t *)x)[i] =
-            (uint16_t)((isnan(value) ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+        ((uint16_t *)x)[i] = ck_half(value);
     else
         ((float *)x)[i] = value;
 }
@@ -295,7 +287,13 @@ static void add(float *sum, const float *x, size_t n, float factor) {
     close_memory();
 }
 
-static const ck_updates updates = {squares, adamw, average, add};
+static void round_weights(uint16_t *copy, const float *value, size_t n, const ck_rounding *how) {
+    open_memory();
+    ck_gpu_round_of(NULL, copy, value, n, how);
+    close_memory();
+}
+
+static const ck_updates updates = {squares, adamw, average, add, round_weights};
 
 /* ---- Other processes ---- */
 

@@ -4,6 +4,7 @@
 
 #include "distill/engine/optimizer.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/half.h"
 #include "kernels/philox.h"
 
 #include <math.h>
@@ -84,8 +85,45 @@ static void test_squares(void **state) {
     assert_true(isnan(sum));
 }
 
+/* Rounded by chance a number is one of its two neighbours, and on average itself; the same bits of
+ * chance come again, others at another step. */
+static void test_rounding(void **state) {
+    (void)state;
+    enum { TIMES = 4096 };
+    static const float x[] = {1 + 0x1p-10f, -1 - 0x1.8p-8f, 0x1.23456p-20f, 1.5f, -0.f, 3e38f};
+    static uint16_t copy[N], same[N];
+    for (size_t k = 0; k < sizeof x / sizeof *x; k++) {
+        double sum = 0, gap = fabs(x[k]) * 0x1p-7;
+        for (int step = 0; step < TIMES; step++) {
+            const ck_gpu_rounding how = {7, (uint32_t)step, 3};
+            for (int i = 0; i < 11; i++) weights[i] = x[k];
+            ck_gpu_round(NULL, copy, weights, 11, &how);
+            assert_true(fabs(ck_half_value(copy[10]) - x[k]) < gap + 1e-45);
+            sum += ck_half_value(copy[step % 11]) - x[k];
+        }
+        /* The mean of TIMES draws, each off by gap / 2 at most on average: five deviations. */
+        assert_true(fabs(sum / TIMES) <= 5 * gap / 2 / sqrt(TIMES));
+    }
+    make();
+    const ck_gpu_rounding how = {7, 1, 3}, later = {7, 2, 3}, other = {7, 1, 4};
+    ck_gpu_round(NULL, copy, weights, N, &how);
+    ck_gpu_round(NULL, same, weights, N, &how);
+    assert_memory_equal(copy, same, sizeof copy);
+    ck_gpu_round(NULL, same, weights, N, &later);
+    assert_memory_not_equal(copy, same, sizeof copy);
+    ck_gpu_round(NULL, same, weights, N, &other);
+    assert_memory_not_equal(copy, same, sizeof copy);
+    weights[0] = NAN, weights[1] = 1 + 0x1p-8f, weights[2] = 1 + 0x1.8p-7f; /* ties to even */
+    ck_gpu_round(NULL, copy, weights, N, NULL);
+    assert_true(isnan(ck_half_value(copy[0])));
+    assert_true(ck_half_value(copy[1]) == 1 && ck_half_value(copy[2]) == 1 + 0x1p-6f);
+    for (size_t i = 3; i < N; i++)
+        assert_true(fabsf(ck_half_value(copy[i]) - weights[i]) <= fabsf(weights[i]) * 0x1p-8f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_adamw), cmocka_unit_test(test_average),
-                                       cmocka_unit_test(test_squares)};
+                                       cmocka_unit_test(test_squares),
+                                       cmocka_unit_test(test_rounding)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

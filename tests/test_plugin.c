@@ -85,18 +85,21 @@ static void test_full_card(void **state) {
     const ck_backend *b;
     ck_resident *r;
     ck_error err;
-    float *weight;
+    void *weight;
     size_t index;
     assert_int_equal(ck_backend_open("cuda", &b, &err), CK_OK);
     setenv("CK_GPU_HOST_MEMORY", "1048576", 1);
     ck_params *p = ck_params_new(1);
     assert_int_equal(ck_params_need(p, "w", 2, (int64_t[]){1024, 512}, &index, &err), CK_OK);
     assert_int_equal(ck_resident_new(b, &r, &err), CK_OK);
-    assert_int_equal(ck_resident_need(r, p, index, &weight, &err), CK_MEMORY);
+    assert_int_equal(ck_resident_need(r, p, index, false, &weight, &err), CK_MEMORY);
     assert_non_null(strstr(err.message, "2.0 MiB for w, 1.0 of 1.0 MiB are free"));
     unsetenv("CK_GPU_HOST_MEMORY");
-    assert_int_equal(ck_resident_need(r, p, index, &weight, &err), CK_OK);
+    assert_int_equal(ck_resident_need(r, p, index, false, &weight, &err), CK_OK);
     assert_ptr_equal(ck_resident_at(r, p, index), weight);
+    assert_int_equal(ck_resident_bytes(r), 1024 * 512 * 4);
+    assert_int_equal(ck_resident_need(r, p, index, true, &weight, &err), CK_OK);
+    assert_int_equal(ck_resident_bytes(r), 1024 * 512 * (4 + 2));
     ck_resident_free(r);
     ck_params_free(p);
 }

@@ -4,6 +4,7 @@
 
 #include "distill/engine/backend.h"
 #include "distill/engine/optimizer.h"
+#include "distill/engine/resident.h"
 #include "distill/models/unet.h"
 #include "io/json.h"
 #include "io/os.h"
@@ -65,12 +66,22 @@ typedef struct model {
     ck_node weights[MOST], outputs[MOST + 2];
     size_t count;
     const ck_backend *backend;
+    ck_resident *resident; /* NULL: weights are where the params have them */
     ck_exec *exec;
 } model;
 
-/* What computes; in test-gpu the second is a card. */
-static const char *const backends[] = {"cpu", "cuda"};
-enum { BACKENDS = 2 };
+/* What computes; in test-gpu the others are a card. How far off results may be: f32 sums in another
+ * order than torch's, through some sixty layers; and with numbers of 8 bits (2e-3) between those.
+ */
+static const struct {
+    const char *name;
+    double forward, gradient, loss, step;
+} backends[] = {
+    {"cpu", 2e-5, 2e-4, 1e-5, 1e-3},
+    {"cuda", 2e-5, 2e-4, 1e-5, 1e-3},
+    {"cuda-bf16", 2e-2, 1e-1, 1e-2, 3e-2},
+};
+enum { BACKENDS = sizeof backends / sizeof *backends };
 
 /* Forward, loss and all gradients, with the reference's inputs written. */
 static void open_model(model *m, const char *backend, bool checkpoint) {
@@ -95,6 +106,10 @@ static void open_model(model *m, const char *backend, bool checkpoint) {
     ok(ck_gradients(g, m->loss, m->weights, m->count, m->outputs + 2, &err));
     ok(ck_backend_open(backend, &m->backend, &err));
     ok(ck_exec_new(m->backend, g, m->outputs, m->count + 2, &m->exec, &err));
+    if (!m->backend->host) {
+        ok(ck_resident_new(m->backend, &m->resident, &err));
+        ok(ck_exec_share(m->exec, m->resident, &err));
+    }
     ok(ck_exec_allocate(m->exec, 0, &err));
 }
 
@@ -113,26 +128,24 @@ static void feed(model *m, const ck_reader *r) {
 
 static void close_model(model *m) {
     ck_exec_free(m->exec);
+    ck_resident_free(m->resident);
     ck_graph_free(m->graph);
     ck_params_free(m->params);
 }
 
-/* f32 sums in another order than torch's, through some sixty layers. */
-static const double FORWARD = 2e-5, GRADIENT = 2e-4;
-
-static void check_output(model *m, const ck_reader *r) {
+static void check_output(model *m, const ck_reader *r, int b) {
     float *want = reference(r, "out"), *loss = reference(r, "loss"), got_loss;
     float *nhwc = malloc(SIZE * sizeof *nhwc), *got = malloc(SIZE * sizeof *got);
     to_nhwc(want, nhwc);
     ok(ck_exec_read(m->exec, m->out, got, SIZE, &err));
-    assert_true(difference(got, nhwc, SIZE) < FORWARD);
+    assert_true(difference(got, nhwc, SIZE) < backends[b].forward);
     ok(ck_exec_read(m->exec, m->loss, &got_loss, 1, &err));
-    assert_true(fabs(got_loss - *loss) < 1e-5 * *loss);
+    assert_true(fabs(got_loss - *loss) < backends[b].loss * *loss);
     free(want), free(loss), free(nhwc), free(got);
 }
 
 /* Every parameter's, in the layout of files. */
-static void check_gradients(model *m, const ck_reader *r) {
+static void check_gradients(model *m, const ck_reader *r, int b) {
     for (size_t i = 0; i < m->count; i++) {
         const ck_graph_node *w = &m->graph->nodes[m->weights[i]];
         char name[256];
@@ -148,8 +161,8 @@ static void check_gradients(model *m, const ck_reader *r) {
                 for (int64_t j = 0; j < c; j++)
                     file[(o * c + j) * area + a] = got[(o * area + a) * c + j];
         double off = difference(file, want, n);
-        if (!(off < GRADIENT)) print_error("%s: %g\n", name, off);
-        assert_true(off < GRADIENT);
+        if (!(off < backends[b].gradient)) print_error("%s: %g\n", name, off);
+        assert_true(off < backends[b].gradient);
         free(want), free(got), free(file);
     }
 }
@@ -160,11 +173,11 @@ static void test_parity(void **state) {
     model m;
     ok(ck_reader_open(PARITY, &r, &err));
     for (int b = 0; b < BACKENDS; b++) {
-        open_model(&m, backends[b], false);
+        open_model(&m, backends[b].name, false);
         feed(&m, r);
         ok(ck_exec_run(m.exec, &err));
-        check_output(&m, r);
-        check_gradients(&m, r);
+        check_output(&m, r, b);
+        check_gradients(&m, r, b);
         close_model(&m);
     }
     ck_reader_close(r);
@@ -196,14 +209,16 @@ static void test_checkpointing(void **state) {
 }
 
 /* AdamW, 1e-3, clipped to 1: the losses that torch had. */
-static void take_ten_steps(const char *backend, const ck_reader *r, const cJSON *losses) {
+static void take_ten_steps(int b, const ck_reader *r, const cJSON *losses) {
     model m;
-    open_model(&m, backend, false);
+    open_model(&m, backends[b].name, false);
     feed(&m, r);
     ck_trained trained[MOST];
     for (size_t i = 0; i < m.count; i++) {
         const ck_graph_node *w = &m.graph->nodes[m.weights[i]];
-        trained[i] = (ck_trained){.value = ck_exec_pointer(m.exec, m.weights[i]),
+        void *value = ck_exec_pointer(m.exec, m.weights[i]);
+        if (m.resident) ok(ck_resident_need(m.resident, m.params, w->param, false, &value, &err));
+        trained[i] = (ck_trained){.value = value,
                                   .gradient = ck_exec_pointer(m.exec, m.outputs[2 + i]),
                                   .n = ck_params_elements(m.params, w->param)};
     }
@@ -219,11 +234,12 @@ static void take_ten_steps(const char *backend, const ck_reader *r, const cJSON 
         double want = cJSON_GetArrayItem(losses, i)->valuedouble;
         /* AdamW divides by the size of gradients: where they are almost zero, rounding decides
          * the sign of a step. */
-        assert_true(fabs(loss - want) < 1e-3 * want);
+        assert_true(fabs(loss - want) < backends[b].step * want);
         ck_optimizer_squares(o, there);
         m.backend->read(squares, there, o->count * sizeof *squares);
         double norm = ck_optimizer_norm(o, squares);
         ck_optimizer_step(o, 1e-3, norm > 1 ? 1 / norm : 1);
+        if (m.resident) ck_resident_round(m.resident, m.params, NULL);
     }
     m.backend->free(there);
     ck_optimizer_free(o);
@@ -238,7 +254,7 @@ static void test_ten_steps(void **state) {
     const cJSON *losses = cJSON_GetObjectItem(doc.root, "losses");
     assert_int_equal(cJSON_GetArraySize(losses), 10);
     ok(ck_reader_open(PARITY, &r, &err));
-    for (int b = 0; b < BACKENDS; b++) take_ten_steps(backends[b], r, losses);
+    for (int b = 0; b < BACKENDS; b++) take_ten_steps(b, r, losses);
     ck_reader_close(r);
     ck_json_free(&doc);
 }

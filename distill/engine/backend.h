@@ -97,8 +97,8 @@ typedef struct ck_backend {
     const char *name;
     size_t element; /* bytes of a real number: 4, or 8 for reference64 */
     bool host;      /* its memory is the program's: weights are used where they are */
-    /* Whether source number `source` of node n, or its result (-1), may be stored as bfloat16.
-     * NULL: none is. */
+    /* Whether source number `source` of node n, or its result (-1), may be stored as bfloat16; of a
+     * weight, whether there may be a copy of it. NULL: none is. */
     bool (*takes_half)(const ck_graph *g, ck_node n, int source);
     /* How node n will be run; half: by node, what is stored as bfloat16. CK_USAGE with the
      * operation's name when it cannot be. */
@@ -154,7 +154,7 @@ size_t ck_exec_peak(const ck_exec *e);
 /* Before ck_exec_allocate, where the backend's memory is not the program's: weights are used where
  * they are resident (resident.h), which is borrowed. Otherwise the graph gets copies of its own, of
  * the weights as they are when it is given memory. */
-void ck_exec_share(ck_exec *e, struct ck_resident *r);
+ck_status ck_exec_share(ck_exec *e, struct ck_resident *r, ck_error *err);
 
 /* Takes the arena. limit 0: none; more than it is CK_MEMORY with both numbers and what to change.
  */
@@ -168,7 +168,8 @@ ck_status ck_exec_borrow(ck_exec *e, const ck_exec *from, ck_error *err);
  * be the node's. Inputs keep their values between runs. */
 ck_status ck_exec_write(ck_exec *e, ck_node input, const void *data, size_t n, ck_error *err);
 ck_status ck_exec_read(const ck_exec *e, ck_node output, void *data, size_t n, ck_error *err);
-/* Where an input, output or weight lies, in the backend's memory. */
+/* Where an input, output or weight lies, in the backend's memory: of a weight that products alone
+ * read, where the backend stores it so, its copy of bfloat16. */
 void *ck_exec_pointer(const ck_exec *e, ck_node n);
 
 ck_status ck_exec_run(ck_exec *e, ck_error *err);

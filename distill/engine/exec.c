@@ -22,7 +22,7 @@ typedef struct slot {
     size_t shift;         /* bytes into the root's memory */
     size_t bytes, offset; /* in the arena, of a root */
     ck_node first, last;  /* nodes between which a root is alive */
-    float *weight;        /* where it is resident; or NULL */
+    void *weight;         /* where it is resident, or its copy of bf16; or NULL */
 } slot;
 
 struct ck_exec {
@@ -257,9 +257,18 @@ size_t ck_exec_peak(const ck_exec *e) {
     return e->arena + e->scratch;
 }
 
-void ck_exec_share(ck_exec *e, ck_resident *r) {
+static bool is_read_weight(const ck_exec *e, size_t n) {
+    return e->graph->nodes[n].op == CK_OP_PARAM && e->needed[n];
+}
+
+ck_status ck_exec_share(ck_exec *e, ck_resident *r, ck_error *err) {
     e->resident = r;
     e->shares = true;
+    for (size_t i = 0; i < e->count; i++) {
+        const ck_graph_node *n = &e->graph->nodes[i];
+        if (is_read_weight(e, i)) CK_TRY(ck_resident_want(r, n->params, n->param, e->half[i], err));
+    }
+    return CK_OK;
 }
 
 static ck_status find_weights(ck_exec *e, ck_error *err) {
@@ -267,8 +276,9 @@ static ck_status find_weights(ck_exec *e, ck_error *err) {
     if (!e->resident) CK_TRY(ck_resident_new(e->backend, &e->resident, err));
     for (size_t i = 0; i < e->count; i++) {
         const ck_graph_node *n = &e->graph->nodes[i];
-        if (n->op == CK_OP_PARAM && e->needed[i])
-            CK_TRY(ck_resident_need(e->resident, n->params, n->param, &e->slots[i].weight, err));
+        if (is_read_weight(e, i))
+            CK_TRY(ck_resident_need(e->resident, n->params, n->param, e->half[i],
+                                    &e->slots[i].weight, err));
     }
     return CK_OK;
 }
@@ -297,7 +307,7 @@ static void *address(const ck_exec *e, ck_node n) {
     const ck_graph_node *at = &e->graph->nodes[s->root];
     char *base = e->memory + root->offset;
     if (is_elsewhere(e, s->root))
-        base = (char *)(root->weight ? root->weight : ck_params_data(at->params, at->param));
+        base = root->weight ? root->weight : (void *)ck_params_data(at->params, at->param);
     return base + s->shift;
 }
 

@@ -22,6 +22,12 @@ static void take_back(choice *c, ck_node n) {
     if (c->graph->nodes[n].op == CK_OP_VIEW) take_back(c, c->graph->nodes[n].src[0]);
 }
 
+/* Weights are copied only for products: what is added to them would be rounded with them. */
+static bool is_weight(const ck_graph *g, ck_node n) {
+    while (g->nodes[n].op == CK_OP_VIEW) n = g->nodes[n].src[0];
+    return g->nodes[n].op == CK_OP_PARAM;
+}
+
 static bool can(const choice *c, ck_node n, int source) {
     return c->backend->takes_half(c->graph, n, source);
 }
@@ -38,7 +44,7 @@ static void settle(choice *c, ck_node id) {
     bool all = c->half[id];
     for (int s = 0; s < CK_MAX_SRC; s++) {
         if (n->src[s] == CK_NONE) continue;
-        if (!can(c, id, s))
+        if (!can(c, id, s) || (is_weight(c->graph, n->src[s]) && !mixes(n->op)))
             take_back(c, n->src[s]);
         else
             all = all && c->half[n->src[s]];

@@ -3,9 +3,9 @@
  *   ck_half_choose(backend, graph, needed, outputs, count, half);
  *   if (half[n]) ... node n's numbers take two bytes ...
  *
- * A result is where the operation that makes it and all that read it can; the caller's inputs,
- * weights and outputs never are. Recomputed nodes (checkpointing) are stored as their originals, so
- * that bits stay the same.
+ * A result is where the operation that makes it and all that read it can; the caller's inputs and
+ * outputs never are. Of a weight a copy is, if the backend says so. Recomputed nodes
+ * (checkpointing) are stored as their originals, so that bits stay the same.
  */
 #ifndef CK_HALF_H
 #define CK_HALF_H

@@ -2,13 +2,21 @@
 #include "distill/engine/resident.h"
 
 #include "io/os.h"
+#include "kernels/half.h"
 
 #include <stdlib.h>
 
-/* The weights of one network, by their index; NULL where nobody asked. */
+/* A weight: as f32, and as a copy of bfloat16. */
+enum { F32, BF16, KINDS };
+typedef struct place {
+    void *at[KINDS];
+    bool wanted[KINDS];
+} place;
+
+/* The weights of one network, by their index. */
 typedef struct network {
     const ck_params *params;
-    float **weights;
+    place *places;
     size_t count;
 } network;
 
@@ -29,8 +37,10 @@ void ck_resident_free(ck_resident *r) {
     if (!r) return;
     for (size_t i = 0; i < r->count; i++) {
         for (size_t k = 0; k < r->networks[i].count; k++)
-            if (r->networks[i].weights[k]) r->backend->free(r->networks[i].weights[k]);
-        free(r->networks[i].weights);
+            for (int kind = 0; kind < KINDS; kind++)
+                if (r->networks[i].places[k].at[kind])
+                    r->backend->free(r->networks[i].places[k].at[kind]);
+        free(r->networks[i].places);
     }
     free(r->networks);
     free(r);
@@ -54,48 +64,101 @@ static network *network_of(ck_resident *r, const ck_params *p) {
     }
     size_t count = ck_params_count(p);
     if (count == n->count) return n;
-    float **weights = ck_alloc_array(count, sizeof *weights);
-    if (!weights) return NULL;
-    for (size_t i = 0; i < n->count; i++) weights[i] = n->weights[i];
-    free(n->weights);
-    n->weights = weights;
+    place *places = ck_alloc_array(count, sizeof *places);
+    if (!places) return NULL;
+    for (size_t i = 0; i < n->count; i++) places[i] = n->places[i];
+    free(n->places);
+    n->places = places;
     n->count = count;
     return n;
 }
 
-ck_status ck_resident_need(ck_resident *r, const ck_params *p, size_t index, float **weight,
+/* ---- What is there ---- */
+
+static size_t bytes_of(const ck_params *p, size_t index, int kind) {
+    return ck_params_elements(p, index) * (kind == F32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+ck_status ck_resident_want(ck_resident *r, const ck_params *p, size_t index, bool half,
                            ck_error *err) {
     network *n = network_of(r, p);
     if (!n) return ck_fail_memory(err, ck_params_name(p, index));
-    float **place = &n->weights[index];
-    size_t bytes = ck_params_elements(p, index) * sizeof(float);
-    if (!*place) {
-        *place = r->backend->alloc(bytes);
-        if (!*place)
-            return ck_backend_fail_memory(r->backend, ck_params_name(p, index), bytes, err);
-        r->backend->write(*place, ck_params_data(p, index), bytes);
+    n->places[index].wanted[half ? BF16 : F32] = true;
+    return CK_OK;
+}
+
+size_t ck_resident_bytes(const ck_resident *r) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < r->count; i++)
+        for (size_t k = 0; k < r->networks[i].count; k++)
+            for (int kind = 0; kind < KINDS; kind++)
+                if (r->networks[i].places[k].wanted[kind])
+                    bytes += bytes_of(r->networks[i].params, k, kind);
+    return bytes;
+}
+
+/* From the host, some at a time. */
+static void write_halves(const ck_resident *r, void *at, const float *values, size_t n) {
+    enum { SOME = 1 << 14 };
+    uint16_t halves[SOME];
+    for (size_t i = 0; i < n; i += SOME) {
+        size_t some = n - i < SOME ? n - i : SOME;
+        for (size_t k = 0; k < some; k++) halves[k] = ck_half(values[i + k]);
+        r->backend->write((uint16_t *)at + i, halves, some * sizeof *halves);
     }
-    *weight = *place;
+}
+
+static void write(const ck_resident *r, const ck_params *p, size_t index, int kind, void *at) {
+    if (kind == BF16)
+        write_halves(r, at, ck_params_data(p, index), ck_params_elements(p, index));
+    else
+        r->backend->write(at, ck_params_data(p, index), bytes_of(p, index, kind));
+}
+
+ck_status ck_resident_need(ck_resident *r, const ck_params *p, size_t index, bool half,
+                           void **weight, ck_error *err) {
+    int kind = half ? BF16 : F32;
+    CK_TRY(ck_resident_want(r, p, index, half, err));
+    void **at = &find(r, p)->places[index].at[kind];
+    size_t bytes = bytes_of(p, index, kind);
+    if (!*at) {
+        *at = r->backend->alloc(bytes);
+        if (!*at) return ck_backend_fail_memory(r->backend, ck_params_name(p, index), bytes, err);
+        write(r, p, index, kind, *at);
+    }
+    *weight = *at;
     return CK_OK;
 }
 
 float *ck_resident_at(const ck_resident *r, const ck_params *p, size_t index) {
     const network *n = find(r, p);
-    return n && index < n->count ? n->weights[index] : NULL;
+    return n && index < n->count ? n->places[index].at[F32] : NULL;
+}
+
+/* ---- Changes ---- */
+
+void ck_resident_round(const ck_resident *r, const ck_params *p, const ck_rounding *how) {
+    const network *n = find(r, p);
+    for (size_t i = 0; n && i < n->count; i++) {
+        const place *w = &n->places[i];
+        ck_rounding own = {0};
+        if (how) own = (ck_rounding){how->seed, how->step, (uint32_t)i};
+        if (w->at[F32] && w->at[BF16])
+            r->backend->updates->round(w->at[BF16], w->at[F32], ck_params_elements(p, i),
+                                       how ? &own : NULL);
+    }
 }
 
 void ck_resident_write(const ck_resident *r, const ck_params *p) {
     const network *n = find(r, p);
     for (size_t i = 0; n && i < n->count; i++)
-        if (n->weights[i])
-            r->backend->write(n->weights[i], ck_params_data(p, i),
-                              ck_params_elements(p, i) * sizeof(float));
+        for (int kind = 0; kind < KINDS; kind++)
+            if (n->places[i].at[kind]) write(r, p, i, kind, n->places[i].at[kind]);
 }
 
 void ck_resident_read(const ck_resident *r, ck_params *p) {
     const network *n = find(r, p);
     for (size_t i = 0; n && i < n->count; i++)
-        if (n->weights[i])
-            r->backend->read(ck_params_data(p, i), n->weights[i],
-                             ck_params_elements(p, i) * sizeof(float));
+        if (n->places[i].at[F32])
+            r->backend->read(ck_params_data(p, i), n->places[i].at[F32], bytes_of(p, i, F32));
 }

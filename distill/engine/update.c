@@ -48,4 +48,4 @@ static void add(float *sum, const float *x, size_t n, float factor) {
     for (size_t i = 0; i < n; i++) sum[i] += factor * x[i];
 }
 
-const ck_updates ck_updates_host = {squares, adamw, average, add};
+const ck_updates ck_updates_host = {squares, adamw, average, add, NULL};

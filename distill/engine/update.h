@@ -5,6 +5,7 @@
 #define CK_UPDATE_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* One weight: its value and gradient are borrowed, first and second are its moments. */
 typedef struct ck_trained {
@@ -20,6 +21,13 @@ typedef struct ck_adamw_step {
     float beta1, beta2, eps, scale, keep, step, root;
 } ck_adamw_step;
 
+/* Rounding by chance: up with the probability that is right on average. The bits of chance are a
+ * function of these and of an element's place, so that a run that goes on has the same. */
+typedef struct ck_rounding {
+    uint64_t seed;
+    uint32_t step, stream;
+} ck_rounding;
+
 /* Sums are in an order that depends on the sizes alone. */
 typedef struct ck_updates {
     /* Of each gradient the sum of squares, not finite if any of it is not, to sums[count], which
@@ -30,6 +38,9 @@ typedef struct ck_updates {
     void (*average)(float *average, const float *value, size_t n, float change);
     /* sum += factor x */
     void (*add)(float *sum, const float *x, size_t n, float factor);
+    /* Copies of bfloat16, of weights that products read so; how NULL: to the nearest. NULL where no
+     * backend has such copies. */
+    void (*round)(uint16_t *copy, const float *value, size_t n, const ck_rounding *how);
 } ck_updates;
 
 extern const ck_updates ck_updates_host;

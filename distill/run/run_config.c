@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOSSES "l2|l1|huber|pseudo_huber|smooth"
+#define ROUNDINGS "nearest|stochastic"
+#define LOSSES    "l2|l1|huber|pseudo_huber|smooth"
 
 /* "finetune|pd|...", of the table. */
 static char *method_names(void) {
@@ -55,11 +56,13 @@ static ck_status read_optimiser(ck_session *r, ck_error *err) {
     ck_config *c = r->config;
     ck_adamw *a = &r->settings.adamw;
     uint64_t accumulate;
-    size_t shape;
+    size_t shape, rounding;
     CK_TRY(ck_config_number(c, "adamw.beta1", 0.9, 0, 1, &a->beta1, err));
     CK_TRY(ck_config_number(c, "adamw.beta2", 0.999, 0, 1, &a->beta2, err));
     CK_TRY(ck_config_number(c, "adamw.eps", 1e-8, 0, 1, &a->eps, err));
     CK_TRY(ck_config_number(c, "adamw.decay", 0, 0, 1, &a->decay, err));
+    CK_TRY(ck_config_choice(c, "adamw.rounding", ROUNDINGS, 0, &rounding, err));
+    r->settings.by_chance = rounding == 1;
     CK_TRY(ck_config_number(c, "clip", 1, 0, INFINITY, &r->settings.clip, err));
     CK_TRY(ck_config_number(c, "ema", 0.999, 0, 1, &r->settings.ema, err));
     CK_TRY(ck_config_number(c, "target", 0.95, 0, 1, &r->settings.target, err));

@@ -6,6 +6,7 @@
 #include "distill/run/shard.h"
 
 #include "io/os.h"
+#include "kernels/random.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -76,6 +77,8 @@ static bool is_trained(const ck_graph *g, size_t i, const ck_part *part) {
 
 /* In the backend's memory. */
 static float *weight_data(const ck_trainer *t, const work *w, size_t i) {
+    const ck_graph_node *n = &t->d->graph->nodes[w->trained[i]];
+    if (t->resident) return ck_resident_at(t->resident, n->params, n->param);
     return ck_exec_pointer(t->sizes[0].plans[w - t->works].exec, w->trained[i]);
 }
 
@@ -124,8 +127,7 @@ static ck_status prepare(ck_trainer *t, sized *s, size_t part, ck_error *err) {
         free(trained);
     CK_TRY(status);
     CK_TRY(ck_exec_new(t->backend, s->d->graph, p->outputs, p->output_count, &p->exec, err));
-    if (t->resident) ck_exec_share(p->exec, t->resident);
-    return CK_OK;
+    return t->resident ? ck_exec_share(p->exec, t->resident, err) : CK_OK;
 }
 
 static ck_status add_size(ck_trainer *t, ck_distill *d, ck_error *err) {
@@ -149,7 +151,24 @@ ck_status ck_trainer_add(ck_trainer *t, ck_distill *d, ck_error *err) {
 }
 
 static ck_status make_resident(ck_trainer *t, ck_error *err) {
+    if (t->settings.by_chance && (t->backend->host || !t->backend->takes_half))
+        return ck_fail(err, CK_USAGE,
+                       "adamw.rounding: backend '%s' has no copies of weights to round by chance",
+                       t->backend->name);
     return t->backend->host ? CK_OK : ck_resident_new(t->backend, &t->resident, err);
+}
+
+/* What training changes is kept as f32, whatever graphs read: now, or wanted for later. */
+static ck_status take_in(ck_trainer *t, bool now, ck_error *err) {
+    const ck_distill *d = t->d;
+    const ck_params *const all[] = {d->student.params, d->average.params, d->rival.params, d->heads,
+                                    t->ema};
+    void *weight;
+    for (size_t k = 0; t->resident && k < sizeof all / sizeof *all; k++)
+        for (size_t i = 0; all[k] && i < ck_params_count(all[k]); i++)
+            CK_TRY(now ? ck_resident_need(t->resident, all[k], i, false, &weight, err)
+                       : ck_resident_want(t->resident, all[k], i, false, err));
+    return CK_OK;
 }
 
 static ck_status copy_for_ema(ck_trainer *t, ck_error *err) {
@@ -168,6 +187,7 @@ ck_status ck_trainer_new(ck_distill *d, const ck_backend *backend,
     if (s == CK_OK) s = copy_for_ema(t, err);
     for (size_t i = 0; i < d->part_count; i++) t->works[i].part = d->parts[i];
     if (s == CK_OK) s = add_size(t, d, err);
+    if (s == CK_OK) s = take_in(t, false, err);
     for (size_t i = 0; i < d->part_count && s == CK_OK; i++) {
         work *w = &t->works[i];
         for (size_t k = 0; k < w->weights; k++) w->elements += weight_size(t, w, k);
@@ -241,10 +261,16 @@ static bool sums_up(const ck_trainer *t) {
     return t->settings.accumulate > 1 || t->world.size > 1 || t->size_count > 1;
 }
 
+static size_t weights_bytes(const ck_trainer *t) {
+    const ck_distill *d = t->d;
+    if (t->resident) return ck_resident_bytes(t->resident);
+    return weight_bytes(d->teacher.params) + weight_bytes(d->student.params) +
+           weight_bytes(d->average.params) + weight_bytes(d->rival.params) +
+           weight_bytes(d->heads) + weight_bytes(t->ema) + base_bytes(d);
+}
+
 size_t ck_trainer_held(const ck_trainer *t) {
-    size_t bytes = weight_bytes(t->d->teacher.params) + weight_bytes(t->d->student.params) +
-                   weight_bytes(t->d->average.params) + weight_bytes(t->d->rival.params) +
-                   weight_bytes(t->d->heads) + weight_bytes(t->ema) + base_bytes(t->d);
+    size_t bytes = weights_bytes(t);
     size_t moments = 2, sums = sums_up(t), size = t->world.size;
     for (size_t i = 0; i < t->d->part_count; i++) {
         size_t elements = t->works[i].elements;
@@ -345,14 +371,6 @@ static float *losses_of(char *memory, const work *w) {
     return (float *)(squares_of(memory, w) + w->optimizer->count);
 }
 
-/* The averages, of which no graph may know. */
-static ck_status take_in(ck_trainer *t, const ck_params *p, ck_error *err) {
-    float *weight;
-    for (size_t i = 0; t->resident && p && i < ck_params_count(p); i++)
-        CK_TRY(ck_resident_need(t->resident, p, i, &weight, err));
-    return CK_OK;
-}
-
 ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
     size_t need = ck_trainer_peak(t) + ck_trainer_held(t);
     if (limit && need > limit)
@@ -361,6 +379,7 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
                        "batch (and accumulate), or turn checkpointing on",
                        (double)need / 0x1p20, (double)limit / 0x1p20);
     if (t->world.size > 1) CK_TRY(ck_shard_join(&t->world, t->backend, err));
+    CK_TRY(take_in(t, true, err));
     for (size_t i = 0; i < t->d->part_count; i++) {
         ck_exec *most = largest(t, i);
         CK_TRY(ck_exec_allocate(most, 0, err));
@@ -369,10 +388,7 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
                 CK_TRY(ck_exec_borrow(t->sizes[k].plans[i].exec, most, err));
         CK_TRY(make_optimizer(t, &t->works[i], err));
     }
-    CK_TRY(make_told(t, err));
-    CK_TRY(take_in(t, t->d->student.params, err));
-    CK_TRY(take_in(t, t->d->average.params, err));
-    return take_in(t, t->ema, err);
+    return make_told(t, err);
 }
 
 /* ---- Running ---- */
@@ -475,6 +491,17 @@ static ck_status run_round(ck_trainer *t, const ck_data *data, size_t round, con
     return CK_OK;
 }
 
+/* The copies that products read of the weights of a part, after these were changed: a function of
+ * the weights and the optimiser's steps alone, so that they need not be kept. */
+static void round_weights(const ck_trainer *t, const work *w) {
+    size_t part = (size_t)(w - t->works);
+    const ck_rounding how = {.seed = ck_random_key(t->d->seed, part),
+                             .step = (uint32_t)w->optimizer->steps};
+    const ck_rounding *chance = t->settings.by_chance && how.step ? &how : NULL;
+    if (t->resident) ck_resident_round(t->resident, w->part.params, chance);
+    if (t->resident && w->part.heads) ck_resident_round(t->resident, w->part.heads, chance);
+}
+
 /* The student so far is the teacher from here on. */
 static void promote(ck_trainer *t) {
     ck_params *teacher = t->d->teacher.params, *student = t->d->student.params;
@@ -482,6 +509,7 @@ static void promote(ck_trainer *t) {
     ck_params_assign(teacher, student);
     if (t->resident) ck_resident_write(t->resident, teacher);
     ck_optimizer_reset(t->works[0].optimizer);
+    round_weights(t, &t->works[0]);
 }
 
 /* All rounds of the parts that have their turn; and for each process the gradients of its share.
@@ -553,6 +581,7 @@ static void average(const ck_trainer *t, const ck_params *average, double keep) 
     for (size_t i = 0; i < ck_params_count(student); i++)
         t->backend->updates->average(place_of(t, average, i), place_of(t, student, i),
                                      ck_params_elements(student, i), (float)(1 - keep));
+    if (t->resident) ck_resident_round(t->resident, average, NULL);
 }
 
 /* The weights that each process made a step of, to all. (The sum is of no use any more.) */
@@ -580,6 +609,7 @@ ck_status ck_trainer_update(ck_trainer *t, double rate, ck_error *err) {
         if (!w->turn) continue;
         ck_optimizer_step(w->optimizer, own, clip > 0 && w->norm > clip ? clip / w->norm : 1);
         CK_TRY(spread(t, w, err));
+        round_weights(t, w);
     }
     if (!t->works[0].turn) return CK_OK;
     if (t->d->average.params) average(t, t->d->average.params, t->settings.target);
@@ -639,6 +669,7 @@ static void move_resident(ck_trainer *t, bool collect) {
     ck_params *const all[] = {d->student.params, teacher,  d->average.params,
                               d->rival.params,   d->heads, t->ema};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) move_weights(t, all[i], collect);
+    for (size_t i = 0; i < d->part_count && !collect; i++) round_weights(t, &t->works[i]);
 }
 
 /* The moments of one part. (Weights are whole in a share, so that moments lie in the whole as they

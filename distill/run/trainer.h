@@ -30,6 +30,7 @@ typedef struct ck_trainer_settings {
     size_t accumulate; /* rounds (batches) of a step, 1 or more */
     double target;     /* how much the average that a method asks keeps in each step */
     double ema;        /* the same of the average that is the result; 0: the student itself is */
+    bool by_chance;    /* copies of bf16 of what is trained are rounded so, see ck_rounding */
     double rival;      /* the rival's rate is so many times the student's */
     const ck_world *world; /* the processes that share the work; NULL: this one alone */
 } ck_trainer_settings;

@@ -23,6 +23,7 @@
 #define CK_GPU_H
 
 #include "kernels/cuda/kernels.h"
+#include "kernels/half.h"
 
 #include <math.h>
 #include <string.h>
@@ -120,27 +121,13 @@ CK_GPU_FUNCTION void ck_gpu_block_sum(float *x) {
 
 /* ---- Numbers in memory ---- */
 
-CK_GPU_FUNCTION float ck_gpu_from_half(uint16_t x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* To the nearest, ties to even; NaN stays NaN. */
-CK_GPU_FUNCTION uint16_t ck_gpu_to_half(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((x == x ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000) >> 16);
-}
-
 CK_GPU_FUNCTION float ck_gpu_get(const ck_gpu_array *x, int64_t i) {
-    return x->half ? ck_gpu_from_half(((const uint16_t *)x->at)[i]) : ((const float *)x->at)[i];
+    return x->half ? ck_half_value(((const uint16_t *)x->at)[i]) : ((const float *)x->at)[i];
 }
 
 CK_GPU_FUNCTION void ck_gpu_put(const ck_gpu_array *y, int64_t i, float value) {
     if (y->half)
-        ((uint16_t *)y->at)[i] = ck_gpu_to_half(value);
+        ((uint16_t *)y->at)[i] = ck_half(value);
     else
         ((float *)y->at)[i] = value;
 }
@@ -163,7 +150,7 @@ CK_GPU_FUNCTION void ck_gpu_get_some(const ck_gpu_array *x, int64_t i, int64_t n
     } else if (x->half) {
         ck_gpu_wide w = *(const ck_gpu_wide *)((const uint16_t *)x->at + i);
         for (int k = 0; k < CK_GPU_SOME; k++)
-            v[k] = ck_gpu_from_half((uint16_t)(w.word[k / 2] >> 16 * (k % 2)));
+            v[k] = ck_half_value((uint16_t)(w.word[k / 2] >> 16 * (k % 2)));
     } else {
         const ck_gpu_wide *at = (const ck_gpu_wide *)((const float *)x->at + i);
         ck_gpu_wide w[2] = {at[0], at[1]};
@@ -178,7 +165,7 @@ CK_GPU_FUNCTION void ck_gpu_put_some(const ck_gpu_array *y, int64_t i, int64_t n
     } else if (y->half) {
         ck_gpu_wide w = {{0}};
         for (int k = 0; k < CK_GPU_SOME; k++)
-            w.word[k / 2] |= (uint32_t)ck_gpu_to_half(v[k]) << 16 * (k % 2);
+            w.word[k / 2] |= (uint32_t)ck_half(v[k]) << 16 * (k % 2);
         *(ck_gpu_wide *)((uint16_t *)y->at + i) = w;
     } else {
         ck_gpu_wide w[2], *at = (ck_gpu_wide *)((float *)y->at + i);

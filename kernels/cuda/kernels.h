@@ -139,6 +139,14 @@ void ck_gpu_adamw_step(ck_gpu_stream s, const ck_gpu_adamw *a, float *w, float *
                        const float *gradient, int64_t n);
 /* average += change (value - average) */
 void ck_gpu_average(ck_gpu_stream s, float *average, const float *value, float change, int64_t n);
+/* bf16 of the values: how NULL: to the nearest; else up or down by chance, right on average, by
+ * bits that are a function of seed, step, stream and element (philox.h). */
+typedef struct ck_gpu_rounding {
+    uint64_t seed;
+    uint32_t step, stream;
+} ck_gpu_rounding;
+void ck_gpu_round(ck_gpu_stream s, uint16_t *copy, const float *value, int64_t n,
+                  const ck_gpu_rounding *how);
 /* The sum of squares, to *sum. partial: CK_GPU_SQUARES floats. */
 enum { CK_GPU_SQUARES = 256 };
 void ck_gpu_squares(ck_gpu_stream s, double *sum, const float *x, int64_t n, float *partial);

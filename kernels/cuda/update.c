@@ -1,5 +1,6 @@
 /* What happens to weights after the gradients are there, see kernels.h. */
 #include "kernels/cuda/gpu.h"
+#include "kernels/philox.h"
 
 typedef struct adamw_args {
     ck_gpu_adamw with;
@@ -56,6 +57,39 @@ void ck_gpu_average(ck_gpu_stream s, float *average, const float *value, float c
 void ck_gpu_add_scaled(ck_gpu_stream s, float *sum, const float *x, float factor, int64_t n) {
     blend_args a = {sum, x, factor, false, n};
     blend_launch(s, ck_gpu_blocks(n), &a);
+}
+
+typedef struct round_args {
+    uint16_t *copy;
+    const float *value;
+    int64_t n;
+    ck_gpu_rounding how;
+    bool random;
+} round_args;
+
+/* Groups of eight share a block of random bits. */
+CK_GPU_KERNEL(round_weights, round_args) {
+    CK_GPU_UNUSED_SHARED();
+    const ck_gpu_rounding *how = &a->how;
+    CK_GPU_THREADS(t) {
+        CK_GPU_EACH_SOME(i, t, a->n) {
+            uint32_t word[4];
+            if (a->random)
+                ck_philox(how->seed, how->step, how->stream, (uint64_t)(i / CK_GPU_SOME), word);
+            for (int k = 0; k < CK_GPU_SOME && i + k < a->n; k++) {
+                float x = a->value[i + k];
+                a->copy[i + k] = a->random ? ck_half_random(x, word[k / 2] >> 16 * (k % 2) & 0xffff)
+                                           : ck_half(x);
+            }
+        }
+    }
+}
+
+void ck_gpu_round(ck_gpu_stream s, uint16_t *copy, const float *value, int64_t n,
+                  const ck_gpu_rounding *how) {
+    round_args a = {copy, value, n, {0, 0, 0}, how != NULL};
+    if (how) a.how = *how;
+    round_weights_launch(s, ck_gpu_blocks((n + CK_GPU_SOME - 1) / CK_GPU_SOME), &a);
 }
 
 /* ---- The sum of squares, in two steps ---- */

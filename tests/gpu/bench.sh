@@ -6,13 +6,13 @@ set -uo pipefail
 . tests/gpu/env.sh || exit 1
 PEAK=${PEAK:-989} config=tests/bench/unet860.json
 step() { ours timeout 120 "$gpu/step" $config "$@" 77 "$PEAK" || echo "step $*: failed ($?)"; }
-for device in cuda-tf32 cuda; do step $device finetune 8; done
-step cuda-tf32 finetune 32
-step cuda-tf32 lcm 8
+for device in cuda-bf16 cuda-tf32 cuda; do step $device finetune 8; done
+step cuda-bf16 finetune 32
+step cuda-bf16 lcm 8
 # One process a card, each with a batch of 8: of cards that lose nothing the step is as long as one's.
 cards=$(nvidia-smi -L | wc -l)
 if [ "$cards" -gt 1 ] && command -v mpirun >/dev/null; then
-    ours timeout 180 mpirun --allow-run-as-root --oversubscribe -n "$cards" "$gpu/step" $config cuda-tf32 \
+    ours timeout 180 mpirun --allow-run-as-root --oversubscribe -n "$cards" "$gpu/step" $config cuda-bf16 \
         finetune 8 77 "$PEAK" || echo "$cards cards: failed ($?)"
 else
     echo "several cards: $cards here, mpirun $(command -v mpirun || echo 'not found'); left out"

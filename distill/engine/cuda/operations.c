@@ -599,8 +599,9 @@ typedef struct row {
 } row;
 
 /* (Of sums, and of gradients of weights, the result is f32. What losses are made of, by products of
- * numbers and affine functions, never is bf16.) */
+ * numbers and affine functions, never is bf16. Weights are where products alone read them.) */
 static const row rows[CK_OP_COUNT] = {
+    [CK_OP_PARAM] = {NULL, NULL, RESULT},
     [CK_OP_CONST] = {run_const, NULL, 0},
     [CK_OP_UNARY] = {run_unary, NULL, RESULT | A},
     [CK_OP_UNARY_GRAD] = {run_unary_grad, NULL, RESULT | A | B},

@@ -65,7 +65,11 @@ static void add(float *sum, const float *x, size_t n, float factor) {
     ck_gpu_add_scaled(ck_card_stream(), sum, x, factor, (int64_t)n);
 }
 
-static const ck_updates updates = {squares, adamw, average, add};
+static void round_weights(uint16_t *copy, const float *value, size_t n, const ck_rounding *how) {
+    ck_gpu_round_of(ck_card_stream(), copy, value, n, how);
+}
+
+static const ck_updates updates = {squares, adamw, average, add, round_weights};
 
 /* ---- Other processes ---- */
 

@@ -20,3 +20,10 @@ void ck_gpu_adamw_of(ck_gpu_stream stream, const ck_adamw_step *step, const ck_t
         ck_gpu_adamw_step(stream, &with, slices[i].value, slices[i].first, slices[i].second,
                           slices[i].gradient, (int64_t)slices[i].n);
 }
+
+void ck_gpu_round_of(ck_gpu_stream stream, uint16_t *copy, const float *value, size_t n,
+                     const ck_rounding *how) {
+    ck_gpu_rounding with = {0};
+    if (how) with = (ck_gpu_rounding){how->seed, how->step, how->stream};
+    ck_gpu_round(stream, copy, value, (int64_t)n, how ? &with : NULL);
+}
