@@ -2,7 +2,8 @@
  * (gpu_host.c). The few functions that distill/engine/cuda/nccl.c calls, with the rules of the real
  * ones: what is between GroupStart and GroupEnd goes at once, and calls of the same pair of
  * processes are matched in their order. By MPI, which the program has loaded; alone it needs none.
- * CK_NCCL_HOST_FULL: its cards have no memory left for messages.
+ * As of the real ones, a communicator's end waits for all. CK_NCCL_HOST_FULL: its cards have no
+ * memory left for messages.
  */
 #include <dlfcn.h>
 #include <stdbool.h>
@@ -153,6 +154,17 @@ EXPORT int ncclBroadcast(const void *from, void *to, size_t count, int type, int
     return code;
 }
 
+/* Everybody waits for everybody. */
+static void meet(void) {
+    float word = 0, words[64];
+    ncclGroupStart();
+    for (int r = 0; r < all.size && r < 64; r++) {
+        queue(&word, 1, FLOAT, r, true);
+        queue(&words[r], 1, FLOAT, r, false);
+    }
+    ncclGroupEnd();
+}
+
 /* Everybody must have been given process 0's id. */
 static int check_id(unique_id id) {
     unique_id theirs = id;
@@ -176,6 +188,7 @@ EXPORT int ncclCommInitRank(void **comm, int size, unique_id id, int rank) {
 
 EXPORT int ncclCommDestroy(void *comm) {
     if (comm != &all || !all.joined) return BAD_CALL;
+    meet();
     all.joined = false;
     return SUCCESS;
 }

@@ -265,6 +265,22 @@ static void test_shared_on_cards(void **state) {
     check_shared("cuda", !lacks_cards(6) ? 6 : !lacks_cards(2) ? 2 : 1);
 }
 
+/* One process finds its card full, and goes without waiting for the other. */
+static void test_one_fails(void **state) {
+    (void)state;
+    need_mpirun();
+    if (access("/dev/nvidiactl", F_OK) == 0) skip();
+    write_config("cuda", "dmd", 20);
+    command_of(1, ""); /* brings the program */
+    const outcome *o =
+        program_run(f.folder, "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+                              "ASAN_OPTIONS=detect_leaks=0; timeout 60 mpirun --oversubscribe "
+                              "-n 1 ./ckdistill run c.json -o r -q : "
+                              "-n 1 env CK_GPU_HOST_FAIL=20 ./ckdistill run c.json -o r -q");
+    assert_int_not_equal(o->status, 0);
+    assert_int_not_equal(o->status, 124);
+}
+
 /* What is said where NCCL is not beside the card of the tests (but perhaps on this machine, where
  * there is no real card for it), and where cards are full. */
 static void test_no_nccl(void **state) {
@@ -297,6 +313,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(test_killed_on_cards, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_shared, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_shared_on_cards, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_one_fails, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_nccl, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("world", tests, NULL, NULL);

@@ -74,7 +74,7 @@ typedef struct ck_peers {
      * carries arrays between cards is not there. */
     ck_status (*invite)(void *id, ck_error *err);
     ck_status (*join)(const void *id, size_t rank, size_t size, ck_error *err);
-    void (*leave)(void); /* what was not joined, too */
+    void (*leave)(void); /* waits for the others; what was not joined, too */
     /* As ck_world_exchange and ck_world_share (run/world.h). */
     ck_status (*exchange)(const float *array, const size_t *counts, size_t at, size_t n,
                           float *parts, ck_error *err);

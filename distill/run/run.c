@@ -2,6 +2,7 @@
 #include "distill/run/run_int.h"
 
 #include "distill/engine/cost.h"
+#include "distill/run/shard.h"
 #include "io/interrupt.h"
 #include "io/os.h"
 #include "io/progress.h"
@@ -408,8 +409,11 @@ static ck_status estimate(ck_session *r, ck_error *err) {
 
 /* After an error the other processes are not waited for: mpirun ends them. */
 static ck_status close_session(ck_session *r, ck_status status) {
+    const ck_backend *backend = r->plans.backend;
     ck_run_close(r);
-    if (status == CK_OK || status == CK_CANCELLED) ck_world_close(&r->world);
+    if (status != CK_OK && status != CK_CANCELLED) return status;
+    if (backend) ck_shard_leave(backend);
+    ck_world_close(&r->world);
     return status;
 }
 

@@ -1,13 +1,13 @@
 /* Which weights of a part each process takes the optimiser's steps for (and so keeps the moments
  * of), and how gradients come to it: ZeRO's first stage (Rajbhandari et al., 2020).
  *
- *   CK_TRY(ck_shard_join(world, backend, err));                  once
+ *   CK_TRY(ck_shard_join(world, backend, err));                  once a process
  *   ck_shard *s;
  *   CK_TRY(ck_shard_new(world, backend, sizes, count, piece, &s, err));
  *   CK_TRY(ck_shard_reduce(s, gradients, err));                  those of mine are sums now
  *   ... the optimiser's step of weights first to first + own - 1; then all weights into one array,
  *   CK_TRY(ck_shard_share(s, array, err));                       where mine were right
- *   ck_shard_leave(backend);
+ *   ck_shard_leave(backend);                                     not after an error
  *
  * Arrays are in the backend's memory, of all weights one after the other. Where that is the
  * program's they go through MPI, otherwise from card to card. Sums are in the order of ranks either
@@ -29,7 +29,8 @@ typedef struct ck_shard {
     float *parts; /* what everybody has for a piece of this one's */
 } ck_shard;
 
-/* Makes cards of several processes known to each other, and forgets them (joined or not). */
+/* Makes cards of several processes known to each other, and at the end forgets them (joined or
+ * not): as ck_world_close it waits for the others, so that it is left out after an error. */
 ck_status ck_shard_join(const ck_world *world, const ck_backend *backend, ck_error *err);
 void ck_shard_leave(const ck_backend *backend);
 

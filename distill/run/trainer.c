@@ -216,7 +216,6 @@ void ck_trainer_free(ck_trainer *t) {
     if (t->told) t->backend->free(t->told);
     free(t->heard);
     ck_resident_free(t->resident);
-    ck_shard_leave(t->backend);
     for (size_t i = 0; t->carried && i < t->d->feed_count; i++) free(t->carried[i]);
     free(t->carried), free(t->batches);
     ck_params_free(t->ema);

@@ -75,6 +75,7 @@ size_t ck_trainer_held(const ck_trainer *t);
 double ck_trainer_operations(const ck_trainer *t, size_t part);
 /* How many numbers are trained. */
 size_t ck_trainer_trained(const ck_trainer *t);
+/* Of several processes on cards the first to have memory joins them (shard.h), which lasts. */
 ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err);
 
 /* d->step: changes roles if it is time, runs all rounds. */

@@ -5,6 +5,7 @@
  * share is said. Of several processes (mpirun) each has such a batch. tests/bench/step.py is
  * "finetune" in torch. */
 #include "distill/methods/distill.h"
+#include "distill/run/shard.h"
 #include "distill/run/trainer.h"
 #include "kernels/philox.h"
 #include "io/os.h"
@@ -132,6 +133,7 @@ int main(int argc, char **argv) {
     time_steps(t, &d, seconds, &loss);
     if (world.rank == 0) tell(argv, t, &d, b, seconds, loss);
     ck_trainer_free(t);
+    ck_shard_leave(b);
     ck_world_close(&world);
     return 0;
 }
