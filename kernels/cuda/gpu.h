@@ -16,8 +16,9 @@
  *
  * What threads of a block tell each other goes through `shared` (CK_GPU_SHARED floats), and
  * CK_GPU_BARRIER lies between writing and reading; a barrier never stands inside CK_GPU_THREADS.
- * Sums are made by ck_gpu_block_sum, a fixed tree, and nothing is added atomically: so the bits do
- * not depend on chance, and are the same on card and processor but for exp, sin and their like.
+ * Sums are made by ck_gpu_block_sum and ck_gpu_team_sum, fixed trees, and nothing is added
+ * atomically: so the bits do not depend on chance, and are the same on card and processor but for
+ * exp, sin and their like.
  */
 #ifndef CK_GPU_H
 #define CK_GPU_H
@@ -94,30 +95,59 @@ CK_GPU_FUNCTION int64_t ck_gpu_divide(int64_t *i, int64_t d) {
 
 /* ---- Sums ---- */
 
-/* Each thread has put a number into x[t]; afterwards x[0] is their sum. (The last 32 are added
- * within a warp, in the same order, without barriers.) */
-CK_GPU_FUNCTION void ck_gpu_block_sum(float *x) {
+/* Each thread has put a number into x[t]; afterwards the first x of every team, of so many threads
+ * that follow each other, is the team's sum, or the largest. A team is a warp, or the block: 32
+ * threads or CK_GPU_BLOCK. (Within warps numbers meet in the same order, without barriers.) */
+enum { CK_GPU_WARP = 32 };
+
+CK_GPU_FUNCTION float ck_gpu_join(float a, float b, bool largest) {
+    return largest ? fmaxf(a, b) : a + b;
+}
+
+CK_GPU_FUNCTION void ck_gpu_team_join(float *x, int team, bool largest) {
 #ifdef __CUDACC__
-    enum { LAST = 32 };
+    enum { LAST = CK_GPU_WARP };
 #else
     enum { LAST = 1 };
 #endif
-    for (int half = CK_GPU_BLOCK / 2; half >= LAST; half /= 2) {
+    for (int half = team / 2; half >= LAST; half /= 2) {
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
-            if (t < half) x[t] += x[t + half];
+            if (t % team < half) x[t] = ck_gpu_join(x[t], x[t + half], largest);
         }
     }
     CK_GPU_BARRIER();
 #ifdef __CUDACC__
-    if (threadIdx.x < LAST) {
-        float sum = x[threadIdx.x];
-        for (int half = LAST / 2; half > 0; half /= 2) sum += __shfl_down_sync(~0u, sum, half);
-        if (threadIdx.x == 0) x[0] = sum;
-    }
+    float mine = x[threadIdx.x];
+    for (int half = LAST / 2; half > 0; half /= 2)
+        mine = ck_gpu_join(mine, __shfl_down_sync(~0u, mine, half), largest);
+    if (threadIdx.x % team == 0) x[threadIdx.x] = mine;
     CK_GPU_BARRIER();
 #endif
 }
+
+CK_GPU_FUNCTION void ck_gpu_team_sum(float *x, int team) {
+    ck_gpu_team_join(x, team, false);
+}
+
+CK_GPU_FUNCTION void ck_gpu_block_sum(float *x) {
+    ck_gpu_team_join(x, CK_GPU_BLOCK, false);
+}
+
+/* How many threads share a row of so many numbers, and blocks for so many rows. */
+static inline int ck_gpu_team_for(int64_t numbers) {
+    enum { MOST = 32 * CK_GPU_WARP };
+    return numbers <= MOST ? (int)CK_GPU_WARP : (int)CK_GPU_BLOCK;
+}
+
+static inline int64_t ck_gpu_team_blocks(int64_t rows, int team) {
+    return ck_gpu_blocks(rows * team);
+}
+
+/* The rows, of n, that the block's teams have: from `first` on, one each. */
+#define CK_GPU_EACH_TEAM(first, team, n)                                                           \
+    for (int64_t first = block * (CK_GPU_BLOCK / (team)); first < (n);                             \
+         first += blocks * (CK_GPU_BLOCK / (team)))
 
 /* ---- Numbers in memory ---- */
 

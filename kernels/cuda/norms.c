@@ -1,9 +1,11 @@
-/* Group and layer norms, see kernels.h. A block takes a group of an image. */
+/* Group and layer norms, see kernels.h. A team of threads takes a group of an
+ * image. */
 #include "kernels/cuda/gpu.h"
 
 typedef struct norm_args {
     ck_gpu_norm v;
     int64_t width; /* channels of a group */
+    int team;
     float eps;
     ck_gpu_array y;
     float *statistics;
@@ -26,35 +28,39 @@ CK_GPU_FUNCTION float gained(const norm_args *a, int64_t channel, float xhat) {
 
 CK_GPU_KERNEL(norm_forward, norm_args) {
     const ck_gpu_norm *v = &a->v;
-    int64_t each = v->pixels * a->width, channel;
-    for (int64_t g = block; g < v->n * v->groups; g += blocks) {
+    int64_t each = v->pixels * a->width, groups = v->n * v->groups, channel;
+    int team = a->team;
+    float *squares = shared + CK_GPU_BLOCK;
+    CK_GPU_EACH_TEAM(first, team, groups) {
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
+            int64_t g = first + t / team;
             float sum = 0;
-            for (int64_t k = t; k < each; k += CK_GPU_BLOCK)
+            for (int64_t k = t % team; g < groups && k < each; k += team)
                 sum += ck_gpu_get(&v->x, place(a, g, k, &channel));
             shared[t] = sum;
         }
-        ck_gpu_block_sum(shared);
-        float mean = shared[0] / (float)each;
-        CK_GPU_BARRIER();
+        ck_gpu_team_sum(shared, team);
         CK_GPU_THREADS(t) {
-            float sum = 0;
-            for (int64_t k = t; k < each; k += CK_GPU_BLOCK) {
+            int64_t g = first + t / team;
+            float sum = 0, mean = shared[t - t % team] / (float)each;
+            for (int64_t k = t % team; g < groups && k < each; k += team) {
                 float off = ck_gpu_get(&v->x, place(a, g, k, &channel)) - mean;
                 sum += off * off;
             }
-            shared[t] = sum;
+            squares[t] = sum;
         }
-        ck_gpu_block_sum(shared);
-        float scale = 1 / sqrtf(shared[0] / (float)each + a->eps);
+        ck_gpu_team_sum(squares, team);
         CK_GPU_THREADS(t) {
-            for (int64_t k = t; k < each; k += CK_GPU_BLOCK) {
+            int64_t g = first + t / team;
+            float mean = shared[t - t % team] / (float)each;
+            float scale = 1 / sqrtf(squares[t - t % team] / (float)each + a->eps);
+            for (int64_t k = t % team; g < groups && k < each; k += team) {
                 int64_t i = place(a, g, k, &channel);
                 float z = gained(a, channel, (ck_gpu_get(&v->x, i) - mean) * scale);
                 ck_gpu_put(&a->y, i, v->silu ? z * ck_gpu_sigmoid(z) : z);
             }
-            if (t == 0) {
+            if (t % team == 0 && g < groups) {
                 a->statistics[2 * g] = mean;
                 a->statistics[2 * g + 1] = scale;
             }
@@ -78,13 +84,15 @@ CK_GPU_FUNCTION float normalised(const norm_args *a, int64_t g, int64_t i, int64
 /* With g = dz gain: dx = scale (g - mean(g) - xhat mean(g xhat)). */
 CK_GPU_KERNEL(norm_data_grad, norm_args) {
     const ck_gpu_norm *v = &a->v;
-    int64_t each = v->pixels * a->width, channel;
+    int64_t each = v->pixels * a->width, groups = v->n * v->groups, channel;
+    int team = a->team;
     float *products = shared + CK_GPU_BLOCK;
-    for (int64_t g = block; g < v->n * v->groups; g += blocks) {
+    CK_GPU_EACH_TEAM(first, team, groups) {
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
+            int64_t g = first + t / team;
             float sum = 0, product = 0, dz;
-            for (int64_t k = t; k < each; k += CK_GPU_BLOCK) {
+            for (int64_t k = t % team; g < groups && k < each; k += team) {
                 int64_t i = place(a, g, k, &channel);
                 float xhat = normalised(a, g, i, channel, &dz);
                 dz *= v->gain ? v->gain[channel] : 1;
@@ -94,11 +102,13 @@ CK_GPU_KERNEL(norm_data_grad, norm_args) {
             shared[t] = sum;
             products[t] = product;
         }
-        ck_gpu_block_sum(shared);
-        ck_gpu_block_sum(products);
+        ck_gpu_team_sum(shared, team);
+        ck_gpu_team_sum(products, team);
         CK_GPU_THREADS(t) {
-            float mean = shared[0] / (float)each, along = products[0] / (float)each, dz;
-            for (int64_t k = t; k < each; k += CK_GPU_BLOCK) {
+            int64_t g = first + t / team;
+            float mean = shared[t - t % team] / (float)each, dz;
+            float along = products[t - t % team] / (float)each;
+            for (int64_t k = t % team; g < groups && k < each; k += team) {
                 int64_t i = place(a, g, k, &channel);
                 float xhat = normalised(a, g, i, channel, &dz);
                 dz *= v->gain ? v->gain[channel] : 1;
@@ -142,13 +152,13 @@ CK_GPU_KERNEL(norm_weight_grad, norm_args) {
 static norm_args args_of(const ck_gpu_norm *v) {
     norm_args a = {.v = *v};
     a.width = v->channels / v->groups;
+    a.team = ck_gpu_team_for(v->pixels * a.width);
     a.splits = splits_of(v);
     return a;
 }
 
-static int64_t group_blocks(const ck_gpu_norm *v) {
-    int64_t groups = v->n * v->groups;
-    return groups < CK_GPU_MOST_BLOCKS ? groups : CK_GPU_MOST_BLOCKS;
+static int64_t group_blocks(const norm_args *a) {
+    return ck_gpu_team_blocks(a->v.n * a->v.groups, a->team);
 }
 
 void ck_gpu_norm_forward(ck_gpu_stream s, const ck_gpu_norm *v, float eps, ck_gpu_array y,
@@ -157,7 +167,7 @@ void ck_gpu_norm_forward(ck_gpu_stream s, const ck_gpu_norm *v, float eps, ck_gp
     a.eps = eps;
     a.y = y;
     a.statistics = statistics;
-    norm_forward_launch(s, group_blocks(v), &a);
+    norm_forward_launch(s, group_blocks(&a), &a);
 }
 
 size_t ck_gpu_norm_scratch(const ck_gpu_norm *v) {
@@ -172,7 +182,7 @@ void ck_gpu_norm_backward(ck_gpu_stream s, const ck_gpu_norm *v, const float *st
     a.dy = dy;
     a.y = dx;
     a.partial = partial;
-    norm_data_grad_launch(s, group_blocks(v), &a);
+    norm_data_grad_launch(s, group_blocks(&a), &a);
     norm_weight_grad_launch(s, ck_gpu_blocks(a.splits * v->channels), &a);
     ck_gpu_walk columns = {.rank = 1, .d = {v->channels}, .x = {1}};
     ck_gpu_walk rows = {.rank = 1, .d = {a.splits}, .x = {v->channels}};

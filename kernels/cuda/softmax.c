@@ -1,4 +1,4 @@
-/* Probabilities of scores, and their gradients, see kernels.h. A block takes a row. */
+/* Probabilities of scores, and their gradients, see kernels.h. A team of threads takes a row. */
 #include "kernels/cuda/gpu.h"
 
 typedef struct softmax_args {
@@ -8,68 +8,74 @@ typedef struct softmax_args {
     ck_gpu_rows rows;
     float scale;
     bool causal, known; /* known: the sums are read, not made */
+    int team;
 } softmax_args;
 
-/* The largest of shared[0..BLOCK-1], to shared[0]. */
-CK_GPU_FUNCTION void block_largest(float *x) {
-    for (int half = CK_GPU_BLOCK / 2; half > 0; half /= 2) {
-        CK_GPU_BARRIER();
-        CK_GPU_THREADS(t) {
-            if (t < half) x[t] = fmaxf(x[t], x[t + half]);
-        }
-    }
-    CK_GPU_BARRIER();
+/* How many scores row i may see: none of one that is not there. */
+CK_GPU_FUNCTION int64_t seen_by(const softmax_args *a, int64_t i) {
+    const ck_gpu_rows *r = &a->rows;
+    if (i >= r->n) return 0;
+    return a->causal ? (r->first + i) % r->queries + 1 : r->keys;
 }
 
-/* NaN among the scores must stay one: fmaxf passes it over, the sum does not. */
-CK_GPU_FUNCTION float logarithm_of_sum(const softmax_args *a, const float *row, int64_t seen,
-                                       float *shared) {
+/* The logarithms of the sums, to `sums`. NaN among the scores must stay one: fmaxf passes it over,
+ * the sum does not. */
+CK_GPU_FUNCTION void logarithms(const softmax_args *a, int64_t first, float *largest, float *sums) {
+    int team = a->team;
+    int64_t keys = a->rows.keys;
     CK_GPU_THREADS(t) {
-        float largest = -INFINITY;
-        for (int64_t j = t; j < seen; j += CK_GPU_BLOCK)
-            largest = fmaxf(largest, a->scale * row[j]);
-        shared[t] = largest;
+        int64_t i = first + t / team, seen = seen_by(a, i);
+        largest[t] = -INFINITY;
+        for (int64_t j = t % team; j < seen; j += team)
+            largest[t] = fmaxf(largest[t], a->scale * a->scores[i * keys + j]);
     }
-    block_largest(shared);
-    float largest = shared[0];
+    ck_gpu_team_join(largest, team, true);
+    CK_GPU_THREADS(t) {
+        int64_t i = first + t / team, seen = seen_by(a, i);
+        float most = largest[t - t % team], sum = 0;
+        for (int64_t j = t % team; j < seen; j += team)
+            sum += expf(a->scale * a->scores[i * keys + j] - most);
+        sums[t] = sum;
+    }
+    ck_gpu_team_sum(sums, team);
+    CK_GPU_THREADS(t) {
+        int64_t i = first + t / team;
+        if (t % team == 0 && i < a->rows.n) a->sums[i] = sums[t] = largest[t] + logf(sums[t]);
+    }
     CK_GPU_BARRIER();
-    CK_GPU_THREADS(t) {
-        float sum = 0;
-        for (int64_t j = t; j < seen; j += CK_GPU_BLOCK) sum += expf(a->scale * row[j] - largest);
-        shared[t] = sum;
-    }
-    ck_gpu_block_sum(shared);
-    return largest + logf(shared[0]);
 }
 
 CK_GPU_KERNEL(softmax, softmax_args) {
     int64_t keys = a->rows.keys;
-    for (int64_t i = block; i < a->rows.n; i += blocks) {
-        const float *row = a->scores + i * keys;
-        int64_t seen = a->causal ? (a->rows.first + i) % a->rows.queries + 1 : keys;
-        float sum = a->known ? a->sums[i] : logarithm_of_sum(a, row, seen, shared);
+    float *sums = shared + CK_GPU_BLOCK;
+    CK_GPU_EACH_TEAM(first, a->team, a->rows.n) {
         CK_GPU_BARRIER();
+        if (!a->known) logarithms(a, first, shared, sums);
         CK_GPU_THREADS(t) {
-            for (int64_t j = t; j < keys; j += CK_GPU_BLOCK)
-                ck_gpu_put(&a->p, i * keys + j, j < seen ? expf(a->scale * row[j] - sum) : 0);
-            if (t == 0 && !a->known) a->sums[i] = sum;
+            int64_t i = first + t / a->team, seen = seen_by(a, i), j = t % a->team;
+            float sum = !a->known ? sums[t - j] : seen ? a->sums[i] : 0;
+            for (; seen && j < keys; j += a->team) {
+                float p = j < seen ? expf(a->scale * a->scores[i * keys + j] - sum) : 0;
+                ck_gpu_put(&a->p, i * keys + j, p);
+            }
         }
     }
 }
 
-static void launch(ck_gpu_stream s, const softmax_args *a) {
-    softmax_launch(s, a->rows.n < CK_GPU_MOST_BLOCKS ? a->rows.n : CK_GPU_MOST_BLOCKS, a);
+static void launch(ck_gpu_stream s, softmax_args *a) {
+    a->team = ck_gpu_team_for(a->rows.keys);
+    softmax_launch(s, ck_gpu_team_blocks(a->rows.n, a->team), a);
 }
 
 void ck_gpu_softmax(ck_gpu_stream s, ck_gpu_array p, const float *scores, float *sums,
                     ck_gpu_rows rows, float scale, bool causal) {
-    softmax_args a = {p, scores, sums, rows, scale, causal, false};
+    softmax_args a = {p, scores, sums, rows, scale, causal, false, 0};
     launch(s, &a);
 }
 
 void ck_gpu_softmax_again(ck_gpu_stream s, ck_gpu_array p, const float *scores, const float *sums,
                           ck_gpu_rows rows, float scale, bool causal) {
-    softmax_args a = {p, scores, (float *)sums, rows, scale, causal, true};
+    softmax_args a = {p, scores, (float *)sums, rows, scale, causal, true, 0};
     launch(s, &a);
 }
 
@@ -78,29 +84,33 @@ typedef struct softmax_grad_args {
     const float *change;
     ck_gpu_rows rows;
     float scale;
+    int team;
 } softmax_grad_args;
 
 CK_GPU_KERNEL(softmax_grad, softmax_grad_args) {
-    for (int64_t i = block; i < a->rows.n; i += blocks) {
-        int64_t row = i * a->rows.keys, end = row + a->rows.keys;
+    int team = a->team;
+    int64_t keys = a->rows.keys, end = a->rows.n * keys;
+    CK_GPU_EACH_TEAM(first, team, a->rows.n) {
         CK_GPU_BARRIER();
         CK_GPU_THREADS(t) {
+            int64_t row = (first + t / team) * keys;
             float sum = 0;
-            for (int64_t j = row + t; j < end; j += CK_GPU_BLOCK)
+            for (int64_t j = row + t % team; j < row + keys && j < end; j += team)
                 sum += ck_gpu_get(&a->p, j) * a->change[j];
             shared[t] = sum;
         }
-        ck_gpu_block_sum(shared);
+        ck_gpu_team_sum(shared, team);
         CK_GPU_THREADS(t) {
-            for (int64_t j = row + t; j < end; j += CK_GPU_BLOCK)
-                ck_gpu_put(&a->dscores, j,
-                           a->scale * ck_gpu_get(&a->p, j) * (a->change[j] - shared[0]));
+            int64_t row = (first + t / team) * keys;
+            float sum = shared[t - t % team];
+            for (int64_t j = row + t % team; j < row + keys && j < end; j += team)
+                ck_gpu_put(&a->dscores, j, a->scale * ck_gpu_get(&a->p, j) * (a->change[j] - sum));
         }
     }
 }
 
 void ck_gpu_softmax_grad(ck_gpu_stream s, ck_gpu_array dscores, ck_gpu_array p, const float *change,
                          ck_gpu_rows rows, float scale) {
-    softmax_grad_args a = {dscores, p, change, rows, scale};
-    softmax_grad_launch(s, rows.n < CK_GPU_MOST_BLOCKS ? rows.n : CK_GPU_MOST_BLOCKS, &a);
+    softmax_grad_args a = {dscores, p, change, rows, scale, ck_gpu_team_for(rows.keys)};
+    softmax_grad_launch(s, ck_gpu_team_blocks(rows.n, a.team), &a);
 }
