@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-/* Blocks of fixed size: the sum is the same however many threads share them. */
+/* Blocks of fixed size, a thread for each weight: the sum is the same however many there are. */
 enum { BLOCK = 4096 };
 
 static double square_sum(const float *x, size_t n) {
@@ -14,6 +14,7 @@ static double square_sum(const float *x, size_t n) {
 }
 
 static void squares(const ck_trained *slices, size_t count, double *sums) {
+#pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < count; i++) {
         sums[i] = 0;
         for (size_t at = 0; at < slices[i].n; at += BLOCK) {

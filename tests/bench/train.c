@@ -1,9 +1,12 @@
 /* A training step (forward, backward) of a UNet with weights of chance, timed.
  *   train CONFIG.json BACKEND BATCH TOKENS [checkpoint]
- * prints: parameters, GFLOP of the step (as torch counts it), seconds of the best of five, MiB of
- * the plan, GFLOP/s; then seconds by operation, of each the best. tests/bench/train.py is the same
- * in torch. */
+ * prints: parameters, seconds of the best of five, MiB of the plan; GFLOP of the step, its speed
+ * and that of a large product on the same backend in the same run, which no operation should be far
+ * from; then by operation the seconds, of each the best, and where they are for products the speed.
+ * tests/bench/train.py is the same in torch.
+ */
 #include "distill/engine/backend.h"
+#include "distill/engine/cost.h"
 #include "distill/models/unet.h"
 
 #include <math.h>
@@ -26,6 +29,21 @@ static double total(const ck_exec *e) {
     double sum = 0;
     for (int op = 0; op < CK_OP_COUNT; op++) sum += ck_exec_seconds(e)[op];
     return sum;
+}
+
+/* Seconds by operation, and of what takes the time because it multiplies, how fast. */
+static void print_operations(const ck_graph *g, const double *seconds, double step, double peak) {
+    double operations[CK_OP_COUNT] = {0};
+    for (size_t i = 0; i < g->count; i++) operations[g->nodes[i].op] += ck_cost_node(g, (ck_node)i);
+    for (int op = 0; op < CK_OP_COUNT; op++) {
+        if (seconds[op] <= 0.002 * step) continue;
+        printf("  %-18s %.3f s %4.0f%%", ck_op_name((ck_op)op), seconds[op],
+               100 * seconds[op] / step);
+        double speed = operations[op] / seconds[op];
+        if (speed > 0)
+            printf(", %5.0f GFLOP/s, %3.0f%% of the peak", speed / 1e9, 100 * speed / peak);
+        printf("\n");
+    }
 }
 
 int main(int argc, char **argv) {
@@ -75,9 +93,11 @@ int main(int argc, char **argv) {
     printf("%s: %.1f million parameters, %.3f s a step, plan %.0f MiB, process %.0f MiB\n", argv[2],
            (double)parameters / 1e6, best, (double)ck_exec_peak(e) / 0x1p20,
            (double)usage.ru_maxrss / 1024);
-    for (int op = 0; op < CK_OP_COUNT; op++) {
-        if (least[op] > 0.002 * best) printf("  %-18s %.3f s\n", ck_op_name((ck_op)op), least[op]);
-    }
+    double peak, speed = ck_exec_operations(e) / best;
+    ok(ck_cost_speed(b, &peak, &err));
+    printf("  %.1f GFLOP: %.0f GFLOP/s, %.0f%% of the %.0f of a large product\n",
+           ck_exec_operations(e) / 1e9, speed / 1e9, 100 * speed / peak, peak / 1e9);
+    print_operations(g, least, best, peak);
     ck_exec_free(e), ck_graph_free(g), ck_params_free(p);
     return 0;
 }
