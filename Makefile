@@ -280,6 +280,11 @@ bench: all bench-train $(BUILD)/tests/test_kernels $(BUILD)/make_layout $(BUILD)
 bench-train: $(BUILD)/train
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/bench/train.sh
 
+# Sampling at SD1.5's and SDXL's sizes.
+.PHONY: bench-sizes
+bench-sizes: all $(BUILD)/make_layout $(BUILD)/measure
+	@BUILD=$(BUILD) tests/bench/sizes.sh
+
 $(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure $(BUILD)/train $(BUILD)/step: $(BUILD)/%: $(BUILD)/tests/bench/%.o \
     $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)

@@ -11,6 +11,7 @@ fi
 if "$PYTHON" -c "import diffusers, transformers" 2>/dev/null; then
     "$PYTHON" tests/interop/check_configs.py "$BUILD"
     "$PYTHON" tests/interop/check_models.py "$BUILD"
+    "$PYTHON" tests/interop/check_pipelines.py "$BUILD"
 else
     echo "interop: $PYTHON has no diffusers and transformers: networks are not checked"
 fi
