@@ -1,5 +1,5 @@
 /* Models in one file: configs told from shapes are those that were published. */
-#include "tests/check.h"
+#include "tests/ok.h"
 
 #include "distill/models/detect_int.h"
 #include "distill/models/model.h"
@@ -13,7 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static ck_error err;
 static fixture folder;
 
 static int make_folder(void **state) {
@@ -26,10 +25,6 @@ static int remove_folder(void **state) {
     (void)state;
     fixture_remove(&folder);
     return 0;
-}
-
-static void ok(ck_status s) {
-    if (s != CK_OK) fail_msg("%s", err.message);
 }
 
 static void expect(ck_status s, ck_status wanted, const char *message) {

@@ -1,7 +1,7 @@
 /* What methods aim at: the loss of every method, for every prediction, beside the same formula
  * written out for one sample after the other, in f64 and without the graph. Networks are a very
  * small UNet, with other weights for each role. */
-#include "tests/check.h"
+#include "tests/ok.h"
 
 #include "distill/methods/distill.h"
 #include "distill/models/heads.h"
@@ -17,13 +17,6 @@
 
 enum { N = 3, SIDE = 4, CHANNELS = 4, SIZE = SIDE * SIDE * CHANNELS, TOKENS = 2, WIDTH = 8 };
 enum { TEXT = TOKENS * WIDTH, GUIDANCE_WIDTH = 8 };
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 /* ---- Networks, asked alone ---- */
 

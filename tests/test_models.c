@@ -1,5 +1,5 @@
 /* VAE and text encoder against PyTorch, on a real model; see test_unet.c. */
-#include "tests/check.h"
+#include "tests/ok.h"
 #include "tests/parity.h"
 
 #include "distill/engine/backend.h"
@@ -14,13 +14,6 @@
 #include <string.h>
 
 #define MODEL "tests/data/models/base/"
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 static void check_node(const ck_exec *e, ck_node node, float *want, size_t n, double tolerance) {
     double off = parity_off(e, node, want, n);

@@ -1,6 +1,6 @@
 /* What a student can be that its teacher is not, on the small real UNet: told the scale of
  * guidance; of fewer blocks; a LoRA beside the teacher's weights. */
-#include "tests/check.h"
+#include "tests/ok.h"
 #include "tests/program.h"
 
 #include "distill/methods/distill.h"
@@ -18,13 +18,6 @@
 
 #define MODEL "tests/data/models/base/"
 enum { N = 2, SIDE = 8, CHANNELS = 4, TOKENS = 3, WIDTH = 64, SIZE = N * SIDE * SIDE * CHANNELS };
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 static ck_params *open_weights(void) {
     ck_params *p;

@@ -1,6 +1,6 @@
 /* Tiny SD3 and FLUX folders through `ckdistill sample`, against diffusers' pipelines. See
  * tests/interop/make_pipelines.py. */
-#include "tests/check.h"
+#include "tests/ok.h"
 #include "tests/program.h"
 
 #include "distill/engine/params.h"
@@ -14,13 +14,6 @@
 #include <unistd.h>
 
 #define DATA "tests/data/pipelines/"
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 /* ---- Whole models ---- */
 

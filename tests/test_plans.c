@@ -5,7 +5,7 @@
 #include "io/pipeline.h"
 #include "io/safetensors.h"
 #include "io/writer.h"
-#include "tests/check.h"
+#include "tests/ok.h"
 #include "tests/fixture.h"
 #include "tests/layouts.h"
 #include "tests/program.h"
@@ -21,13 +21,6 @@
 #include <unistd.h>
 
 static fixture f;
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
-
 /* ---- Models without weights ---- */
 
 static void write_json(const char *folder, const char *part, const char *name, cJSON *json) {

@@ -1,5 +1,5 @@
 /* Noise processes: levels, grids and how x0 comes from answers; weights in memory and as files. */
-#include "tests/check.h"
+#include "tests/ok.h"
 
 #include "distill/models/export.h"
 #include "distill/diffusion/process.h"
@@ -9,13 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 static void near(double a, double b, double tolerance) {
     if (!(fabs(a - b) <= tolerance * fabs(b))) print_error("%.9g, not %.9g\n", a, b);

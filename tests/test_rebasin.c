@@ -7,7 +7,7 @@
 #include "io/layout.h"
 #include "kernels/philox.h"
 #include "io/view.h"
-#include "tests/check.h"
+#include "tests/ok.h"
 #include "tests/parity.h"
 #include "tests/fault.h"
 #include "tests/fixture.h"
@@ -26,13 +26,6 @@
     (uint64_t[]) {                                                                                 \
         __VA_ARGS__                                                                                \
     }
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 /* Of the model in tests/data. Its UNet and its VAE have groups of their own. */
 static const ck_channel_sizes unet_sizes = {.heads = 4, .clip_head = 16, .norm_groups = 16};

@@ -1,5 +1,5 @@
 /* Runs: what is in the folder, and that a run which is killed and resumed gives the same bits. */
-#include "tests/check.h"
+#include "tests/ok.h"
 #include "tests/fault.h"
 
 #include "distill/run/config.h"
@@ -22,14 +22,8 @@
 
 #define TEACHER "recipes/distill/checkerboard-teacher.safetensors"
 
-static ck_error err;
 static char folder[64];
 static const ck_run_options quietly = {.quiet = true};
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 static int set_up(void **state) {
     (void)state;

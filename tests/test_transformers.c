@@ -1,7 +1,7 @@
 /* SD3's transformer and FLUX's: what is computed again for the backward pass has the same bits as
  * what was kept. (Their answers and gradients against diffusers': tests/interop/check_models.py;
  * whole pipelines: test_pipelines.c.) */
-#include "tests/check.h"
+#include "tests/ok.h"
 
 #include "distill/engine/backend.h"
 #include "distill/models/flux.h"
@@ -12,13 +12,6 @@
 #include <string.h>
 
 enum { N = 1, H = 16, W = 12, TOKENS = 3 };
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 typedef struct inputs {
     ck_node x, time, context, pooled, guidance;

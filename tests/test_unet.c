@@ -1,6 +1,6 @@
 /* The UNet against PyTorch, on a real model: what it answers, every gradient, ten steps of AdamW.
  * tests/data/parity was computed by torch 2.15 and diffusers 0.42 from tests/data/models/base. */
-#include "tests/check.h"
+#include "tests/ok.h"
 
 #include "distill/engine/backend.h"
 #include "distill/engine/optimizer.h"
@@ -21,13 +21,6 @@
 #define PARITY "tests/data/parity/unet.safetensors"
 
 enum { N = 4, C = 4, H = 16, W = 16, T = 16, D = 64, SIZE = N * C * H * W, MOST = 512 };
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s != CK_OK) print_error("%s\n", err.message);
-    assert_int_equal(s, CK_OK);
-}
 
 /* A tensor of the reference, in f32. */
 static float *reference(const ck_reader *r, const char *name) {
