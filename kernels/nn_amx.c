@@ -28,7 +28,7 @@
 
 /* Tokens of a block; queries whose sums are made together; queries that are given together;
  * channels of a head at most. */
-enum { BLOCK = DEPTH, QUERIES = 2 * BLOCK, SHARE = 512, MOST = 256 };
+enum { BLOCK = DEPTH, QUERIES = 2 * BLOCK, SHARE = 1024, MOST = 256 };
 enum { STEPS = MOST / DEPTH, TILES = MOST / TILE };
 
 #define LN2    0.693147181f
@@ -157,16 +157,25 @@ typedef struct product {
 } product;
 
 INLINE void add_products(const product c[4], size_t left_step, size_t right_step, size_t n) {
-#define BEGIN(I) LOAD(I, c[I].to);
 #define ADD(I)                                                                                     \
     LOAD(5, c[I].left + i * left_step);                                                            \
     LOAD(7, c[I].right + i * right_step);                                                          \
-    _tile_dpbf16ps(I, 5, 7);
-#define END(I) STORE(c[I].to, I);
-    BEGIN(0)
-    BEGIN(1)
-    BEGIN(2)
-    BEGIN(3) for (size_t i = 0; i < n; i++){ADD(0) ADD(1) ADD(2) ADD(3)} END(0) END(1) END(2) END(3)
+    _tile_dpbf16ps(I, 5, 7)
+    LOAD(0, c[0].to);
+    LOAD(1, c[1].to);
+    LOAD(2, c[2].to);
+    LOAD(3, c[3].to);
+    for (size_t i = 0; i < n; i++) {
+        ADD(0);
+        ADD(1);
+        ADD(2);
+        ADD(3);
+    }
+    STORE(c[0].to, 0);
+    STORE(c[1].to, 1);
+    STORE(c[2].to, 2);
+    STORE(c[3].to, 3);
+#undef ADD
 }
 
 /* ---- Numbers ---- */
@@ -422,7 +431,7 @@ INLINE void differentiate(differences *to, size_t half, const float *scores, con
             _mm512_store_si512(to->p + row, p);
             _mm512_store_si512(to->d + row, d[k]);
         }
-        size_t row = row_of(half * TILE / 2 + i) * TILE;
+        size_t row = (row_of(i) + 2 * half) * TILE;
         _mm512_store_si512(to->d_pairs[0] + row, _mm512_unpacklo_epi16(d[0], d[1]));
         _mm512_store_si512(to->d_pairs[1] + row, _mm512_unpackhi_epi16(d[0], d[1]));
     }
