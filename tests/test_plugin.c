@@ -65,6 +65,7 @@ static void test_used(void **state) {
     program_expect(run_with("tests/libck-cuda.so", "auto"), 0, NULL, NULL);
     program_expect(program_run(folder.folder, "grep backend run/config.json run/run.json"), 0,
                    "\"cuda\"", NULL);
+    program_expect(program_run(folder.folder, "cat run/run.json"), 0, "\"waited_for_card\"", NULL);
     program_expect(program_run(folder.folder, "at/ckdistill eval run -q"), 0, NULL, NULL);
 }
 

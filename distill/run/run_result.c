@@ -205,7 +205,10 @@ static bool add_costs(cJSON *root, const ck_session *r) {
            cJSON_AddNumberToObject(root, "samples_per_s",
                                    (double)(r->d.total * r->settings.accumulate * r->stepped) /
                                        r->stepping) &&
-           (all <= 0 || cJSON_AddNumberToObject(root, "overhead", r->stepping / all));
+           (all <= 0 || cJSON_AddNumberToObject(root, "overhead", r->stepping / all)) &&
+           (r->task->backend->host ||
+            cJSON_AddNumberToObject(root, "waited_for_card",
+                                    ck_trainer_waited(r->trainer) / r->stepping));
 }
 
 ck_status ck_run_describe(const ck_session *r, double seconds, ck_error *err) {

@@ -55,6 +55,7 @@ struct ck_trainer {
     /* Of all parts, in the backend's memory, and as the program has read it: once a step. */
     char *told, *heard;
     size_t told_bytes;
+    double waited; /* seconds, for a card to tell */
     /* Of what round a size's feeds have data, seed and all, before it is asked for; or NULL. */
     const sized *ahead;
     uint64_t ahead_seed, ahead_round;
@@ -527,7 +528,9 @@ static ck_status run_rounds(ck_trainer *t, const ck_data *data, ck_error *err) {
         ck_optimizer_squares(w->optimizer, squares_of(t->told, w));
     }
     CK_TRY(draw_ahead(t, data, err));
+    double start = ck_seconds();
     t->backend->read(t->heard, t->told, t->told_bytes);
+    t->waited += ck_seconds() - start;
     return carry(t, s, err);
 }
 
@@ -731,4 +734,8 @@ void ck_trainer_seconds(const ck_trainer *t, double *seconds) {
             for (size_t k = 0; k < t->size_count; k++)
                 seconds[op] += ck_exec_seconds(t->sizes[k].plans[i].exec)[op];
     }
+}
+
+double ck_trainer_waited(const ck_trainer *t) {
+    return t->waited;
 }

@@ -99,5 +99,8 @@ ck_params *ck_trainer_average(const ck_trainer *t);
 
 /* Seconds spent in each operation since the start, by ck_op, to seconds[CK_OP_COUNT]. */
 void ck_trainer_seconds(const ck_trainer *t, double *seconds);
+/* Seconds since the start in which the program had nothing to do but wait for a card: where they
+ * are few, the card waits for the program. */
+double ck_trainer_waited(const ck_trainer *t);
 
 #endif

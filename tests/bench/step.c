@@ -71,26 +71,29 @@ static int by_time(const void *a, const void *b) {
 }
 
 /* Each step ends with its loss and norm in the program's memory, and the next begins after the
- * update was asked for: as runs do. */
-static void time_steps(ck_trainer *t, ck_distill *d, double seconds[TIMES], double *loss) {
+ * update was asked for: as runs do. *waited: the share of it in which a card alone was busy. */
+static void time_steps(ck_trainer *t, ck_distill *d, double seconds[TIMES], double *loss,
+                       double *waited) {
     const ck_data data = {.batch = batch};
-    double start = ck_seconds();
+    double start = ck_seconds(), all = 0, before = 0;
     for (int i = -READY; i < TIMES; i++) {
         ck_trainer_report report;
         d->step = (uint64_t)(i + READY);
         ok(ck_trainer_run(t, &data, &report, &err));
         ok(ck_trainer_update(t, 1e-5, &err));
         double end = ck_seconds();
-        if (i >= 0) seconds[i] = end - start;
+        if (i == -1) before = ck_trainer_waited(t);
+        if (i >= 0) all += seconds[i] = end - start;
         start = end;
         *loss = report.loss;
     }
+    *waited = (ck_trainer_waited(t) - before) / all;
     qsort(seconds, TIMES, sizeof *seconds, by_time);
 }
 
 /* samples/s of all processes, TFLOP/s of each. */
 static void tell(char **argv, const ck_trainer *t, const ck_distill *d, const ck_backend *b,
-                 const double seconds[TIMES], double loss) {
+                 const double seconds[TIMES], double loss, double waited) {
     size_t available = 0, all = 0;
     double middle = seconds[TIMES / 2], work = 0;
     if (b->memory) b->memory(&available, &all);
@@ -101,6 +104,7 @@ static void tell(char **argv, const ck_trainer *t, const ck_distill *d, const ck
     printf(": %.1f ms a step (best %.1f), %.2f samples/s, %.2f TFLOP/s", 1e3 * middle,
            1e3 * seconds[0], (double)d->total / middle, speed);
     if (argv[6]) printf(" (%.1f%% of %s)", 100 * speed / atof(argv[6]), argv[6]);
+    if (!b->host) printf(", %.0f%% of the time only waiting for the card", 100 * waited);
     printf(", plan %.0f MiB, weights and moments %.0f MiB", (double)ck_trainer_peak(t) / 0x1p20,
            (double)ck_trainer_held(t) / 0x1p20);
     if (all) printf(", of the card %.0f MiB taken", (double)(all - available) / 0x1p20);
@@ -117,7 +121,7 @@ int main(int argc, char **argv) {
     static ck_distill d;
     ck_trainer *t;
     ck_world world;
-    double seconds[TIMES], loss;
+    double seconds[TIMES], loss, waited;
     ok(ck_world_open(&world, &err));
     ok(ck_unet_read(argv[1], &c, &err));
     ok(ck_backend_open(argv[2], &b, &err));
@@ -130,8 +134,8 @@ int main(int argc, char **argv) {
                                      .world = &world};
     ok(ck_trainer_new(&d, b, &how, &t, &err));
     ok(ck_trainer_allocate(t, 0, &err));
-    time_steps(t, &d, seconds, &loss);
-    if (world.rank == 0) tell(argv, t, &d, b, seconds, loss);
+    time_steps(t, &d, seconds, &loss, &waited);
+    if (world.rank == 0) tell(argv, t, &d, b, seconds, loss, waited);
     ck_trainer_free(t);
     ck_shard_leave(b);
     ck_world_close(&world);
