@@ -77,8 +77,20 @@ static ck_status go_on(const char *config, const char *run, ck_error *e) {
                                      : ck_run_start(config, NULL, 0, run, &anew, e);
 }
 
-/* The same in a child that is killed after so many microseconds; 0: never. (A card is opened in
- * children alone: what is open there does not outlast a fork.) */
+/* Waits until there is a checkpoint after some steps, or the child has ended. */
+static void await_checkpoint(const char *run, pid_t child) {
+    char saved[512];
+    siginfo_t ended = {0};
+    snprintf(saved, sizeof saved, "%s/checkpoints/step-00000010", run);
+    while (access(saved, F_OK) != 0 && ended.si_pid == 0) {
+        usleep(200);
+        waitid(P_PID, (id_t)child, &ended, WEXITED | WNOHANG | WNOWAIT);
+    }
+}
+
+/* The same in a child that is killed after so many microseconds; 0: never; SAVED: once it has made
+ * ten steps. (A card is opened in children alone: what is open there does not outlast a fork.) */
+enum { SAVED = 1 };
 static void run_and_kill(const char *config, const char *run, useconds_t after) {
     pid_t child = fork();
     assert_true(child >= 0);
@@ -89,7 +101,10 @@ static void run_and_kill(const char *config, const char *run, useconds_t after) 
         _exit(s == CK_OK ? 0 : 1);
     }
     if (after) {
-        usleep(after);
+        if (after == SAVED)
+            await_checkpoint(run, child);
+        else
+            usleep(after);
         kill(child, SIGKILL);
     }
     int status;
@@ -109,6 +124,7 @@ static void check_killed(const char *method, const char *more) {
     unsigned most = card ? (unsigned)(1e6 * (ck_seconds() - start)) : 150000;
     snprintf(result, sizeof result, "%s/metrics.json", killed);
     unsigned random = 12345;
+    run_and_kill(config, killed, SAVED); /* however slow the machine is */
     for (int i = 0; i < 20; i++) {
         random = random * 1103515245 + 12345;
         run_and_kill(config, killed, 2000 + (random >> 8) % most);
