@@ -154,10 +154,10 @@ endif
 # The one of the tests, which needs no card; and one of another version.
 GPU_HOST_SRC := $(PLUGIN_SRC) $(wildcard kernels/cuda/*.c) distill/engine/reference_f32.c tests/gpu_host.c
 $(BUILD)/tests/libck-cuda.so: $(GPU_HOST_SRC:%.c=$(BUILD)/pic/%.o) $(BUILD)/tests/libnccl.so.2
-	$(PLUGIN_LD) -Wl,-rpath,'$$ORIGIN' -lm -ldl
+	$(PLUGIN_LD) -lm -ldl
 $(BUILD)/tests/libnccl.so.2: $(BUILD)/pic/tests/nccl_host.o
 	@mkdir -p $(@D)
-	$(PLUGIN_LD) -ldl
+	$(PLUGIN_LD) -Wl,-soname,libnccl.so.2 -ldl
 $(BUILD)/tests/old/libck-cuda.so: $(BUILD)/pic/tests/plugin_old.o
 	@mkdir -p $(@D)
 	$(PLUGIN_LD)

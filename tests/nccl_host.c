@@ -2,8 +2,8 @@
  * (gpu_host.c). The few functions that distill/engine/cuda/nccl.c calls, with the rules of the real
  * ones: what is between GroupStart and GroupEnd goes at once, and calls of the same pair of
  * processes are matched in their order. By MPI, which the program has loaded; alone it needs none.
- * As of the real ones, a communicator's end waits for all. CK_NCCL_HOST_FULL: its cards have no
- * memory left for messages.
+ * The plugin loads it by its path, so that it is the one of that name. As of the real ones, a
+ * communicator's end waits for all. CK_NCCL_HOST_FULL: its cards have no memory left for messages.
  */
 #include <dlfcn.h>
 #include <stdbool.h>
