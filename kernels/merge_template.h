@@ -421,16 +421,18 @@ INLINE void four_rows(float *out, size_t stride, const float *a, const float *b,
     STORE(3, out + 3 * stride)
 }
 
-/* A vector pair's columns of all panels at a time. */
+/* A vector pair's columns of all panels at a time. The last four rows may begin among those before,
+ * which are then made twice. */
 TARGET static void panels(float *out, size_t stride, const float *a, const float *b, size_t m,
                           size_t r, size_t count) {
     for (size_t j = 0; j < CK_PANEL; j += 2 * VL) {
-        size_t whole = m / 4 * 4;
-        for (size_t p = 0; p < count; p++)
-            for (size_t i = 0; i < whole; i += 4)
+        for (size_t p = 0; p < count && m >= 4; p++)
+            for (size_t row = 0; row < m; row += 4) {
+                size_t i = row + 4 < m ? row : m - 4;
                 four_rows(out + i * stride + p * CK_PANEL + j, stride, a + i * r,
                           b + p * r * CK_PANEL + j, r);
-        for (size_t i = whole; i < m; i++) {
+            }
+        for (size_t i = 0; i < m && m < 4; i++) {
             float *to = out + i * stride + j;
             size_t p = 0;
             for (; p + 4 <= count; p += 4)

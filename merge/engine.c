@@ -75,6 +75,7 @@ typedef struct run {
     ck_writer *writer;   /* of partial, where there is one */
     ck_partial *partial; /* NULL: what is interrupted is dropped */
     size_t chunk_bytes, block_elements;
+    bool makes_rows;   /* of LoRAs */
     size_t leaf_bytes; /* of one element of all leaves, at most, of all outputs */
     unsigned registers;
     uint64_t chunk_count;
@@ -305,6 +306,15 @@ static size_t strip_length(uint64_t first, size_t left) {
     return strip < left ? strip : left;
 }
 
+/* Of the n elements of a tensor from `from` on, those of the next block. Where rows are made that
+ * no file holds it ends with one, if it can: a piece of a row costs as much as four. */
+static size_t block_length(const run *r, const ck_tensor *out, uint64_t from, uint64_t n) {
+    if (n <= r->block_elements) return (size_t)n;
+    uint64_t row = r->makes_rows && out->rank ? out->elements / out->shape[0] : 1;
+    uint64_t over = (from + r->block_elements) % row;
+    return r->block_elements - (over < r->block_elements ? (size_t)over : 0);
+}
+
 /* n elements of the output to dst, from elements leaf_first[i]... of leaf i; first: number of the
  * first in what is mixed. */
 static ck_status eval(worker *w, const ck_task *task, unsigned result, uint64_t first,
@@ -314,7 +324,7 @@ static ck_status eval(worker *w, const ck_task *task, unsigned result, uint64_t 
     const float *registers[CK_MAX_MODELS + CK_MAX_STEPS];
     size_t out_size = element_bytes(task->out.dtype);
     for (uint64_t done = 0; done < n;) {
-        size_t block = n - done < r->block_elements ? (size_t)(n - done) : r->block_elements;
+        size_t block = block_length(r, &task->out, first + done, n - done);
         CK_TRY(read_block(w, task, leaf_first, done, block, err));
         for (size_t at = 0, strip; at < block; at += strip) {
             strip = strip_length(first + done + at, block - at);
@@ -731,7 +741,8 @@ static void choose_sizes(run *runs, size_t outputs, unsigned threads) {
         ratio = own > ratio ? own : ratio;
     }
     size_t strips = (size_t)r->registers * CK_STRIP * sizeof(float);
-    r->block_elements = has_lora(r->plan->recipe) ? LORA_BLOCK : MAX_BLOCK;
+    r->makes_rows = has_lora(r->plan->recipe);
+    r->block_elements = r->makes_rows ? LORA_BLOCK : MAX_BLOCK;
     while (r->block_elements > MIN_BLOCK &&
            r->leaf_bytes * r->block_elements + strips > per_worker / 2)
         r->block_elements /= 2;
@@ -747,6 +758,7 @@ static void choose_sizes(run *runs, size_t outputs, unsigned threads) {
         runs[i].leaf_bytes = r->leaf_bytes;
         runs[i].registers = r->registers;
         runs[i].block_elements = r->block_elements;
+        runs[i].makes_rows = r->makes_rows;
         runs[i].chunk_bytes = r->chunk_bytes;
         runs[i].held_bytes = r->held_bytes;
     }
