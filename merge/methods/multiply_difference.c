@@ -22,7 +22,8 @@ CK_INLINE double between(double x, double y, double w) {
     double mx, my, ex, ey;
     ck_split(x, &mx, &ex);
     ck_split(y, &my, &ey);
-    bool small = mx<my * 0x1.6a09e667f3bcdp-1, large = mx * 0x1.6a09e667f3bcdp-1> my;
+    bool small = mx < my * 0x1.6a09e667f3bcdp-1;
+    bool large = mx * 0x1.6a09e667f3bcdp-1 > my;
     double e = ex - ey;
     mx = small ? mx * 2 : mx;
     e = small ? e - 1 : e;

@@ -28,8 +28,8 @@ const char *ck_choices_find(const char *kind) {
 }
 
 ck_status ck_choices_add(const char *kind, const char *choice, ck_error *err) {
-    made *m = find(kind), new = {ck_strdup(kind), ck_strdup(choice)};
-    if (!m && new.kind &&new.choice) {
+    made *m = find(kind), own = {ck_strdup(kind), ck_strdup(choice)};
+    if (!m && own.kind && own.choice) {
         made *grown = ck_grow(all.made, all.count, &all.capacity, sizeof *grown);
         if (grown) {
             all.made = grown;
@@ -37,12 +37,12 @@ ck_status ck_choices_add(const char *kind, const char *choice, ck_error *err) {
             *m = (made){0};
         }
     }
-    if (!m || !new.kind || !new.choice) {
-        free(new.kind), free(new.choice);
+    if (!m || !own.kind || !own.choice) {
+        free(own.kind), free(own.choice);
         return ck_fail_memory(err, kind);
     }
     free(m->kind), free(m->choice);
-    *m = new;
+    *m = own;
     return CK_OK;
 }
 
