@@ -285,6 +285,9 @@ static void test_refusals(void **state) {
     assert_int_equal(access(run, F_OK), -1);
     const char *odd[] = {"method.to=3"};
     assert_int_equal(ck_run_start(config, odd, 1, run, &quietly, &err), CK_USAGE);
+    const char *wide[] = {"backend=reference64"};
+    assert_int_equal(ck_run_start(config, wide, 1, run, &quietly, &err), CK_USAGE);
+    assert_non_null(strstr(err.message, "reference64"));
     const char *little[] = {"memory=1e-6"};
     assert_int_equal(ck_run_start(config, little, 1, run, &quietly, &err), CK_MEMORY);
     assert_non_null(strstr(err.message, "batch"));

@@ -160,6 +160,8 @@ static ck_status read_basics(ck_session *r, const ck_backend **backend, size_t *
     r->memory = (size_t)(memory * 0x1p30);
     *batch = size;
     CK_TRY(ck_backend_open(name, backend, err));
+    if ((*backend)->element != sizeof(float))
+        return ck_fail(err, CK_USAGE, "backend '%s' does not train: its numbers are not f32", name);
     r->plans.backend = *backend;
     if (r->goes_on) CK_TRY(take_plans(r, err));
     /* (A run goes on where it began, not where there happens to be a card.) */
