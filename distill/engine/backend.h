@@ -81,6 +81,11 @@ typedef struct ck_peers {
     ck_status (*share)(float *array, const size_t *counts, ck_error *err);
 } ck_peers;
 
+/* Of a part of `count` elements, how many lie at `at` to at + n - 1. */
+static inline size_t ck_peers_piece(size_t count, size_t at, size_t n) {
+    return count <= at ? 0 : count - at < n ? count - at : n;
+}
+
 /* What is chosen for each kind of work the first time that it is met, and decides about bits: kept
  * with a run (run/plans.h), whose graphs are then computed in the same way when it goes on. */
 typedef struct ck_choices {

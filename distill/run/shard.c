@@ -46,7 +46,7 @@ ck_status ck_shard_new(const ck_world *world, const ck_backend *backend, const s
         return ck_fail_memory(err, "the optimiser");
     }
     divide(s, sizes, count);
-    size_t bytes = world->size * ck_world_piece(s->elements, 0, piece) * sizeof *s->parts;
+    size_t bytes = world->size * ck_peers_piece(s->elements, 0, piece) * sizeof *s->parts;
     s->parts = backend->alloc(bytes ? bytes : 1);
     *out = s;
     if (s->parts) return CK_OK;
@@ -72,7 +72,7 @@ ck_status ck_shard_reduce(ck_shard *s, float *gradients, ck_error *err) {
     for (size_t r = 0; r < s->world->size; r++)
         if (s->counts[r] > most) most = s->counts[r];
     for (size_t at = 0; at < most; at += s->piece) {
-        size_t n = ck_world_piece(s->elements, at, s->piece);
+        size_t n = ck_peers_piece(s->elements, at, s->piece);
         CK_TRY(exchange(s, gradients, at, err));
         if (n == 0) continue;
         float *sum = gradients + s->before + at;

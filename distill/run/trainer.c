@@ -276,7 +276,7 @@ size_t ck_trainer_held(const ck_trainer *t) {
         size_t elements = t->works[i].elements;
         bytes += (moments * elements / size + sums * elements) * sizeof(float);
         /* What others send of a share; process 0 keeps everybody's moments. */
-        if (size > 1) bytes += size * ck_world_piece(elements / size, 0, PIECE) * sizeof(float);
+        if (size > 1) bytes += size * ck_peers_piece(elements / size, 0, PIECE) * sizeof(float);
         if (size > 1 && t->world.rank == 0) bytes += moments * elements * sizeof(float);
     }
     return bytes;

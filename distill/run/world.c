@@ -2,6 +2,7 @@
  * MPI_Comm or MPI_Datatype of Open MPI is the address of one. */
 #include "distill/run/world.h"
 
+#include "distill/engine/backend.h"
 #include "io/os.h"
 
 #include <dlfcn.h>
@@ -89,7 +90,7 @@ static ck_status spread(const ck_world *w, void *bytes, size_t n, size_t from, c
 }
 
 static int piece(size_t n, size_t at) {
-    return (int)ck_world_piece(n, at, CHUNK);
+    return (int)ck_peers_piece(n, at, CHUNK);
 }
 
 /* Sends and receives at the same time, up to `most` bytes: both ends count the same pieces. */
@@ -142,12 +143,12 @@ static size_t offset(const size_t *counts, size_t rank) {
 
 ck_status ck_world_exchange(const ck_world *w, const float *array, const size_t *counts, size_t at,
                             size_t n, float *parts, ck_error *err) {
-    size_t mine = ck_world_piece(counts[w->rank], at, n);
+    size_t mine = ck_peers_piece(counts[w->rank], at, n);
     memcpy(parts + w->rank * mine, array + offset(counts, w->rank) + (mine ? at : 0),
            mine * sizeof *parts);
     for (size_t k = 1; k < w->size; k++) {
         size_t to = (w->rank + k) % w->size, from = (w->rank + w->size - k) % w->size;
-        size_t theirs = ck_world_piece(counts[to], at, n);
+        size_t theirs = ck_peers_piece(counts[to], at, n);
         CK_TRY(swap(array + offset(counts, to) + (theirs ? at : 0), theirs * sizeof *array, to,
                     parts + from * mine, mine * sizeof *parts, from, n * sizeof *array, err));
     }

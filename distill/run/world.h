@@ -42,13 +42,9 @@ ck_status ck_world_any(const ck_world *w, bool mine, bool *any, ck_error *err);
 /* counts: floats that belong to each process, one after the other in arrays of the sum of them. */
 
 /* Of the part that is mine in everybody's array, elements at to at + n - 1, as far as there are
- * such (m of them), to parts[size m] by rank. */
+ * such (m of them: ck_peers_piece), to parts[size m] by rank. */
 ck_status ck_world_exchange(const ck_world *w, const float *array, const size_t *counts, size_t at,
                             size_t n, float *parts, ck_error *err);
-/* m of a part of `count` elements. */
-static inline size_t ck_world_piece(size_t count, size_t at, size_t n) {
-    return count <= at ? 0 : count - at < n ? count - at : n;
-}
 /* Everybody's part of the array, where each has filled in its own, to everybody. */
 ck_status ck_world_share(const ck_world *w, float *array, const size_t *counts, ck_error *err);
 /* Everybody's part to process 0's array (NULL elsewhere), and back. */

@@ -2,6 +2,8 @@
  * neither is needed to build this. */
 #include "distill/engine/cuda/nccl.h"
 
+#include "distill/engine/backend.h"
+
 #include <dlfcn.h>
 #include <stdbool.h>
 #include <string.h>
@@ -99,11 +101,6 @@ void ck_nccl_leave(void) {
 
 /* ---- Groups of messages, which all go at once ---- */
 
-/* Of a part, the elements of a piece. */
-static size_t in_piece(size_t count, size_t at, size_t n) {
-    return count <= at ? 0 : count - at < n ? count - at : n;
-}
-
 /* The group is ended whatever went wrong in it. */
 static ck_status end(int code, ck_error *err) {
     int ended = nccl.end();
@@ -112,11 +109,11 @@ static ck_status end(int code, ck_error *err) {
 
 ck_status ck_nccl_exchange(ck_gpu_stream s, const float *array, const size_t *counts, size_t at,
                            size_t n, float *parts, ck_error *err) {
-    size_t mine = in_piece(counts[nccl.rank], at, n);
+    size_t mine = ck_peers_piece(counts[nccl.rank], at, n);
     CK_TRY(check(nccl.begin(), err));
     int code = SUCCESS;
     for (size_t r = 0; r < nccl.size; array += counts[r++]) {
-        size_t theirs = in_piece(counts[r], at, n);
+        size_t theirs = ck_peers_piece(counts[r], at, n);
         if (theirs && !code) code = nccl.send(array + at, theirs, FLOAT, (int)r, nccl.comm, s);
         if (mine && !code) code = nccl.receive(parts + r * mine, mine, FLOAT, (int)r, nccl.comm, s);
     }
