@@ -238,7 +238,7 @@ tsan: deps deps-clang
 valgrind: deps deps-valgrind
 	@CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
 	    --suppressions=tests/valgrind.supp \
-	    --errors-for-leak-kinds=definite" CK_ISA=avx2 $(MAKE) --no-print-directory check \
+	    --errors-for-leak-kinds=definite" CK_TEST_SECONDS=7200 CK_ISA=avx2 $(MAKE) --no-print-directory check \
 	    BUILD=$(BUILD)/valgrind ONEDNN=no CUDA=no TESTS="$(filter-out test_hdf5 test_head,$(TESTS))"
 
 # libFuzzer targets, each for a while on its corpus; a crash is a failure.

@@ -272,16 +272,21 @@ static void *read_often(void *argument) {
     return NULL;
 }
 
+/* A sanitizer's allocator may be locked by another thread at the moment of the fork that opens a
+ * file, and is so for ever in the helper (glibc's is unlocked there): then all are opened before
+ * there are threads. */
 static void test_threads(void **state) {
     (void)state;
     ck_reader *r = open_whole(FOLDER "chunked.h5");
+    ck_reader *other = is_watched() ? open_whole(FOLDER "chunked.h5") : NULL;
     job jobs[] = {
-        {r, "plain", false}, {r, "gzip", false}, {r, "big", false}, {NULL, "gzip", false}};
+        {r, "plain", false}, {r, "gzip", false}, {r, "big", false}, {other, "gzip", false}};
     pthread_t threads[4];
     for (int i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, read_often, &jobs[i]), 0);
     for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
     for (int i = 0; i < 4; i++) assert_true(jobs[i].ok);
+    ck_reader_close(other);
     ck_reader_close(r);
 }
 
