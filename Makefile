@@ -237,8 +237,8 @@ tsan: deps deps-clang
 # "possible" ones; and the HDF5 helper forbids itself the system calls that valgrind would make in it.
 valgrind: deps deps-valgrind
 	@CK_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
-	    --suppressions=tests/valgrind.supp \
-	    --errors-for-leak-kinds=definite" CK_TEST_SECONDS=7200 CK_ISA=avx2 $(MAKE) --no-print-directory check \
+	    --suppressions=tests/valgrind.supp --errors-for-leak-kinds=definite" \
+	    CK_TEST_SECONDS=7200 CK_ISA=avx2 $(MAKE) --no-print-directory check \
 	    BUILD=$(BUILD)/valgrind ONEDNN=no CUDA=no TESTS="$(filter-out test_hdf5 test_head,$(TESTS))"
 
 # libFuzzer targets, each for a while on its corpus; a crash is a failure.
