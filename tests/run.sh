@@ -9,7 +9,7 @@ trap 'rm -f "$log"' EXIT
 for t in "$@"; do
     echo "== ${t##*/}"
     # shellcheck disable=SC2086
-    timeout --foreground -k 10 "${CK_TEST_SECONDS:-1200}" ${CK_RUNNER:-} "$t" 2>&1 |
+    timeout -k 10 "${CK_TEST_SECONDS:-1200}" ${CK_RUNNER:-} "$t" 2>&1 |
         tee -a "$log" || failed="$failed ${t##*/}"
 done
 awk -v programs=$# '$2 == "PASSED" {passed += $4} $2 == "SKIPPED" && $5 ~ /^test/ {skipped += $4}
