@@ -77,7 +77,7 @@ TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 # here run on the processor.
 TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,\
               $(filter-out tests/test_%.c tests/gpu_host.c tests/nccl_host.c tests/plugin_old.c,$(wildcard tests/*.c)) \
-              $(wildcard kernels/cuda/*.c))
+              $(wildcard kernels/cuda/*.c) distill/engine/cuda/updates.c)
 FUZZERS  := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all

@@ -264,7 +264,7 @@ static void forget(void *recording) {
 /* ---- Weights ---- */
 
 static void squares(const ck_trained *slices, size_t count, double *sums) {
-    float partial[CK_GPU_SQUARES];
+    static float partial[CK_GPU_SQUARES];
     open_memory();
     ck_gpu_squares_of(NULL, slices, count, sums, partial);
     close_memory();
@@ -276,21 +276,21 @@ static void adamw(const ck_adamw_step *step, const ck_trained *slices, size_t co
     close_memory();
 }
 
-static void average(float *average, const float *value, size_t n, float change) {
+static void average(const ck_pair *pairs, size_t count, float change) {
     open_memory();
-    ck_gpu_average(NULL, average, value, change, (int64_t)n);
+    ck_gpu_average_of(NULL, pairs, count, change);
     close_memory();
 }
 
-static void add(float *sum, const float *x, size_t n, float factor) {
+static void add(const ck_pair *pairs, size_t count, float factor) {
     open_memory();
-    ck_gpu_add_scaled(NULL, sum, x, factor, (int64_t)n);
+    ck_gpu_add_of(NULL, pairs, count, factor);
     close_memory();
 }
 
-static void round_weights(uint16_t *copy, const float *value, size_t n, const ck_rounding *how) {
+static void round_weights(const ck_copied *copies, size_t count, const ck_rounding *how) {
     open_memory();
-    ck_gpu_round_of(NULL, copy, value, n, how);
+    ck_gpu_round_of(NULL, copies, count, how);
     close_memory();
 }
 

@@ -19,7 +19,7 @@
 #include "distill/engine/graph.h"
 #include "distill/engine/update.h"
 
-enum { CK_BACKEND_ABI = 4 };
+enum { CK_BACKEND_ABI = 5 };
 
 /* One operation, ready to run: where its result and sources lie. */
 typedef struct ck_call {

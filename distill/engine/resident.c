@@ -17,6 +17,7 @@ typedef struct place {
 typedef struct network {
     const ck_params *params;
     place *places;
+    ck_copied *copies; /* room for a list of them */
     size_t count;
 } network;
 
@@ -41,6 +42,7 @@ void ck_resident_free(ck_resident *r) {
                 if (r->networks[i].places[k].at[kind])
                     r->backend->free(r->networks[i].places[k].at[kind]);
         free(r->networks[i].places);
+        free(r->networks[i].copies);
     }
     free(r->networks);
     free(r);
@@ -65,10 +67,14 @@ static network *network_of(ck_resident *r, const ck_params *p) {
     size_t count = ck_params_count(p);
     if (count == n->count) return n;
     place *places = ck_alloc_array(count, sizeof *places);
-    if (!places) return NULL;
+    ck_copied *copies = ck_alloc_array(count, sizeof *copies);
+    if (!places || !copies) {
+        free(places), free(copies);
+        return NULL;
+    }
     for (size_t i = 0; i < n->count; i++) places[i] = n->places[i];
-    free(n->places);
-    n->places = places;
+    free(n->places), free(n->copies);
+    n->places = places, n->copies = copies;
     n->count = count;
     return n;
 }
@@ -139,14 +145,14 @@ float *ck_resident_at(const ck_resident *r, const ck_params *p, size_t index) {
 
 void ck_resident_round(const ck_resident *r, const ck_params *p, const ck_rounding *how) {
     const network *n = find(r, p);
+    size_t count = 0;
     for (size_t i = 0; n && i < n->count; i++) {
-        const place *w = &n->places[i];
-        ck_rounding own = {0};
-        if (how) own = (ck_rounding){how->seed, how->step, (uint32_t)i};
-        if (w->at[F32] && w->at[BF16])
-            r->backend->updates->round(w->at[BF16], w->at[F32], ck_params_elements(p, i),
-                                       how ? &own : NULL);
+        void *const *at = n->places[i].at;
+        if (at[F32] && at[BF16])
+            n->copies[count++] =
+                (ck_copied){at[BF16], at[F32], ck_params_elements(p, i), (uint32_t)i};
     }
+    if (count) r->backend->updates->round(n->copies, count, how);
 }
 
 void ck_resident_write(const ck_resident *r, const ck_params *p) {

@@ -40,13 +40,22 @@ static void adamw(const ck_adamw_step *with, const ck_trained *slices, size_t co
     }
 }
 
-static void average(float *average, const float *value, size_t n, float change) {
+static void average(const ck_pair *pairs, size_t count, float change) {
+    for (size_t k = 0; k < count; k++) {
+        float *y = pairs[k].to;
+        const float *x = pairs[k].from;
+        size_t n = pairs[k].n;
 #pragma omp parallel for simd if (n > BLOCK)
-    for (size_t i = 0; i < n; i++) average[i] += change * (value[i] - average[i]);
+        for (size_t i = 0; i < n; i++) y[i] += change * (x[i] - y[i]);
+    }
 }
 
-static void add(float *sum, const float *x, size_t n, float factor) {
-    for (size_t i = 0; i < n; i++) sum[i] += factor * x[i];
+static void add(const ck_pair *pairs, size_t count, float factor) {
+    for (size_t k = 0; k < count; k++) {
+        float *y = pairs[k].to;
+        const float *x = pairs[k].from;
+        for (size_t i = 0; i < pairs[k].n; i++) y[i] += factor * x[i];
+    }
 }
 
 const ck_updates ck_updates_host = {squares, adamw, average, add, NULL};

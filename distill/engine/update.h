@@ -21,26 +21,43 @@ typedef struct ck_adamw_step {
     float beta1, beta2, eps, scale, keep, step, root;
 } ck_adamw_step;
 
+/* Two arrays of n numbers: one is changed by the other. */
+typedef struct ck_pair {
+    float *to;
+    const float *from;
+    size_t n;
+} ck_pair;
+
+/* A weight and its copy of bfloat16. */
+typedef struct ck_copied {
+    uint16_t *copy;
+    const float *value;
+    size_t n;
+    uint32_t stream; /* of chance: no two of a call have the same */
+} ck_copied;
+
 /* Rounding by chance: up with the probability that is right on average. The bits of chance are a
- * function of these and of an element's place, so that a run that goes on has the same. */
+ * function of these, of the stream and of an element's place, so that a run that goes on has the
+ * same. */
 typedef struct ck_rounding {
     uint64_t seed;
-    uint32_t step, stream;
+    uint32_t step;
 } ck_rounding;
 
-/* Sums are in an order that depends on the sizes alone. */
+/* All weights at once: a card is told in a few calls what to do with thousands. Sums are in an
+ * order that depends on the sizes alone. */
 typedef struct ck_updates {
     /* Of each gradient the sum of squares, not finite if any of it is not, to sums[count], which
      * are in the backend's memory too: what is not the program's need not be waited for here. */
     void (*squares)(const ck_trained *slices, size_t count, double *sums);
     void (*adamw)(const ck_adamw_step *step, const ck_trained *slices, size_t count);
-    /* average += change (value - average) */
-    void (*average)(float *average, const float *value, size_t n, float change);
-    /* sum += factor x */
-    void (*add)(float *sum, const float *x, size_t n, float factor);
+    /* to += change (from - to) */
+    void (*average)(const ck_pair *pairs, size_t count, float change);
+    /* to += factor from */
+    void (*add)(const ck_pair *pairs, size_t count, float factor);
     /* Copies of bfloat16, of weights that products read so; how NULL: to the nearest. NULL where no
      * backend has such copies. */
-    void (*round)(uint16_t *copy, const float *value, size_t n, const ck_rounding *how);
+    void (*round)(const ck_copied *copies, size_t count, const ck_rounding *how);
 } ck_updates;
 
 extern const ck_updates ck_updates_host;

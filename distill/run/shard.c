@@ -78,7 +78,7 @@ ck_status ck_shard_reduce(ck_shard *s, float *gradients, ck_error *err) {
         float *sum = gradients + s->before + at;
         s->backend->copy(sum, s->parts, n * sizeof *sum);
         for (size_t r = 1; r < s->world->size; r++)
-            s->backend->updates->add(sum, s->parts + r * n, n, 1);
+            s->backend->updates->add(&(ck_pair){sum, s->parts + r * n, n}, 1, 1);
     }
     return CK_OK;
 }

@@ -61,6 +61,7 @@ struct ck_trainer {
     uint64_t ahead_seed, ahead_round;
     ck_world world;
     ck_params *ema;
+    ck_pair *pairs;  /* room for a list of all weights of a part, or of the student */
     float **carried; /* everybody's feeds that are carried, in process 0 */
     size_t *batches; /* floats of such a feed, of each process */
     ck_state_array *arrays;
@@ -218,7 +219,7 @@ void ck_trainer_free(ck_trainer *t) {
     free(t->heard);
     ck_resident_free(t->resident);
     for (size_t i = 0; t->carried && i < t->d->feed_count; i++) free(t->carried[i]);
-    free(t->carried), free(t->batches);
+    free(t->carried), free(t->batches), free(t->pairs);
     ck_params_free(t->ema);
     free(t->arrays);
     free(t);
@@ -363,6 +364,14 @@ static ck_status make_told(ck_trainer *t, ck_error *err) {
     return t->heard ? CK_OK : ck_fail_memory(err, "losses");
 }
 
+static ck_status make_pairs(ck_trainer *t, ck_error *err) {
+    size_t most = ck_params_count(t->d->student.params);
+    for (size_t i = 0; i < t->d->part_count; i++)
+        if (t->works[i].weights > most) most = t->works[i].weights;
+    t->pairs = ck_alloc_array(most, sizeof *t->pairs);
+    return t->pairs ? CK_OK : ck_fail_memory(err, "weights");
+}
+
 static double *squares_of(char *memory, const work *w) {
     return (double *)(memory + w->told);
 }
@@ -388,6 +397,7 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
                 CK_TRY(ck_exec_borrow(t->sizes[k].plans[i].exec, most, err));
         CK_TRY(make_optimizer(t, &t->works[i], err));
     }
+    CK_TRY(make_pairs(t, err));
     return make_told(t, err);
 }
 
@@ -405,11 +415,11 @@ static ck_status feed(const ck_distill *d, ck_exec *e, ck_error *err) {
 static void add_gradients(ck_trainer *t, work *w, const plan *p) {
     float share = 1 / (float)(t->settings.accumulate * t->world.size), *sum = w->sum;
     for (size_t i = 0; i < w->weights; i++) {
-        const float *g = ck_exec_pointer(p->exec, p->outputs[1 + i]);
-        size_t n = weight_size(t, w, i);
-        t->backend->updates->add(sum, g, n, share);
-        sum += n;
+        t->pairs[i] =
+            (ck_pair){sum, ck_exec_pointer(p->exec, p->outputs[1 + i]), weight_size(t, w, i)};
+        sum += t->pairs[i].n;
     }
+    t->backend->updates->add(t->pairs, w->weights, share);
 }
 
 static ck_status run_part(ck_trainer *t, const sized *s, size_t part, size_t round, ck_error *err) {
@@ -580,9 +590,11 @@ static float *place_of(const ck_trainer *t, const ck_params *p, size_t i) {
 
 static void average(const ck_trainer *t, const ck_params *average, double keep) {
     const ck_params *student = t->d->student.params;
-    for (size_t i = 0; i < ck_params_count(student); i++)
-        t->backend->updates->average(place_of(t, average, i), place_of(t, student, i),
-                                     ck_params_elements(student, i), (float)(1 - keep));
+    size_t count = ck_params_count(student);
+    for (size_t i = 0; i < count; i++)
+        t->pairs[i] = (ck_pair){place_of(t, average, i), place_of(t, student, i),
+                                ck_params_elements(student, i)};
+    t->backend->updates->average(t->pairs, count, (float)(1 - keep));
     if (t->resident) ck_resident_round(t->resident, average, NULL);
 }
 

@@ -44,7 +44,7 @@ enum {
 #define CK_GPU_KERNEL(name, args)                                                                  \
     static __device__ void name##_block(const args *a, int64_t block, int64_t blocks,              \
                                         float *shared);                                            \
-    static __global__ void name##_grid(args a) {                                                   \
+    static __global__ void name##_grid(const __grid_constant__ args a) {                           \
         __shared__ float shared[CK_GPU_SHARED];                                                    \
         name##_block(&a, blockIdx.x, gridDim.x, shared);                                           \
     }                                                                                              \

@@ -129,29 +129,39 @@ void ck_gpu_softmax_again(ck_gpu_stream s, ck_gpu_array p, const float *scores, 
 void ck_gpu_softmax_grad(ck_gpu_stream s, ck_gpu_array dscores, ck_gpu_array p, const float *change,
                          ck_gpu_rows rows, float scale);
 
-/* ---- update.c ---- */
+/* ---- update.c: many arrays in one launch ---- */
 
-/* See distill/engine/optimizer.h; step, root, keep as it derives them. */
+/* n numbers each of some arrays; which, each function says. count: 1 to CK_GPU_PIECES. */
+enum { CK_GPU_PIECES = 512 };
+typedef struct ck_gpu_piece {
+    void *to;
+    const float *from;
+    float *first, *second;
+    int64_t n;
+    uint32_t stream;
+} ck_gpu_piece;
+
+/* See distill/engine/optimizer.h; step, root, keep as it derives them. to: weights; from:
+ * gradients; first, second: their moments. */
 typedef struct ck_gpu_adamw {
     float beta1, beta2, eps, keep, step, root, scale;
 } ck_gpu_adamw;
-void ck_gpu_adamw_step(ck_gpu_stream s, const ck_gpu_adamw *a, float *w, float *m, float *v,
-                       const float *gradient, int64_t n);
-/* average += change (value - average) */
-void ck_gpu_average(ck_gpu_stream s, float *average, const float *value, float change, int64_t n);
-/* bf16 of the values: how NULL: to the nearest; else up or down by chance, right on average, by
+void ck_gpu_adamw_step(ck_gpu_stream s, const ck_gpu_adamw *a, const ck_gpu_piece *pieces,
+                       int count);
+/* to += change (from - to); to += factor from */
+void ck_gpu_average(ck_gpu_stream s, const ck_gpu_piece *pieces, int count, float change);
+void ck_gpu_add_scaled(ck_gpu_stream s, const ck_gpu_piece *pieces, int count, float factor);
+/* to: bf16 of `from`; how NULL: to the nearest; else up or down by chance, right on average, by
  * bits that are a function of seed, step, stream and element (philox.h). */
 typedef struct ck_gpu_rounding {
     uint64_t seed;
-    uint32_t step, stream;
+    uint32_t step;
 } ck_gpu_rounding;
-void ck_gpu_round(ck_gpu_stream s, uint16_t *copy, const float *value, int64_t n,
+void ck_gpu_round(ck_gpu_stream s, const ck_gpu_piece *pieces, int count,
                   const ck_gpu_rounding *how);
-/* The sum of squares, to *sum. partial: CK_GPU_SQUARES floats. */
-enum { CK_GPU_SQUARES = 256 };
-void ck_gpu_squares(ck_gpu_stream s, double *sum, const float *x, int64_t n, float *partial);
-/* sum += factor x */
-void ck_gpu_add_scaled(ck_gpu_stream s, float *sum, const float *x, float factor, int64_t n);
+/* The sum of squares of `from`, to the one double at `to`. partial: CK_GPU_SQUARES floats. */
+enum { CK_GPU_SUMMANDS = 256, CK_GPU_SQUARES = CK_GPU_PIECES * CK_GPU_SUMMANDS };
+void ck_gpu_squares(ck_gpu_stream s, const ck_gpu_piece *pieces, int count, float *partial);
 
 #ifdef __cplusplus
 }

@@ -57,16 +57,16 @@ static void adamw(const ck_adamw_step *step, const ck_trained *slices, size_t co
     ck_gpu_adamw_of(ck_card_stream(), step, slices, count);
 }
 
-static void average(float *average, const float *value, size_t n, float change) {
-    ck_gpu_average(ck_card_stream(), average, value, change, (int64_t)n);
+static void average(const ck_pair *pairs, size_t count, float change) {
+    ck_gpu_average_of(ck_card_stream(), pairs, count, change);
 }
 
-static void add(float *sum, const float *x, size_t n, float factor) {
-    ck_gpu_add_scaled(ck_card_stream(), sum, x, factor, (int64_t)n);
+static void add(const ck_pair *pairs, size_t count, float factor) {
+    ck_gpu_add_of(ck_card_stream(), pairs, count, factor);
 }
 
-static void round_weights(uint16_t *copy, const float *value, size_t n, const ck_rounding *how) {
-    ck_gpu_round_of(ck_card_stream(), copy, value, n, how);
+static void round_weights(const ck_copied *copies, size_t count, const ck_rounding *how) {
+    ck_gpu_round_of(ck_card_stream(), copies, count, how);
 }
 
 static const ck_updates updates = {squares, adamw, average, add, round_weights};

@@ -13,9 +13,11 @@
 /* partial: CK_GPU_SQUARES floats. */
 void ck_gpu_squares_of(ck_gpu_stream stream, const ck_trained *slices, size_t count, double *sums,
                        float *partial);
-void ck_gpu_round_of(ck_gpu_stream stream, uint16_t *copy, const float *value, size_t n,
-                     const ck_rounding *how);
 void ck_gpu_adamw_of(ck_gpu_stream stream, const ck_adamw_step *step, const ck_trained *slices,
                      size_t count);
+void ck_gpu_average_of(ck_gpu_stream stream, const ck_pair *pairs, size_t count, float change);
+void ck_gpu_add_of(ck_gpu_stream stream, const ck_pair *pairs, size_t count, float factor);
+void ck_gpu_round_of(ck_gpu_stream stream, const ck_copied *copies, size_t count,
+                     const ck_rounding *how);
 
 #endif
