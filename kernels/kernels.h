@@ -52,6 +52,12 @@ typedef struct ck_kernels {
     void (*multiply_difference)(float *out, const float *a, const float *b, const float *c, float w,
                                 size_t n);
 
+    /* The same with |a - c|^(1-alpha) |b - c|^alpha for the root, 0 <= alpha <= 1, off by less than
+     * 0.7 units in its last place, or 1.2 where it is subnormal (0 where a or b is c, also at alpha
+     * 0 and 1). */
+    void (*geometric_difference)(float *out, const float *a, const float *b, const float *c,
+                                 double alpha, float beta, size_t n);
+
     /* out = w x */
     void (*scale)(float *out, const float *x, float w, size_t n);
 

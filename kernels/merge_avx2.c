@@ -14,6 +14,15 @@
 #define F16_ENCODE(x) ((vu16)_mm256_cvtps_ph((__m256)(x), _MM_FROUND_TO_NEAREST_INT))
 #define WIDEN8(b)     ((vu)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)(b))))
 
+#define ANY(mask)          (_mm256_movemask_ps((__m256)(mask)) != 0)
+#define LOOKUP16(table, j) ((vf)lookup16_avx2(table, (__m256i)(j)))
+
+__attribute__((target("avx2"))) static inline __m256 lookup16_avx2(const float *table, __m256i j) {
+    __m256 first = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), j);
+    __m256 second = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), j);
+    return _mm256_blendv_ps(first, second, _mm256_castsi256_ps(_mm256_slli_epi32(j, 28)));
+}
+
 #define ROOT(x, y) ((vf)root_avx2((__m256)(x), (__m256)(y)))
 
 /* The product of two f32 is exact in f64, and so far from the square of what lies halfway between

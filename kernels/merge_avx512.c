@@ -14,6 +14,10 @@
 #define F16_ENCODE(x) ((vu16)_mm512_cvtps_ph((__m512)(x), _MM_FROUND_TO_NEAREST_INT))
 #define WIDEN8(b)     ((vu)_mm512_cvtepu8_epi32((__m128i)(b)))
 
+#define ANY(mask) (_mm512_movepi32_mask((__m512i)(mask)) != 0)
+
+#define LOOKUP16(table, j) ((vf)_mm512_permutexvar_ps((__m512i)(j), _mm512_loadu_ps(table)))
+
 #define ROOT(x, y) ((vf)root_avx512((__m512)(x), (__m512)(y)))
 
 /* sqrt(x y), 2^-52 off at most: the processor's reciprocal root (2^-14 off), bettered twice by

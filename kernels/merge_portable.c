@@ -17,6 +17,9 @@ static inline float root(float x, float y) {
     return (float)sqrt((double)x * (double)y);
 }
 
+#define ANY(mask) (((mask)[0] | (mask)[1] | (mask)[2] | (mask)[3]) != 0)
+#define LOOKUP16(table, j)                                                                         \
+    ((vf){(table)[(j)[0] & 15], (table)[(j)[1] & 15], (table)[(j)[2] & 15], (table)[(j)[3] & 15]})
 #define ROOT(x, y)                                                                                 \
     ((vf){root((x)[0], (y)[0]), root((x)[1], (y)[1]), root((x)[2], (y)[2]), root((x)[3], (y)[3])})
 #define FMA(a, b, c)    fma4(a, b, c)

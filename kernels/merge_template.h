@@ -7,6 +7,8 @@
  *   MUL_EVEN(a, b)  the products, 64 bits wide, of the lanes 0, 2, 4, ... of two vu, as vu64
  *   PAIR_LOW(a, b)  the lanes 0, 2, ... of two vu64, one of a, one of b; PAIR_HIGH(a, b): 1, 3, ...
  *   F16_DECODE(h), F16_ENCODE(x)   optional: vu16 <-> vf in hardware, to nearest even
+ *   LOOKUP16(table, j)  table[j % 16] of a vu j, from 16 floats
+ *   ANY(mask)   whether a vi has a lane that is not 0, all being 0 or all ones
  *   ROOT(x, y)  sqrt(x y) of two vf, none negative: the f32 nearest to it
  *   WIDEN8(b)   optional: vu8 to vu in one instruction
  *
@@ -330,16 +332,29 @@ TARGET static void add_difference(float *out, const float *pa, const float *pb, 
     EACH(FMA(weight, b - c, a))
 }
 
-INLINE vf changed(vf a, vf b, vf c, vf w) {
+/* c and so much, with the sign of (1 - w) a + w b - c. */
+INLINE vf changed(vf a, vf b, vf c, vf w, vf size) {
     vu direction = as_u((1 - w) * a + w * b - c);
-    vf size = ROOT(as_f(as_u(a - c) & MAGNITUDE), as_f(as_u(b - c) & MAGNITUDE));
-    return c + as_f(as_u(size) | (direction & ~(vu){0} << 31));
+    return c + as_f((as_u(size) & MAGNITUDE) | (direction & ~MAGNITUDE));
+}
+
+INLINE vf root_of_differences(vf a, vf b, vf c) {
+    return ROOT(as_f(as_u(a - c) & MAGNITUDE), as_f(as_u(b - c) & MAGNITUDE));
 }
 
 TARGET static void multiply_difference(float *out, const float *pa, const float *pb,
                                        const float *pc, float w, size_t n) {
     vf weight = splat(w);
-    EACH(changed(a, b, c, weight))
+    EACH(changed(a, b, c, weight, root_of_differences(a, b, c)))
+}
+
+#include "kernels/merge_mean.h"
+
+TARGET static void geometric_difference(float *out, const float *pa, const float *pb,
+                                        const float *pc, double alpha, float beta, size_t n) {
+    vf weight = splat(beta);
+    share w = share_of(alpha);
+    EACH(changed(a, b, c, weight, mean(a - c, b - c, w)))
 }
 
 TARGET static void scale(float *out, const float *pa, float w, size_t n) {
@@ -519,6 +534,7 @@ const ck_kernels TABLE_NAME(SUFFIX) = {
     .lerp = lerp,
     .add_difference = add_difference,
     .multiply_difference = multiply_difference,
+    .geometric_difference = geometric_difference,
     .scale = scale,
     .accumulate = accumulate,
     .panels = panels,

@@ -114,6 +114,10 @@ float ref_multiply_difference(float a, float b, float c, float beta) {
     return c + copysignf((float)size, (1 - beta) * a + beta * b - c);
 }
 
+long double ref_geometric_mean(float x, float y, double w) {
+    return powl(fabsl((long double)x), 1 - (long double)w) * powl(fabsl((long double)y), w);
+}
+
 float ref_add_difference(float a, float b, float c, float alpha) {
     return fmaf(alpha, b - c, a);
 }

@@ -22,4 +22,7 @@ float ref_weighted_sum(float a, float b, float alpha);
 float ref_add_difference(float a, float b, float c, float alpha);
 float ref_multiply_difference(float a, float b, float c, float beta);
 
+/* |x|^(1-w) |y|^w */
+long double ref_geometric_mean(float x, float y, double w);
+
 #endif

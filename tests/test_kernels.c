@@ -412,6 +412,76 @@ static void test_roots(void **state) {
     }
 }
 
+/* |x|^(1-w) |y|^w, in units of the last place of f32. */
+static double off_by(float got, long double want) {
+    if (!isfinite(want)) return isnan(want) ? !isnan(got) : !isinf(got);
+    if (want == 0) return got != 0;
+    int exponent = ilogbl(want);
+    return (double)fabsl(
+        ldexpl(fabsl((long double)got) - want, 23 - (exponent > -126 ? exponent : -126)));
+}
+
+/* Random bits, where subnormals, infinities and NaN come up by themselves, and numbers near each
+ * other; every instruction set gives the same bits. */
+static void test_geometric_means(void **state) {
+    (void)state;
+    enum { N = 3001 };
+    static float x[N], y[N], out[N], first[N];
+    static const float zero[N];
+    const double shares[] = {0.3, 0.75, 1e-9, 0.999, 0.1};
+    uint64_t seed = 99;
+    size_t tables;
+    const ck_kernels *const *all = ck_kernels_all(&tables);
+    for (int round = 0; round < 10; round++) {
+        double w = shares[round % 5];
+        for (int i = 0; i < N; i++) {
+            x[i] = from_bits((uint32_t)fixture_random(&seed));
+            y[i] = from_bits((uint32_t)fixture_random(&seed));
+            if (round < 5) { /* (in whole vectors of normal numbers; some of them equal) */
+                x[i] = fixture_random_float(&seed);
+                y[i] = i % 7 ? fixture_random_float(&seed) : x[i];
+            } else if (i % 3 == 0) {
+                x[i] = from_bits(special[i / 3 % SPECIAL]);
+                y[i] = from_bits(special[i / 3 / SPECIAL % SPECIAL]);
+            }
+        }
+        for (size_t t = 0; t < tables; t++) {
+            all[t]->geometric_difference(out, x, y, zero, w, 0.5f, N);
+            if (t == 0) memcpy(first, out, sizeof first);
+            for (int i = 0; i < N; i++) {
+                assert_true(same_float(out[i], first[i]));
+                long double want = ref_geometric_mean(x[i], y[i], w);
+                assert_true(off_by(out[i], want) < (want < 0x1p-126L ? 1.2 : 0.7));
+                if (x[i] == y[i]) assert_true(out[i] == x[i]);
+            }
+        }
+    }
+}
+
+/* The smaller of what two models changed, nearly, and its sign. */
+static void test_geometric_differences(void **state) {
+    (void)state;
+    enum { N = 77 };
+    float in[3][N], out[N];
+    uint64_t seed = 77;
+    for (int p = 0; p < 3; p++)
+        for (int i = 0; i < N; i++) in[p][i] = fixture_random_float(&seed);
+    size_t tables;
+    const ck_kernels *const *all = ck_kernels_all(&tables);
+    for (size_t t = 0; t < tables; t++)
+        for (size_t n = 0; n <= N; n++) {
+            memcpy(out, in[2], sizeof out);
+            all[t]->geometric_difference(out, in[0], in[1], out, 0.3, 0.6f, n);
+            for (size_t i = 0; i < N; i++) {
+                float a = in[0][i], b = in[1][i], c = in[2][i];
+                double size = (double)ref_geometric_mean(a - c, b - c, 0.3);
+                double want = (double)c + copysign(size, (double)((1 - 0.6f) * a + 0.6f * b - c));
+                if (i >= n) want = (double)c;
+                assert_true(fabs((double)out[i] - want) <= 0x1p-23 * (fabs((double)c) + size));
+            }
+        }
+}
+
 /* Where the models agree, the result is exactly what both say, for any alpha. */
 static void test_lerp_is_exact_where_equal(void **state) {
     (void)state;
@@ -582,6 +652,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_philox),
         cmocka_unit_test(test_thin),
         cmocka_unit_test(test_roots),
+        cmocka_unit_test(test_geometric_means),
+        cmocka_unit_test(test_geometric_differences),
         cmocka_unit_test(test_forced_isa),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,5 @@
 /* The geometric mean of two differences. */
 #include "merge/method.h"
-#include "merge/methods/exact.h"
 #include "merge/methods/vectors.h"
 
 #include <math.h>
@@ -15,58 +14,12 @@ static ck_status check(const ck_arguments *args, ck_error *err) {
     return CK_OK;
 }
 
-/* y (x / y)^w of positive f32 (which as f64 are never subnormal), 0 <= w <= 1, off by less than
- * 1e-10 relative, with one division: x / y = 2^e (1 + f) / (1 - f), whose logarithm is e ln 2 + 2
- * artanh f. */
-CK_INLINE double between(double x, double y, double w) {
-    double mx, my, ex, ey;
-    ck_split(x, &mx, &ex);
-    ck_split(y, &my, &ey);
-    bool small = mx < my * 0x1.6a09e667f3bcdp-1;
-    bool large = mx * 0x1.6a09e667f3bcdp-1 > my;
-    double e = ex - ey;
-    mx = small ? mx * 2 : mx;
-    e = small ? e - 1 : e;
-    mx = large ? mx * 0.5 : mx;
-    e = large ? e + 1 : e;
-    double f = (mx - my) / (mx + my), s = f * f, s2 = s * s;
-    double p = (1 + s * (1. / 3)) + s2 * ((1. / 5 + s * (1. / 7)) + s2 * (1. / 9 + s * (1. / 11)));
-    double t = w * (e * 0x1.62e42fefa39efp-1 + 2 * f * p);
-    /* e^t = 2^k e^r */
-    double k = floor(t * 0x1.71547652b82fep+0 + 0.5), r = t - k * 0x1.62e42fefa39efp-1;
-    double r2 = r * r, r4 = r2 * r2;
-    double q = (1 + r) + r2 * (1. / 2 + r * (1. / 6)) +
-               r4 * ((1. / 24 + r * (1. / 120)) + r2 * (1. / 720 + r * (1. / 5040)) +
-                     r4 * (1. / 40320 + r * (1. / 362880)));
-    return y * (q * ck_power_of_two(k));
-}
-
-/* x^(1 - alpha) y^alpha of distances */
-CK_INLINE double mean(double x, double y, double alpha) {
-    double sum = x + y, product = between(x, y, 1 - alpha);
-    product = sum - sum == 0 ? product : sum; /* infinite, or no number */
-    return ((x == 0) | (y == 0)) ? 0 : product;
-}
-
-CK_INLINE float change(float a, float b, float c, double size, float beta) {
-    return c + copysignf((float)size, (1 - beta) * a + beta * b - c);
-}
-
 /* At the ends the size is one of the distances, also where the other is 0. */
 CK_VECTORS static void end(const float *a, const float *b, const float *c, const float *nearest,
                            float beta, float *out, size_t n) {
 #pragma omp simd
     for (size_t i = 0; i < n; i++)
-        out[i] = change(a[i], b[i], c[i], (double)fabsf(nearest[i] - c[i]), beta);
-}
-
-CK_VECTORS static void inside(const float *a, const float *b, const float *c, double alpha,
-                              float beta, float *out, size_t n) {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++) {
-        double x = (double)fabsf(a[i] - c[i]), y = (double)fabsf(b[i] - c[i]);
-        out[i] = change(a[i], b[i], c[i], mean(x, y, alpha), beta);
-    }
+        out[i] = c[i] + copysignf(nearest[i] - c[i], (1 - beta) * a[i] + beta * b[i] - c[i]);
 }
 
 static void block(const ck_kernels *k, const ck_arguments *args, const float *const *in, float *out,
@@ -78,7 +31,7 @@ static void block(const ck_kernels *k, const ck_arguments *args, const float *co
     else if (alpha == 0 || alpha == 1)
         end(in[0], in[1], in[2], in[(int)alpha], beta, out, n);
     else
-        inside(in[0], in[1], in[2], alpha, beta, out, n);
+        k->geometric_difference(out, in[0], in[1], in[2], alpha, beta, n);
 }
 
 extern const ck_method ck_multiply_difference;
