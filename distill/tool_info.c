@@ -33,8 +33,10 @@ static const ck_command command = {
     .name = "ckdistill info",
     .summary = "what a model takes: parameters, memory and time, by batch size",
     .synopsis = "--model MODEL [--checkpointing]",
-    .details = "Memory is what the plan of the graph says, which is what will be allocated; "
-               "training adds gradients, two moments and an average of all weights. Time is an "
+    .details = "Memory is what the plans of the graphs say, which is what will be allocated: "
+               "sampling encodes text, asks the network and decodes the pictures one after the "
+               "other, and the most of the three counts; training adds gradients, two moments and "
+               "an average of all weights. Time is an "
                "estimate: the operations counted, over what this machine does of a large matrix "
                "product.",
     .options = options,
@@ -44,15 +46,15 @@ static const ck_command command = {
 
 typedef struct need {
     size_t batch;
-    size_t sampling, training; /* bytes of activations */
-    double forward, step;      /* operations */
+    size_t decoder, sampling, training; /* bytes */
+    double forward, step;               /* operations */
 } need;
 
 static ck_status plan_graph(const ck_backend *b, const ck_graph *g, const ck_node *outputs,
                             size_t n, size_t *bytes, double *operations, ck_error *err) {
     ck_exec *e;
     CK_TRY(ck_exec_new(b, g, outputs, n, &e, err));
-    *bytes = ck_exec_peak(e);
+    *bytes = ck_exec_peak(e) + ck_exec_weights(e);
     *operations = ck_exec_operations(e);
     ck_exec_free(e);
     return CK_OK;
@@ -65,7 +67,9 @@ static ck_status measure_graph(const ck_backend *b, const ck_model *m, ck_graph 
     ck_node out = ck_model_network(g, m, n->batch, side, side, &in);
     CK_TRY(ck_graph_check(g, err));
     size_t forward = g->count, count = ck_params_count(m->unet), at = 0;
+    ck_params_freeze(m->unet, true);
     CK_TRY(plan_graph(b, g, &out, 1, &n->sampling, &n->forward, err));
+    ck_params_freeze(m->unet, false);
     ck_node *weights = ck_alloc_array(count, sizeof *weights);
     ck_node *outputs = ck_alloc_array(count + 1, sizeof *outputs);
     ck_status s = weights && outputs ? CK_OK : ck_fail_memory(err, "a graph");
@@ -83,40 +87,54 @@ static ck_status measure_graph(const ck_backend *b, const ck_model *m, ck_graph 
     return s;
 }
 
-static ck_status measure(const ck_backend *b, const ck_model *m, need *n, ck_error *err) {
+static size_t parameters(const ck_model *m) {
+    size_t n = 0;
+    for (size_t i = 0; i < ck_params_count(m->unet); i++) n += ck_params_elements(m->unet, i);
+    return n;
+}
+
+/* text: bytes that encoding texts takes. */
+static ck_status measure(const ck_backend *b, const ck_model *m, size_t text, need *n,
+                         ck_error *err) {
+    size_t side = ck_model_side(m);
     ck_graph *g = ck_graph_new();
     if (!g) return ck_fail_memory(err, "a graph");
     ck_status s = measure_graph(b, m, g, n, err);
     ck_graph_free(g);
+    if (s == CK_OK) s = ck_model_decode_memory(m, b, n->batch, side, side, &n->decoder, err);
+    if (n->sampling < n->decoder) n->sampling = n->decoder;
+    if (n->sampling < text) n->sampling = text;
+    n->training += 3 * sizeof(float) * parameters(m);
     return s;
 }
 
 enum { BATCHES = 5 };
 
-static void print(const need *needs, size_t weights, double speed) {
-    char a[32], t[32], w[32];
-    printf("network        %.1f million parameters, %s\n", (double)weights / 1e6,
-           ck_format_bytes(w, sizeof w, weights * 4));
+static void print(const need *needs, size_t weights, size_t text, double speed) {
+    char a[32], t[32];
+    printf("network        %.1f million parameters\n", (double)weights / 1e6);
+    if (text) printf("text encoders  %s, before the network\n", ck_format_bytes(a, sizeof a, text));
+    printf("decoder        %s for one, after it\n", ck_format_bytes(a, sizeof a, needs[0].decoder));
     printf("this machine   %.0f GFLOP/s\n\n", speed / 1e9);
     printf("batch    sampling memory   seconds a pass    training memory   seconds a step\n");
     for (int i = 0; i < BATCHES; i++)
-        printf(
-            "%5zu    %15s   %14.2f    %15s   %14.2f\n", needs[i].batch,
-            ck_format_bytes(a, sizeof a, needs[i].sampling + weights * 4), needs[i].forward / speed,
-            ck_format_bytes(t, sizeof t, needs[i].training + weights * 16), needs[i].step / speed);
+        printf("%5zu    %15s   %14.2f    %15s   %14.2f\n", needs[i].batch,
+               ck_format_bytes(a, sizeof a, needs[i].sampling), needs[i].forward / speed,
+               ck_format_bytes(t, sizeof t, needs[i].training), needs[i].step / speed);
 }
 
-static ck_status print_json(const need *needs, size_t weights, double speed, ck_error *err) {
+static ck_status print_json(const need *needs, size_t weights, size_t text, double speed,
+                            ck_error *err) {
     cJSON *root = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(root, "batches");
     bool ok = list && cJSON_AddNumberToObject(root, "parameters", (double)weights) &&
+              cJSON_AddNumberToObject(root, "text_bytes", (double)text) &&
               cJSON_AddNumberToObject(root, "flops_per_second", speed);
     for (int i = 0; i < BATCHES && ok; i++) {
         cJSON *o = ck_tool_add_object(list);
         ok = o && cJSON_AddNumberToObject(o, "batch", (double)needs[i].batch) &&
-             cJSON_AddNumberToObject(o, "sampling_bytes",
-                                     (double)(needs[i].sampling + weights * 4)) &&
-             cJSON_AddNumberToObject(o, "training_bytes",
-                                     (double)(needs[i].training + weights * 16)) &&
+             cJSON_AddNumberToObject(o, "decoder_bytes", (double)needs[i].decoder) &&
+             cJSON_AddNumberToObject(o, "sampling_bytes", (double)needs[i].sampling) &&
+             cJSON_AddNumberToObject(o, "training_bytes", (double)needs[i].training) &&
              cJSON_AddNumberToObject(o, "forward_flop", needs[i].forward) &&
              cJSON_AddNumberToObject(o, "step_flop", needs[i].step);
     }
@@ -127,18 +145,18 @@ static ck_status inform(ck_model *m, ck_error *err) {
     const ck_backend *b;
     need needs[BATCHES] = {0};
     double speed = 0;
+    size_t text = 0;
     CK_TRY(ck_backend_open(device, &b, err));
+    CK_TRY(ck_model_text_memory(m, b, &text, err));
     m->unet_config.checkpoint = m->mmdit_config.checkpoint = m->flux_config.checkpoint =
         checkpointing;
     for (int i = 0; i < BATCHES; i++) {
         needs[i].batch = (size_t)1 << (2 * i);
-        CK_TRY(measure(b, m, &needs[i], err));
+        CK_TRY(measure(b, m, text, &needs[i], err));
     }
     CK_TRY(ck_cost_speed(b, &speed, err));
-    size_t weights = 0;
-    for (size_t i = 0; i < ck_params_count(m->unet); i++) weights += ck_params_elements(m->unet, i);
-    if (json) return print_json(needs, weights, speed, err);
-    print(needs, weights, speed);
+    if (json) return print_json(needs, parameters(m), text, speed, err);
+    print(needs, parameters(m), text, speed);
     return CK_OK;
 }
 

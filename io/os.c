@@ -90,9 +90,11 @@ void *ck_alloc_pages(size_t n) {
     if (!probe) return NULL;
     free(probe);
     if (rounded < HUGE_PAGE) return aligned_alloc(CK_PAGE, rounded ? rounded : CK_PAGE);
-    /* In pages of 2 MiB, where the system has them: far fewer translations to look up. */
-    void *p = aligned_alloc(HUGE_PAGE, (rounded + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
-    if (p) madvise(p, rounded, MADV_HUGEPAGE);
+    /* In pages of 2 MiB, where the system has them: far fewer translations to look up. What does
+     * not fill one is in small ones, or much of a model's memory would be such remainders. */
+    void *p;
+    if (posix_memalign(&p, HUGE_PAGE, rounded) != 0) return NULL;
+    madvise(p, rounded / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     return p;
 }
 

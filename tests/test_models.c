@@ -3,10 +3,14 @@
 #include "tests/parity.h"
 
 #include "distill/engine/backend.h"
+#include "distill/engine/onednn.h"
 #include "distill/models/clip_text.h"
 #include "distill/models/generate.h"
+#include "distill/models/model_network.h"
 #include "distill/models/vae.h"
 #include "io/os.h"
+#include "kernels/nn.h"
+#include "tests/fixture.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -151,6 +155,141 @@ static void test_unloading(void **state) {
     ck_params_free(p);
 }
 
+static bool halves(const ck_backend *b) {
+    return b->host && b->takes_half && ck_nn_amx_best();
+}
+
+/* One pass of the base model's network on backend b; the bytes of weights that it reads. */
+static size_t ask_network(const ck_backend *b, bool frozen, float *answer) {
+    ck_model m;
+    ck_model_inputs in;
+    ck_exec *e;
+    ok(ck_model_open("tests/data/models/base", NULL, &m, &err));
+    ck_params_freeze(m.unet, frozen);
+    ck_graph *g = ck_graph_new();
+    ck_node out = ck_model_network(g, &m, 1, 16, 16, &in);
+    ok(ck_exec_new(b, g, &out, 1, &e, &err));
+    ok(ck_exec_allocate(e, 0, &err));
+    size_t texts = ck_model_tokens(&m) * ck_model_width(&m);
+    float *context = ck_alloc_array(texts, sizeof *context), x[1024], time = 500;
+    for (size_t i = 0; i < texts; i++) context[i] = sinf((float)i);
+    for (size_t i = 0; i < 1024; i++) x[i] = cosf((float)i);
+    ok(ck_exec_write(e, in.x, x, 1024, &err));
+    ok(ck_exec_write(e, in.time, &time, 1, &err));
+    ok(ck_exec_write(e, in.context, context, texts, &err));
+    ok(ck_exec_run(e, &err));
+    ok(ck_exec_read(e, out, answer, 1024, &err));
+    size_t bytes = ck_exec_weights(e), index;
+    /* Those that are read as bfloat16 are in memory as that alone. */
+    const ck_tensor *t = ck_params_tensor(m.unet, "mid_block.resnets.0.conv1.weight");
+    const int64_t krsc[] = {(int64_t)t->shape[0], 3, 3, (int64_t)t->shape[1]};
+    ok(ck_params_need(m.unet, "mid_block.resnets.0.conv1.weight", 4, krsc, &index, &err));
+    bool takes = halves(b) && ck_onednn_version(); /* which has the kernel of convolutions */
+    assert_true((frozen && takes) == !ck_params_data(m.unet, index));
+    ck_exec_free(e);
+    ck_graph_free(g);
+    free(context);
+    ck_model_close(&m);
+    return bytes;
+}
+
+/* Weights that are only read take half the memory where products take them so, and give the same.
+ */
+static void test_frozen(void **state) {
+    (void)state;
+    static const char *const backends[] = {"cpu-bf16", "cpu", "reference64", "cuda-bf16"};
+    for (int i = 0; i < 4; i++) {
+        const ck_backend *b;
+        float trained[1024], frozen[1024];
+        if (ck_backend_open(backends[i], &b, &err) != CK_OK) continue;
+        size_t whole = ask_network(b, false, trained), half = ask_network(b, true, frozen);
+        assert_memory_equal(trained, frozen, sizeof frozen);
+        if (halves(b))
+            assert_true(half < whole * (ck_onednn_version() ? 6 : 9) / 10);
+        else
+            assert_int_equal(half, whole);
+    }
+}
+
+/* What is frozen is read when it is fetched; what is wrong with its values is said then. */
+static void test_fetching(void **state) {
+    (void)state;
+    float row[] = {1, 1.00390625f, 3}, bad[] = {1, NAN, 3};
+    fixture_tensor tensors[] = {{"a", CK_F32, {3}, 1, row}, {"b", CK_F32, {3}, 1, bad}};
+    fixture f;
+    fixture_make(&f);
+    const char *path = fixture_safetensors(&f, "model.safetensors", tensors, 2, NULL);
+    const int64_t three = 3;
+    ck_params *p, *copy;
+    ck_reader *r;
+    size_t a, b;
+    void *at, *again;
+    ok(ck_params_open(path, "", &p, &err));
+    ck_params_freeze(p, true);
+    ok(ck_params_need(p, "a", 1, &three, &a, &err));
+    ok(ck_params_check(p, &err));
+    assert_null(ck_params_data(p, a));
+    ok(ck_params_fetch(p, a, true, &at, &err));
+    assert_memory_equal(at, ((uint16_t[]){0x3f80, 0x3f80, 0x4040}), 6);
+    assert_null(ck_params_data(p, a));
+    /* A copy and a checkpoint have what is in the file, not the copy of bfloat16. */
+    float back[3];
+    ok(ck_params_copy(p, &copy, &err));
+    ok(ck_params_reader(copy, &r, &err));
+    ok(ck_reader_read(r, ck_reader_find(r, "a"), 0, back, sizeof back, &err));
+    assert_memory_equal(back, row, sizeof row);
+    ck_reader_close(r);
+    ck_params_free(copy);
+    ok(ck_params_fetch(p, a, false, &at, &err));
+    ok(ck_params_fetch(p, a, false, &again, &err));
+    assert_memory_equal(at, row, sizeof row);
+    assert_true(at == again && at == ck_params_data(p, a));
+
+    ok(ck_params_need(p, "b", 1, &three, &b, &err));
+    for (int half = 0; half < 2; half++)
+        for (int twice = 0; twice < 2; twice++) {
+            assert_int_equal(ck_params_fetch(p, b, half, &at, &err), CK_INPUT);
+            assert_non_null(strstr(err.message, "tensor 'b': a value is not a number"));
+        }
+    assert_int_equal(ck_params_check(p, &err), CK_INPUT);
+    ck_params_free(p);
+    fixture_remove(&f);
+}
+
+/* What is said before is what is allocated: texts, decoder. */
+static void test_memory(void **state) {
+    (void)state;
+    ck_model m, planned;
+    const ck_backend *b;
+    size_t text, decoder, four, same;
+    ok(ck_backend_open("cpu", &b, &err));
+    ok(ck_model_open("tests/data/models/base", NULL, &m, &err));
+    ok(ck_model_plan("tests/data/models/base", NULL, &planned, &err));
+    ok(ck_model_text_memory(&m, b, &text, &err));
+    ok(ck_model_text_memory(&planned, b, &same, &err));
+    assert_int_equal(text, same);
+    ok(ck_model_decode_memory(&m, b, 1, 16, 16, &decoder, &err));
+    ok(ck_model_decode_memory(&planned, b, 1, 16, 16, &same, &err));
+    assert_int_equal(decoder, same);
+    ok(ck_model_decode_memory(&m, b, 4, 16, 16, &four, &err));
+    assert_true(four > 2 * decoder);
+    /* Large images are decoded one by one. */
+    ok(ck_model_decode_memory(&m, b, 1, 1024, 1024, &decoder, &err));
+    ok(ck_model_decode_memory(&m, b, 4, 1024, 1024, &four, &err));
+    assert_int_equal(four, decoder);
+    /* Weights alone: every tensor of the encoder, as f32. */
+    size_t weights = 0;
+    ck_reader *r;
+    ok(ck_reader_open("tests/data/models/base/text_encoder/model.safetensors", &r, &err));
+    for (size_t i = 0; i < ck_reader_count(r); i++)
+        if (ck_dtype_is_float(ck_reader_tensor(r, i)->dtype))
+            weights += 4 * (size_t)ck_reader_tensor(r, i)->elements;
+    ck_reader_close(r);
+    assert_true(text > weights && text < weights + (1 << 20));
+    ck_model_close(&m);
+    ck_model_close(&planned);
+}
+
 static void test_generate(void **state) {
     (void)state;
     check_run("tests/data/parity/sample_ddim10_trailing.safetensors", "ddim", CK_SPACING_TRAILING,
@@ -178,7 +317,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vae),       cmocka_unit_test(test_clip),
         cmocka_unit_test(test_ends),      cmocka_unit_test(test_generate),
-        cmocka_unit_test(test_unloading),
+        cmocka_unit_test(test_unloading), cmocka_unit_test(test_frozen),
+        cmocka_unit_test(test_fetching),  cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests_name("models", tests, NULL, NULL);
 }

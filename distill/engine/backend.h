@@ -103,7 +103,8 @@ typedef struct ck_backend {
     size_t element; /* bytes of a real number: 4, or 8 for reference64 */
     bool host;      /* its memory is the program's: weights are used where they are */
     /* Whether source number `source` of node n, or its result (-1), may be stored as bfloat16; of a
-     * weight, whether there may be a copy of it. NULL: none is. */
+     * weight, whether there may be a copy of it (where memory is the program's: in its place, of
+     * those that are frozen). NULL: none is. */
     bool (*takes_half)(const ck_graph *g, ck_node n, int source);
     /* How node n will be run; half: by node, what is stored as bfloat16. CK_USAGE with the
      * operation's name when it cannot be. */
@@ -155,6 +156,9 @@ void ck_exec_free(ck_exec *e);
 
 /* Bytes of the arena, known before anything is allocated. */
 size_t ck_exec_peak(const ck_exec *e);
+
+/* Bytes of the weights that it reads, which are not in the arena: f32, or bfloat16. */
+size_t ck_exec_weights(const ck_exec *e);
 
 /* Before ck_exec_allocate, where the backend's memory is not the program's: weights are used where
  * they are resident (resident.h), which is borrowed. Otherwise the graph gets copies of its own, of

@@ -22,7 +22,7 @@ typedef struct slot {
     size_t shift;         /* bytes into the root's memory */
     size_t bytes, offset; /* in the arena, of a root */
     ck_node first, last;  /* nodes between which a root is alive */
-    void *weight;         /* where it is resident, or its copy of bf16; or NULL */
+    void *weight;         /* where it lies, of what is read: as f32, or as a copy of bf16 */
 } slot;
 
 struct ck_exec {
@@ -261,6 +261,14 @@ static bool is_read_weight(const ck_exec *e, size_t n) {
     return e->graph->nodes[n].op == CK_OP_PARAM && e->needed[n];
 }
 
+size_t ck_exec_weights(const ck_exec *e) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < e->count; i++)
+        if (is_read_weight(e, i))
+            bytes += (size_t)ck_shape_count(&e->graph->nodes[i].shape) * (e->half[i] ? 2 : 4);
+    return bytes;
+}
+
 ck_status ck_exec_share(ck_exec *e, ck_resident *r, ck_error *err) {
     e->resident = r;
     e->shares = true;
@@ -272,13 +280,14 @@ ck_status ck_exec_share(ck_exec *e, ck_resident *r, ck_error *err) {
 }
 
 static ck_status find_weights(ck_exec *e, ck_error *err) {
-    if (e->backend->host) return CK_OK;
-    if (!e->resident) CK_TRY(ck_resident_new(e->backend, &e->resident, err));
+    bool host = e->backend->host;
+    if (!host && !e->resident) CK_TRY(ck_resident_new(e->backend, &e->resident, err));
     for (size_t i = 0; i < e->count; i++) {
         const ck_graph_node *n = &e->graph->nodes[i];
-        if (is_read_weight(e, i))
-            CK_TRY(ck_resident_need(e->resident, n->params, n->param, e->half[i],
-                                    &e->slots[i].weight, err));
+        void **at = &e->slots[i].weight;
+        if (!is_read_weight(e, i)) continue;
+        CK_TRY(ck_params_fetch(n->params, n->param, host && e->half[i], at, err));
+        if (!host) CK_TRY(ck_resident_need(e->resident, n->params, n->param, e->half[i], at, err));
     }
     return CK_OK;
 }
@@ -304,10 +313,7 @@ ck_status ck_exec_borrow(ck_exec *e, const ck_exec *from, ck_error *err) {
 
 static void *address(const ck_exec *e, ck_node n) {
     const slot *s = &e->slots[n], *root = &e->slots[s->root];
-    const ck_graph_node *at = &e->graph->nodes[s->root];
-    char *base = e->memory + root->offset;
-    if (is_elsewhere(e, s->root))
-        base = root->weight ? root->weight : (void *)ck_params_data(at->params, at->param);
+    char *base = is_elsewhere(e, s->root) ? root->weight : e->memory + root->offset;
     return base + s->shift;
 }
 
@@ -371,7 +377,7 @@ static void run_node(ck_exec *e, ck_node i) {
 static void copy_weight(ck_exec *e, ck_node i) {
     const ck_graph_node *n = &e->graph->nodes[i];
     if (n->op == CK_OP_PARAM && e->needed[i] && !is_elsewhere(e, i))
-        to_real(e, i, ck_params_data(n->params, n->param), ck_params_elements(n->params, n->param));
+        to_real(e, i, e->slots[i].weight, ck_params_elements(n->params, n->param));
 }
 
 static void run_timed(ck_exec *e) {

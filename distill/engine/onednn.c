@@ -223,7 +223,7 @@ static dnnl_memory_desc_t described(int rank, const dnnl_dim_t *dims, dnnl_data_
 /* x: N H W C, w: K R S C, y: N P Q K, whichever of the three the node makes. */
 typedef struct convolution {
     ck_shape x, w, y;
-    dnnl_data_type_t x_type, y_type;
+    dnnl_data_type_t x_type, w_type, y_type;
     dnnl_dims_t stride, dilation, before, after;
     bool bias;
 } convolution;
@@ -241,6 +241,7 @@ static convolution convolution_of(const ck_graph *g, ck_node id, const bool *hal
                      .w = ck_node_shape(g, w),
                      .y = ck_node_shape(g, y),
                      .x_type = type_of(half, x),
+                     .w_type = type_of(half, w),
                      .y_type = type_of(half, y),
                      .bias = n->op == CK_OP_CONV && n->src[2] != CK_NONE};
     for (int i = 0; i < 2; i++) {
@@ -256,7 +257,7 @@ static void describe_convolution(const convolution *c, bool bf16, descriptions *
     dnnl_dims_t w = {c->w.d[0], c->w.d[3], c->w.d[1], c->w.d[2]};
     dnnl_dims_t y = {c->y.d[0], c->y.d[3], c->y.d[1], c->y.d[2]};
     d->x = described(4, x, c->x_type, dnnl_nhwc);
-    d->w = described(4, w, dnnl_f32, dnnl_ohwi);
+    d->w = described(4, w, c->w_type, dnnl_ohwi);
     d->y = described(4, y, c->y_type, dnnl_nhwc);
     d->bias = c->bias ? described(1, w, dnnl_f32, dnnl_a) : NULL;
     dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;

@@ -17,8 +17,9 @@
 enum { MAX_RANK = 5, HASH_BLOCK = 1 << 20 };
 
 typedef struct weight {
-    char *name; /* without prefix */
-    float *data;
+    char *name;     /* without prefix */
+    float *data;    /* or NULL, as the next: see ck_params_freeze */
+    uint16_t *half; /* the same as bfloat16 */
     size_t elements;
     int rank; /* of the engine's shape */
     int64_t shape[MAX_RANK];
@@ -42,6 +43,7 @@ struct ck_params {
     size_t count, capacity;
     uint64_t seed;
     bool hollow; /* weights have no memory */
+    bool frozen; /* they get it when they are fetched */
 };
 
 /* ---- Making and releasing ---- */
@@ -177,6 +179,20 @@ void ck_params_hollow(ck_params *p) {
     p->hollow = true;
 }
 
+void ck_params_freeze(ck_params *p, bool frozen) {
+    p->frozen = frozen;
+}
+
+bool ck_params_frozen(const ck_params *p) {
+    return p->frozen;
+}
+
+static void release(weight *w) {
+    free(w->name);
+    free(w->data);
+    free(w->half);
+}
+
 static size_t number_of(const ck_reader *source, const ck_tensor *t) {
     return (size_t)(t - ck_reader_tensor(source, 0));
 }
@@ -190,18 +206,14 @@ void ck_params_unload(ck_params *p) {
             continue;
         }
         p->index_of[number_of(p->source, w->tensor)] = 0;
-        free(w->name);
-        free(w->data);
+        release(w);
     }
     p->count = kept;
 }
 
 void ck_params_free(ck_params *p) {
     if (!p) return;
-    for (size_t i = 0; i < p->count; i++) {
-        free(p->weights[i].name);
-        free(p->weights[i].data);
-    }
+    for (size_t i = 0; i < p->count; i++) release(&p->weights[i]);
     free(p->weights);
     free(p->index_of);
     free(p->prefix);
@@ -345,7 +357,8 @@ static bool ends_with(const char *s, const char *end) {
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
-static void make(const ck_params *p, weight *w) {
+/* index: the weight's. */
+static void make(const ck_params *p, size_t index, weight *w) {
     if (ends_with(w->name, ".bias")) return; /* zero */
     if (w->rank == 1) {
         for (size_t i = 0; i < w->elements; i++) w->data[i] = 1;
@@ -354,19 +367,59 @@ static void make(const ck_params *p, weight *w) {
     float bound = 1 / sqrtf((float)(w->elements / (size_t)w->shape[0]));
     uint32_t words[4];
     for (size_t i = 0; i < w->elements; i++) {
-        if (i % 4 == 0) ck_philox(p->seed, 0, (uint32_t)p->count, i / 4, words);
+        if (i % 4 == 0) ck_philox(p->seed, 0, (uint32_t)index, i / 4, words);
         w->data[i] = bound * (2 * ck_philox_uniform(words[i % 4]) - 1);
     }
 }
 
 /* ---- Asking ---- */
 
-static ck_status fill(const ck_params *p, weight *w, ck_error *err) {
+static ck_status fill(const ck_params *p, size_t index, weight *w, ck_error *err) {
     w->data = ck_alloc_pages(w->elements * sizeof *w->data);
     if (!w->data) return ck_fail_memory(err, w->name);
     memset(w->data, 0, w->elements * sizeof *w->data);
-    if (w->tensor) CK_TRY(load(p->source, w->tensor, w, err));
-    if (!p->source) make(p, w);
+    if (!p->source) make(p, index, w);
+    ck_status s = w->tensor ? load(p->source, w->tensor, w, err) : CK_OK;
+    if (s != CK_OK) {
+        free(w->data);
+        w->data = NULL;
+    }
+    return s;
+}
+
+/* The copy of bfloat16, of what is there or is made or read for it alone. (What stays is allocated
+ * before what goes, so that no holes are left between weights.) */
+static ck_status fill_half(const ck_params *p, size_t index, weight *w, ck_error *err) {
+    weight whole = *w;
+    uint16_t *half = ck_alloc_pages(w->elements * sizeof *half);
+    ck_status s = half ? CK_OK : ck_fail_memory(err, w->name);
+    if (s == CK_OK && !w->data) s = fill(p, index, &whole, err);
+    if (s == CK_OK) {
+        ck_kernels_best()->encode[CK_BF16](half, whole.data, w->elements);
+        w->half = half;
+    } else {
+        free(half);
+    }
+    if (!w->data) free(whole.data);
+    return s;
+}
+
+ck_status ck_params_fetch(ck_params *p, size_t index, bool half, void **at, ck_error *err) {
+    weight *w = &p->weights[index];
+    if (half && !w->half) CK_TRY(fill_half(p, index, w, err));
+    if (!half && !w->data) CK_TRY(fill(p, index, w, err));
+    *at = half ? (void *)w->half : w->data;
+    return CK_OK;
+}
+
+ck_status ck_params_check(ck_params *p, ck_error *err) {
+    for (size_t i = 0; i < p->count; i++) {
+        weight w = p->weights[i];
+        if (w.data || w.half) continue;
+        ck_status s = fill(p, i, &w, err);
+        free(w.data);
+        CK_TRY(s);
+    }
     return CK_OK;
 }
 
@@ -376,7 +429,7 @@ static ck_status add(ck_params *p, weight *w, ck_error *err) {
     p->weights = grown;
     w->elements = 1;
     for (int i = 0; i < w->rank; i++) w->elements *= (size_t)w->shape[i];
-    if (!p->hollow) CK_TRY(fill(p, w, err));
+    if (!p->hollow && !p->frozen) CK_TRY(fill(p, p->count, w, err));
     if (w->tensor) p->index_of[number_of(p->source, w->tensor)] = p->count + 1;
     p->weights[p->count++] = *w;
     return CK_OK;
@@ -387,9 +440,7 @@ static ck_status add_named(ck_params *p, const char *name, int rank, const int64
     weight w = {.name = ck_strdup(name), .rank = rank, .tensor = t};
     for (int i = 0; i < rank; i++) w.shape[i] = shape[i];
     ck_status s = w.name ? add(p, &w, err) : ck_fail_memory(err, name);
-    if (s == CK_OK) return CK_OK;
-    free(w.name);
-    free(w.data);
+    if (s != CK_OK) release(&w);
     return s;
 }
 
@@ -422,6 +473,7 @@ ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err) {
     if (!c) return ck_fail_memory(err, "a copy of the weights");
     c->seed = p->seed;
     c->hollow = p->hollow;
+    c->frozen = p->frozen;
     c->file = p->file;
     if (c->file) c->file->users++;
     for (size_t i = 0; i < p->count; i++) {
@@ -429,10 +481,10 @@ ck_status ck_params_copy(const ck_params *p, ck_params **copy, ck_error *err) {
         weight *grown = ck_grow(c->weights, c->count, &c->capacity, sizeof *grown);
         if (grown) c->weights = grown;
         w.name = ck_strdup(w.name);
-        w.data = p->hollow ? NULL : ck_alloc_pages(w.elements * sizeof *w.data);
-        if (!grown || !w.name || !(w.data || p->hollow)) {
-            free(w.name);
-            free(w.data);
+        w.data = w.data ? ck_alloc_pages(w.elements * sizeof *w.data) : NULL;
+        w.half = NULL;
+        if (!grown || !w.name || (!w.data && p->weights[i].data)) {
+            release(&w);
             ck_params_free(c);
             return ck_fail_memory(err, "a copy of the weights");
         }
@@ -553,7 +605,8 @@ static ck_status add_places(const ck_params *p, ck_reader *r, ck_error *err) {
         const ck_tensor *t = ck_reader_tensor(p->source, i);
         if (strncmp(t->name, p->prefix, n)) continue;
         size_t w = p->index_of[i];
-        CK_TRY(add_place(r, p->prefix, w ? &p->weights[w - 1] : NULL, t, err));
+        bool there = w && p->weights[w - 1].data;
+        CK_TRY(add_place(r, p->prefix, there ? &p->weights[w - 1] : NULL, t, err));
     }
     for (size_t i = 0; i < p->count; i++)
         if (!p->weights[i].tensor) CK_TRY(add_place(r, p->prefix, &p->weights[i], NULL, err));

@@ -46,6 +46,12 @@ void ck_params_free(ck_params *p); /* NULL is allowed */
 /* From here on weights that are asked for have a shape, which is checked, but no memory: their data
  * are NULL, nothing is read. For planning; what is made of p (copies, renamed) is hollow, too. */
 void ck_params_hollow(ck_params *p);
+/* From here on weights are only computed with, not trained: those that are asked for are checked
+ * but for their values, and read where a plan gets its memory (ck_params_fetch), as bfloat16 if
+ * that is all that is read of them. Copies and checkpoints take from the file what is not there as
+ * f32. false: weights that are asked for from then on are read at once again. */
+void ck_params_freeze(ck_params *p, bool frozen);
+bool ck_params_frozen(const ck_params *p);
 
 /* The index of the weight, loading (or making) it. shape is the engine's, rank 1 to 5. */
 ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t *shape,
@@ -58,6 +64,11 @@ void ck_params_unload(ck_params *p);
  * is one of this name. */
 ck_status ck_params_add(ck_params *p, const char *name, int rank, const int64_t *shape,
                         ck_error *err);
+/* Where the weight lies, as f32 or (half) as a copy of bfloat16; it is read, and its values
+ * checked, if it is not there so. */
+ck_status ck_params_fetch(ck_params *p, size_t index, bool half, void **at, ck_error *err);
+/* Checks the values of all weights that were asked for, without keeping any. */
+ck_status ck_params_check(ck_params *p, ck_error *err);
 /* Whether the file has it, or it was made. */
 bool ck_params_has(const ck_params *p, const char *name);
 /* The tensor in the file, for finding out a model's shape; NULL if there is none. */
@@ -66,7 +77,7 @@ const ck_tensor *ck_params_tensor(const ck_params *p, const char *name);
 /* Weights that were asked for so far, 0 to count - 1. Data stay where they are until free. */
 size_t ck_params_count(const ck_params *p);
 const char *ck_params_name(const ck_params *p, size_t index);
-float *ck_params_data(const ck_params *p, size_t index);
+float *ck_params_data(const ck_params *p, size_t index);     /* NULL: not there as f32 */
 size_t ck_params_elements(const ck_params *p, size_t index); /* of one weight */
 
 /* A deep copy, for a student that begins as its teacher; it can load what was not asked for yet. */

@@ -40,13 +40,23 @@ static const unsigned alike[CK_OP_COUNT] = {
     [CK_OP_GEGLU_GRAD] = RESULT | A | B,
 };
 
+/* What oneDNN is given as right side may be a weight that is kept as bf16. */
+static unsigned kept(const ck_graph *g, ck_node n) {
+    while (g->nodes[n].op == CK_OP_VIEW) n = g->nodes[n].src[0];
+    return g->nodes[n].op == CK_OP_PARAM ? B : 0;
+}
+
 static unsigned half_of(const ck_graph *g, ck_node n) {
     ck_op op = g->nodes[n].op;
+    const ck_node *src = g->nodes[n].src;
     switch (op) {
+    case CK_OP_PARAM:
+        return ck_params_frozen(g->nodes[n].params) ? RESULT : 0;
     case CK_OP_MATMUL:
         if (ck_simd__takes_product(g, n)) return g->nodes[n].i[0] ? A | B : RESULT | A | B;
-        return ck_onednn_version() ? RESULT | A : 0;
+        return ck_onednn_version() ? RESULT | A | kept(g, src[1]) : 0;
     case CK_OP_CONV:
+        return ck_onednn_version() ? RESULT | A | kept(g, src[1]) : 0;
     case CK_OP_CONV_DATA_GRAD:
         return ck_onednn_version() ? RESULT | A : 0;
     case CK_OP_CONV_WEIGHT_GRAD:

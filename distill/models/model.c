@@ -61,6 +61,14 @@ static ck_status check_texts(const char *path, const ck_model *m, ck_error *err)
     return CK_OK;
 }
 
+/* Text encoders and VAE are never trained. */
+static void freeze(ck_model *m) {
+    for (size_t i = 0; i < m->texts; i++)
+        if (m->text[i].params) ck_params_freeze(m->text[i].params, true);
+    if (m->t5.params) ck_params_freeze(m->t5.params, true);
+    if (m->vae) ck_params_freeze(m->vae, true);
+}
+
 static ck_status open_model(const char *path, const ck_model_parts *parts, ck_model *m,
                             ck_error *err) {
     static const ck_model_parts none;
@@ -72,7 +80,10 @@ static ck_status open_model(const char *path, const ck_model_parts *parts, ck_mo
     /* No file says so; its pipeline does it. */
     if (m->kind == CK_MODEL_FLUX) m->schedule.spacing = CK_SPACING_TRAILING;
     if (s == CK_OK) s = check_texts(path, m, err);
-    if (s != CK_OK) ck_model_close(m);
+    if (s != CK_OK)
+        ck_model_close(m);
+    else
+        freeze(m);
     return s;
 }
 
@@ -158,29 +169,44 @@ static void end(once *o) {
     ck_graph_free(o->graph);
 }
 
-/* One prompt through one encoder; its numbers go to context at every stride. */
-static ck_status run_text(const ck_model *m, size_t which, const int32_t *ids, once *o,
-                          const ck_backend *b, float *states, float *pooled, ck_error *err) {
-    const ck_model_text *t = &m->text[which];
-    int64_t length = (int64_t)t->tokens;
-    int32_t row;
-    ck_clip_ends(&t->config, ids, 1, (size_t)length, &row);
-    o->graph = ck_graph_new();
-    if (!o->graph) return ck_fail_memory(err, "a text");
-    ck_node in = ck_input(o->graph, "ids", CK_I32, CK_SHAPE(1, length));
-    ck_node at = ck_input(o->graph, "end", CK_I32, CK_SHAPE(1));
-    ck_clip_text text = ck_clip(o->graph, t->params, &t->config, in, at);
-    CK_TRY(ck_graph_check(o->graph, err));
+typedef struct text_graph {
+    once o;
+    ck_node ids, end; /* inputs */
+    ck_node outputs[2];
+    size_t count; /* of these: states, and pooled where the network takes it */
+} text_graph;
+
+/* params: of the encoder, or hollow ones for a plan. */
+static ck_status build_text(const ck_model *m, size_t which, ck_params *params, text_graph *t,
+                            ck_error *err) {
+    const ck_model_text *of = &m->text[which];
+    ck_graph *g = t->o.graph = ck_graph_new();
+    if (!g) return ck_fail_memory(err, "a text");
+    t->ids = ck_input(g, "ids", CK_I32, CK_SHAPE(1, (int64_t)of->tokens));
+    t->end = ck_input(g, "end", CK_I32, CK_SHAPE(1));
+    ck_clip_text text = ck_clip(g, params, &of->config, t->ids, t->end);
     /* Models with two encoders take what enters the last layers. */
-    size_t pools = pooled_of(m, which);
-    ck_node outputs[] = {m->texts == 2 ? text.penultimate : text.last, text.pooled};
-    CK_TRY(plan(o, b, outputs, pools ? 2 : 1, err));
-    CK_TRY(ck_exec_write(o->exec, in, ids, (size_t)length, err));
-    CK_TRY(ck_exec_write(o->exec, at, &row, 1, err));
-    CK_TRY(ck_exec_run(o->exec, err));
-    size_t n = (size_t)(length * t->config.width);
-    CK_TRY(ck_exec_read(o->exec, outputs[0], states, n, err));
-    return pools ? ck_exec_read(o->exec, text.pooled, pooled, pools, err) : CK_OK;
+    t->outputs[0] = m->texts == 2 ? text.penultimate : text.last;
+    t->outputs[1] = text.pooled;
+    t->count = pooled_of(m, which) ? 2 : 1;
+    return ck_graph_check(g, err);
+}
+
+/* One prompt through one encoder; its numbers go to states[tokens width] and pooled. */
+static ck_status run_text(const ck_model *m, size_t which, const int32_t *ids, text_graph *t,
+                          const ck_backend *b, float *states, float *pooled, ck_error *err) {
+    const ck_model_text *of = &m->text[which];
+    int32_t row;
+    ck_clip_ends(&of->config, ids, 1, of->tokens, &row);
+    CK_TRY(build_text(m, which, of->params, t, err));
+    CK_TRY(plan(&t->o, b, t->outputs, t->count, err));
+    CK_TRY(ck_exec_write(t->o.exec, t->ids, ids, of->tokens, err));
+    CK_TRY(ck_exec_write(t->o.exec, t->end, &row, 1, err));
+    CK_TRY(ck_exec_run(t->o.exec, err));
+    size_t n = of->tokens * (size_t)of->config.width;
+    CK_TRY(ck_exec_read(t->o.exec, t->outputs[0], states, n, err));
+    return t->count == 2 ? ck_exec_read(t->o.exec, t->outputs[1], pooled, pooled_of(m, which), err)
+                         : CK_OK;
 }
 
 static ck_status encode_text(ck_model *m, size_t which, const ck_backend *b, const char *prompt,
@@ -190,27 +216,34 @@ static ck_status encode_text(ck_model *m, size_t which, const ck_backend *b, con
     size_t lost = 0;
     ck_status s = ck_tokenizer_encode(m->text[which].tokenizer, prompt, ids, &lost, err);
     m->lost += lost;
-    once o = {0};
-    if (s == CK_OK) s = run_text(m, which, ids, &o, b, states, pooled, err);
-    end(&o);
+    text_graph t = {0};
+    if (s == CK_OK) s = run_text(m, which, ids, &t, b, states, pooled, err);
+    end(&t.o);
     free(ids);
     return s;
 }
 
-static ck_status run_t5(const ck_model_t5 *t, const int32_t *ids, const int32_t *buckets, once *o,
-                        const ck_backend *b, float *states, ck_error *err) {
-    int64_t n = (int64_t)t->tokens;
-    o->graph = ck_graph_new();
-    if (!o->graph) return ck_fail_memory(err, "a text");
-    ck_node in = ck_input(o->graph, "ids", CK_I32, CK_SHAPE(n));
-    ck_node pairs = ck_input(o->graph, "buckets", CK_I32, CK_SHAPE(n, n));
-    ck_node out = ck_t5(o->graph, t->params, &t->config, in, pairs);
-    CK_TRY(ck_graph_check(o->graph, err));
-    CK_TRY(plan(o, b, &out, 1, err));
-    CK_TRY(ck_exec_write(o->exec, in, ids, t->tokens, err));
-    CK_TRY(ck_exec_write(o->exec, pairs, buckets, t->tokens * t->tokens, err));
-    CK_TRY(ck_exec_run(o->exec, err));
-    return ck_exec_read(o->exec, out, states, t->tokens * (size_t)t->config.width, err);
+/* As build_text; `end`: the buckets of pairs of tokens. */
+static ck_status build_t5(const ck_model *m, ck_params *params, text_graph *t, ck_error *err) {
+    int64_t n = (int64_t)m->t5.tokens;
+    ck_graph *g = t->o.graph = ck_graph_new();
+    if (!g) return ck_fail_memory(err, "a text");
+    t->ids = ck_input(g, "ids", CK_I32, CK_SHAPE(n));
+    t->end = ck_input(g, "buckets", CK_I32, CK_SHAPE(n, n));
+    t->outputs[0] = ck_t5(g, params, &m->t5.config, t->ids, t->end);
+    t->count = 1;
+    return ck_graph_check(g, err);
+}
+
+static ck_status run_t5(const ck_model *m, const int32_t *ids, const int32_t *buckets,
+                        text_graph *t, const ck_backend *b, float *states, ck_error *err) {
+    size_t n = m->t5.tokens;
+    CK_TRY(build_t5(m, m->t5.params, t, err));
+    CK_TRY(plan(&t->o, b, t->outputs, t->count, err));
+    CK_TRY(ck_exec_write(t->o.exec, t->ids, ids, n, err));
+    CK_TRY(ck_exec_write(t->o.exec, t->end, buckets, n * n, err));
+    CK_TRY(ck_exec_run(t->o.exec, err));
+    return ck_exec_read(t->o.exec, t->outputs[0], states, n * (size_t)m->t5.config.width, err);
 }
 
 static ck_status encode_t5(ck_model *m, const ck_backend *b, const char *prompt, float *states,
@@ -219,15 +252,15 @@ static ck_status encode_t5(ck_model *m, const ck_backend *b, const char *prompt,
     size_t lost = 0;
     int32_t *ids = ck_alloc_array(t->tokens, sizeof *ids);
     int32_t *buckets = ck_alloc_array(t->tokens * t->tokens, sizeof *buckets);
-    once o = {0};
+    text_graph graph = {0};
     ck_status s = ids && buckets ? CK_OK : ck_fail_memory(err, "a text");
     if (s == CK_OK) s = ck_unigram_encode(t->tokenizer, prompt, t->tokens, ids, &lost, err);
     m->lost += lost;
     if (s == CK_OK) {
         ck_t5_buckets(&t->config, t->tokens, buckets);
-        s = run_t5(t, ids, buckets, &o, b, states, err);
+        s = run_t5(m, ids, buckets, &graph, b, states, err);
     }
-    end(&o);
+    end(&graph.o);
     free(ids);
     free(buckets);
     return s;
@@ -286,7 +319,13 @@ void ck_model_unload_texts(ck_model *m) {
 
 /* ---- Images ---- */
 
-enum { BATCH = 16 };
+/* Images at once: not so many that large ones take more memory than the network. */
+enum { BATCH = 16, PIXELS = BATCH * 256 * 256 };
+
+static size_t batch_of(size_t n, size_t height, size_t width) {
+    size_t most = height * width < PIXELS / BATCH ? BATCH : PIXELS / (height * width);
+    return n < most ? n : most ? most : 1;
+}
 
 typedef struct coder {
     once o;
@@ -315,7 +354,6 @@ static ck_status code_all(coder *c, size_t batch, const float *from, size_t n, f
 
 static ck_status code(coder *c, const ck_backend *b, size_t batch, const float *from, size_t n,
                       float *to, ck_error *err) {
-    CK_TRY(ck_graph_check(c->o.graph, err));
     ck_shape in = ck_node_shape(c->o.graph, c->in), out = ck_node_shape(c->o.graph, c->out);
     c->in_size = (size_t)ck_shape_count(&in) / batch;
     c->out_size = (size_t)ck_shape_count(&out) / batch;
@@ -326,31 +364,38 @@ static ck_status code(coder *c, const ck_backend *b, size_t batch, const float *
 ck_status ck_model_encode(ck_model *m, const ck_backend *b, const float *pixels, size_t n,
                           size_t height, size_t width, float *latents, ck_error *err) {
     const ck_vae_config *v = &m->vae_config;
-    size_t batch = n < BATCH ? n : BATCH;
+    size_t batch = batch_of(n, height, width);
     coder c = {.o.graph = ck_graph_new()};
     if (!c.o.graph) return ck_fail_memory(err, "images");
     c.in = ck_input(c.o.graph, "image", CK_F32,
                     CK_SHAPE((int64_t)batch, (int64_t)height, (int64_t)width, v->in_channels));
     ck_node mean = ck_vae_encode(c.o.graph, m->vae, v, c.in).mean;
     c.out = ck_affine(c.o.graph, mean, v->scale, -v->shift * v->scale);
-    ck_status s = code(&c, b, batch, pixels, n, latents, err);
+    ck_status s = ck_graph_check(c.o.graph, err);
+    if (s == CK_OK) s = code(&c, b, batch, pixels, n, latents, err);
     end(&c.o);
     return s;
 }
 
-static void build_decoder(coder *c, ck_model *m, size_t batch, size_t h, size_t w) {
+/* Of as many of n images as are decoded at once; *batch is that number. vae: the weights. */
+static ck_status build_decoder(coder *c, const ck_model *m, ck_params *vae, size_t n, size_t h,
+                               size_t w, size_t *batch, ck_error *err) {
     const ck_vae_config *v = &m->vae_config;
-    ck_graph *g = c->o.graph;
+    size_t factor = (size_t)ck_vae_factor(v);
+    ck_graph *g = c->o.graph = ck_graph_new();
+    if (!g) return ck_fail_memory(err, "images");
+    *batch = batch_of(n, h * factor, w * factor);
     c->in = ck_input(g, "latents", CK_F32,
-                     CK_SHAPE((int64_t)batch, (int64_t)h, (int64_t)w, v->latent_channels));
-    c->out = ck_vae_decode(g, m->vae, v, ck_affine(g, c->in, 1 / v->scale, v->shift));
+                     CK_SHAPE((int64_t)*batch, (int64_t)h, (int64_t)w, v->latent_channels));
+    c->out = ck_vae_decode(g, vae, v, ck_affine(g, c->in, 1 / v->scale, v->shift));
+    return ck_graph_check(g, err);
 }
 
 ck_status ck_model_check_decoder(ck_model *m, size_t h, size_t w, ck_error *err) {
-    coder c = {.o.graph = ck_graph_new()};
-    if (!c.o.graph) return ck_fail_memory(err, "images");
-    build_decoder(&c, m, 1, h, w);
-    ck_status s = ck_graph_check(c.o.graph, err);
+    coder c = {0};
+    size_t batch;
+    ck_status s = build_decoder(&c, m, m->vae, 1, h, w, &batch, err);
+    if (s == CK_OK) s = ck_params_check(m->vae, err);
     end(&c.o);
     ck_params_unload(m->vae);
     return s;
@@ -358,11 +403,63 @@ ck_status ck_model_check_decoder(ck_model *m, size_t h, size_t w, ck_error *err)
 
 ck_status ck_model_decode(ck_model *m, const ck_backend *b, const float *latents, size_t n,
                           size_t h, size_t w, float *pixels, ck_error *err) {
-    size_t batch = n < BATCH ? n : BATCH;
-    coder c = {.o.graph = ck_graph_new()};
-    if (!c.o.graph) return ck_fail_memory(err, "images");
-    build_decoder(&c, m, batch, h, w);
-    ck_status s = code(&c, b, batch, latents, n, pixels, err);
+    coder c = {0};
+    size_t batch;
+    ck_status s = build_decoder(&c, m, m->vae, n, h, w, &batch, err);
+    if (s == CK_OK) s = code(&c, b, batch, latents, n, pixels, err);
     end(&c.o);
+    return s;
+}
+
+/* ---- Memory ---- */
+
+/* Weights of no file, which have shapes alone. */
+static ck_status new_hollow(ck_params **p, ck_error *err) {
+    *p = ck_params_new(0);
+    if (!*p) return ck_fail_memory(err, "a plan");
+    ck_params_hollow(*p);
+    ck_params_freeze(*p, true);
+    return CK_OK;
+}
+
+static ck_status plan_text(const ck_model *m, const ck_backend *b, size_t which, ck_params *p,
+                           size_t *arena, size_t *weights, ck_error *err) {
+    text_graph t = {0};
+    ck_status s = which < m->texts ? build_text(m, which, p, &t, err) : build_t5(m, p, &t, err);
+    if (s == CK_OK) s = ck_exec_new(b, t.o.graph, t.outputs, t.count, &t.o.exec, err);
+    if (s == CK_OK) {
+        if (*arena < ck_exec_peak(t.o.exec)) *arena = ck_exec_peak(t.o.exec);
+        *weights += ck_exec_weights(t.o.exec);
+    }
+    end(&t.o);
+    return s;
+}
+
+ck_status ck_model_text_memory(const ck_model *m, const ck_backend *b, size_t *bytes,
+                               ck_error *err) {
+    size_t arena = 0, weights = 0;
+    for (size_t i = 0; i <= m->texts; i++) {
+        if (!(i < m->texts ? m->text[i].config.width : m->t5.config.width)) continue;
+        ck_params *p;
+        CK_TRY(new_hollow(&p, err));
+        ck_status s = plan_text(m, b, i, p, &arena, &weights, err);
+        ck_params_free(p);
+        CK_TRY(s);
+    }
+    *bytes = arena + weights;
+    return CK_OK;
+}
+
+ck_status ck_model_decode_memory(const ck_model *m, const ck_backend *b, size_t n, size_t h,
+                                 size_t w, size_t *bytes, ck_error *err) {
+    ck_params *p;
+    coder c = {0};
+    size_t batch;
+    CK_TRY(new_hollow(&p, err));
+    ck_status s = build_decoder(&c, m, p, n, h, w, &batch, err);
+    if (s == CK_OK) s = ck_exec_new(b, c.o.graph, &c.out, 1, &c.o.exec, err);
+    if (s == CK_OK) *bytes = ck_exec_peak(c.o.exec) + ck_exec_weights(c.o.exec);
+    end(&c.o);
+    ck_params_free(p);
     return s;
 }

@@ -6,7 +6,8 @@
  *   CK_TRY(ck_model_decode(&m, backend, latents, n, h, w, pixels, err));
  *   ck_model_close(&m);
  *
- * Weights are read when they are first needed.
+ * Weights are read when they are first needed, those of encoders and VAE as bfloat16 where the
+ * backend takes them so.
  */
 #ifndef CK_MODEL_H
 #define CK_MODEL_H
@@ -104,10 +105,18 @@ void ck_model_unload_texts(ck_model *m);
  * with h = H / ck_vae_factor(). */
 ck_status ck_model_encode(ck_model *m, const ck_backend *b, const float *pixels, size_t n,
                           size_t height, size_t width, float *latents, ck_error *err);
-/* Reads the decoder's weights, so that what is wrong with them is said before the work begins. */
+/* Reads the decoder's weights, and keeps none: what is wrong with them is said before the work
+ * begins. */
 ck_status ck_model_check_decoder(ck_model *m, size_t h, size_t w, ck_error *err);
 /* n latents of h x w to images. */
 ck_status ck_model_decode(ck_model *m, const ck_backend *b, const float *latents, size_t n,
                           size_t h, size_t w, float *pixels, ck_error *err);
+
+/* Bytes that encoding texts and decoding n latents of h x w take at most, weights and all; also of
+ * a plan. Encoders that are not known (of a transformer's file alone) are left out. */
+ck_status ck_model_text_memory(const ck_model *m, const ck_backend *b, size_t *bytes,
+                               ck_error *err);
+ck_status ck_model_decode_memory(const ck_model *m, const ck_backend *b, size_t n, size_t h,
+                                 size_t w, size_t *bytes, ck_error *err);
 
 #endif

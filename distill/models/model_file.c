@@ -129,7 +129,13 @@ static ck_status open_network(const source *s, ck_model *m, ck_error *err) {
 static ck_status open_vae(const source *s, ck_model *m, ck_error *err) {
     /* A plan of a transformer's file alone takes it to be the published one. */
     if (m->planned && m->kind != CK_MODEL_UNET && !find_part(s, CK_PART_VAE, s->parts->vae)) {
-        m->vae_config = (ck_vae_config){.in_channels = 3, .out_channels = 3, .levels = 4};
+        m->vae_config = (ck_vae_config){.in_channels = 3,
+                                        .out_channels = 3,
+                                        .channels = {128, 256, 512, 512},
+                                        .levels = 4,
+                                        .layers = 2,
+                                        .groups = 32,
+                                        .attention = true};
         m->vae_config.latent_channels = ck_model_channels(m);
         return CK_OK;
     }
