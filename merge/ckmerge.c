@@ -426,10 +426,11 @@ static void print_method(const ck_method *m, bool whole) {
     int at = (int)strlen(m->name) + 1;
     ck_cli_wrap(stdout, m->formula, at > COLUMN ? at : COLUMN);
     for (size_t i = 0; m->parameters[i].name; i++) {
-        char help[256];
-        snprintf(help, sizeof help, "%s (default %g)", m->parameters[i].help,
-                 m->parameters[i].fallback);
-        printf("    %-12s ", m->parameters[i].name);
+        const ck_parameter *p = &m->parameters[i];
+        char help[256], number[32];
+        snprintf(help, sizeof help, "%s%s (default %s)", p->on_off ? "on or off: " : "", p->help,
+                 ck_parameter_text(p, p->fallback, number, sizeof number));
+        printf("    %-12s ", p->name);
         ck_cli_wrap(stdout, help, COLUMN);
     }
     if (whole && m->compat) printf("    --compat     %s\n", m->compat);
@@ -447,19 +448,31 @@ static int exit_status(ck_status status) {
 
 /* True when the words were one of these commands; *status is then what main returns. */
 static bool method_commands(int argc, char **argv, int *status) {
-    if (argc == 2 && strcmp(argv[1], "methods") == 0) {
+    const char *word = argc > 1 ? argv[1] : "";
+    bool listing = strcmp(word, "methods") == 0 || strcmp(word, "presets") == 0;
+    if ((listing && argc != 2) || (strcmp(word, "help") == 0 && argc != 3)) {
+        if (listing)
+            fprintf(stderr, "ckmerge: `ckmerge %s` takes nothing else\n", word);
+        else
+            fputs("ckmerge: say `ckmerge help METHOD` (`ckmerge methods` lists them), or "
+                  "`ckmerge --help`\n",
+                  stderr);
+        *status = EXIT_USAGE;
+        return true;
+    }
+    if (strcmp(word, "methods") == 0) {
         for (size_t i = 0; ck_methods[i]; i++) print_method(ck_methods[i], false);
         *status = EXIT_DONE;
         return true;
     }
-    if (argc == 2 && strcmp(argv[1], "presets") == 0) {
+    if (strcmp(word, "presets") == 0) {
         ck_error err;
         ck_status printed = ck_block_flags_presets(stdout, &err);
         if (printed != CK_OK) fprintf(stderr, "ckmerge: %s\n", err.message);
         *status = exit_status(printed);
         return true;
     }
-    if (argc == 3 && strcmp(argv[1], "help") == 0) {
+    if (strcmp(word, "help") == 0) {
         const ck_method *m = ck_method_find(argv[2]);
         if (m)
             print_method(m, true);

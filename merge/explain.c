@@ -233,7 +233,7 @@ const char *ck_explain_expression(const ck_recipe *r, char *buf, size_t size) {
     return buf;
 }
 
-/* The numbers of all nodes that are the same everywhere: "alpha 0.5, normalize 1". */
+/* The numbers of all nodes that are the same everywhere: "alpha 0.5, normalize on". */
 static void append_constants(const ck_explanation *e, const ck_node *node, char *buf, size_t size,
                              size_t *used) {
     if (node->kind != CK_NODE_METHOD) return;
@@ -246,7 +246,10 @@ static void append_constants(const ck_explanation *e, const ck_node *node, char 
                 k++;
             if (k < e->column_count || node->values[p].by_block) continue;
             name_column(e->plan->recipe, &c);
-            append(buf, size, used, "%s%s %g", *used ? ", " : "", c.name, node->values[p].items[i]);
+            char number[32];
+            append(buf, size, used, "%s%s %s", *used ? ", " : "", c.name,
+                   ck_parameter_text(&node->method->parameters[p], node->values[p].items[i], number,
+                                     sizeof number));
         }
     for (size_t i = 0; i < node->input_count; i++)
         append_constants(e, node->inputs[i], buf, size, used);

@@ -71,7 +71,9 @@ static const ck_option options[] = {
      .type = CK_OPT_CHOICE,
      .value = &ck_flags.normalize,
      .choices = "on|off",
-     .help = "divide the weights by their sum (linear; default on)"},
+     .help = "divide by the sum of the weights (methods that have weights; `ckmerge help METHOD` "
+             "says what "
+             "else they do)"},
     {.name = "set",
      .argument = "NAME=VALUE",
      .type = CK_OPT_LIST,

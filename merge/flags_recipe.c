@@ -36,8 +36,12 @@ static ck_status apply_setting(ck_recipe *r, const char *text, ck_error *err) {
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
     double items[CK_MAX_MODELS];
-    size_t count;
-    CK_TRY(parse_numbers("--set", equals + 1, items, &count, err));
+    size_t count = 1;
+    int p = ck_method_parameter(r->root->method, name);
+    if (p < 0 || !r->root->method->parameters[p].on_off)
+        CK_TRY(parse_numbers("--set", equals + 1, items, &count, err));
+    else if (!ck_on_off(equals + 1, items))
+        return ck_fail(err, CK_USAGE, "--set %s: must be on or off", text);
     return ck_recipe_set(r, r->root, name, items, count, err);
 }
 
@@ -163,7 +167,8 @@ static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_
         CK_TRY(ck_recipe_set(r, r->root, "density", items, n, err));
     }
     if (ck_flags.normalize) {
-        double on = strcmp(ck_flags.normalize, "on") == 0;
+        double on;
+        ck_on_off(ck_flags.normalize, &on);
         CK_TRY(ck_recipe_set(r, r->root, "normalize", &on, 1, err));
     }
     for (size_t i = 0; i < ck_flags.set.count; i++)

@@ -29,6 +29,7 @@ typedef struct ck_parameter {
     const char *help;
     double fallback; /* when not given; a list then has this number for every input */
     bool list;       /* one number for each input, but for a base */
+    bool on_off;     /* 1 or 0, which people write as on and off */
 } ck_parameter;
 
 enum { CK_MAX_PARAMETERS = 8, CK_MAX_INPUTS = 64, CK_TENSOR_VALUES = 8 };
@@ -150,5 +151,11 @@ size_t ck_method_list_length(const ck_method *m, size_t inputs);
 
 /* The position of a parameter, or -1. */
 int ck_method_parameter(const ck_method *m, const char *name);
+
+/* A number as people write it: "0.3", or "on". Returns buf. */
+const char *ck_parameter_text(const ck_parameter *p, double number, char *buf, size_t size);
+
+/* "on" to 1, "off" to 0; false for anything else. */
+bool ck_on_off(const char *text, double *number);
 
 #endif

@@ -2,6 +2,7 @@
 #include "io/os.h"
 #include "merge/method.h"
 
+#include <stdio.h>
 #include <string.h>
 
 extern const ck_method ck_adjust;
@@ -80,6 +81,19 @@ bool ck_survey_add(ck_survey *s, float number) {
 
 size_t ck_method_list_length(const ck_method *m, size_t inputs) {
     return m->has_base ? inputs - 1 : inputs;
+}
+
+const char *ck_parameter_text(const ck_parameter *p, double number, char *buf, size_t size) {
+    if (p->on_off)
+        snprintf(buf, size, "%s", number != 0 ? "on" : "off");
+    else
+        snprintf(buf, size, "%g", number);
+    return buf;
+}
+
+bool ck_on_off(const char *text, double *number) {
+    *number = strcmp(text, "on") == 0;
+    return *number != 0 || strcmp(text, "off") == 0;
 }
 
 int ck_method_parameter(const ck_method *m, const char *name) {

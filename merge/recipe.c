@@ -90,6 +90,8 @@ ck_status ck_recipe_value(ck_recipe *r, const ck_node *node, size_t parameter, c
     if (count != wanted)
         return ck_fail(err, CK_USAGE, "%s of %s takes %zu number%s (%s), %zu given", p->name,
                        node->method->name, wanted, wanted == 1 ? "" : "s", p->help, count);
+    if (p->on_off && items[0] != 0 && items[0] != 1)
+        return ck_fail(err, CK_USAGE, "%s of %s must be on or off", p->name, node->method->name);
     double *copy = ck_arena_alloc(&r->arena, count * sizeof *copy);
     if (!copy) return ck_fail_memory(err, p->name);
     memcpy(copy, items, count * sizeof *copy);
@@ -128,6 +130,8 @@ ck_status ck_recipe_set_compat(ck_node *node, const char *tool, ck_error *err) {
 ck_status ck_recipe_set_weights(ck_recipe *r, ck_node *node, const char *name, size_t item,
                                 const ck_weights *weights, ck_error *err) {
     int p = ck_method_parameter(node->method, name);
+    if (p >= 0 && node->method->parameters[p].on_off)
+        return ck_fail(err, CK_USAGE, "%s is on or off, for all blocks", name);
     if (p < 0 || item >= node->values[p].count)
         return ck_fail(err, CK_USAGE, "method %s has no parameter '%s' for block weights",
                        node->method->name, name);

@@ -60,6 +60,16 @@ static ck_status read_number(const void *context, const cJSON *node, double *num
     return CK_OK;
 }
 
+/* "on" or "off". */
+static ck_status read_on_off(const reading *in, const cJSON *node, double *number, ck_error *err) {
+    const cJSON *place = node;
+    const char *text;
+    CK_TRY(resolve(in, &node, &text, err));
+    if (!text && cJSON_IsString(node)) text = node->valuestring;
+    if (text && ck_on_off(text, number)) return CK_OK;
+    return ck_json_fail(in->doc, place, err, "must be \"on\" or \"off\"");
+}
+
 /* A number, or block weights; *number is then their base, where they have one. */
 static ck_status read_item(const reading *in, const cJSON *node, double *number,
                            const ck_weights **weights, ck_error *err) {
@@ -101,13 +111,17 @@ static ck_status keep_weights(const reading *in, const ck_weights *const *items,
     return CK_OK;
 }
 
-/* A number or a list of numbers. In the place of each there may be block weights, whose base, when
- * they have none, is the number that the parameter has. */
+/* A number or a list of numbers, or on or off. In the place of each there may be block weights,
+ * whose base, when they have none, is the number that the parameter has. */
 static ck_status read_value(const reading *in, const ck_node *of, size_t parameter,
                             const cJSON *node, ck_value *value, ck_error *err) {
     double numbers[MAX_LIST];
     const ck_weights *weights[MAX_LIST];
     const ck_value before = of->values[parameter];
+    if (of->method->parameters[parameter].on_off) {
+        CK_TRY(read_on_off(in, node, numbers, err));
+        return ck_recipe_value(in->recipe, of, parameter, numbers, 1, value, err);
+    }
     for (size_t i = 0; i < MAX_LIST; i++) numbers[i] = i < before.count ? before.items[i] : 0;
     size_t count = 0;
     if (cJSON_IsArray(node)) {
@@ -472,8 +486,9 @@ static cJSON *item_json(const ck_value *v, size_t i) {
     return weights ? ck_weights_json(weights, v->items[i]) : cJSON_CreateNumber(v->items[i]);
 }
 
-static cJSON *value_json(const ck_value *v, bool list, bool *ok) {
-    if (!list) return item_json(v, 0);
+static cJSON *value_json(const ck_value *v, const ck_parameter *p, bool *ok) {
+    if (p->on_off) return cJSON_CreateString(v->items[0] != 0 ? "on" : "off");
+    if (!p->list) return item_json(v, 0);
     cJSON *json = cJSON_CreateArray();
     for (size_t i = 0; i < v->count && *ok; i++) {
         cJSON *item = item_json(v, i);
@@ -501,7 +516,7 @@ static cJSON *node_json(const ck_recipe *r, const ck_node *node, bool *ok) {
     if (node->compat) add(json, "compat", word_json(node->method->compat, node->compat - 1), ok);
     for (size_t p = 0; node->method->parameters[p].name; p++)
         add(json, node->method->parameters[p].name,
-            value_json(&node->values[p], node->method->parameters[p].list, ok), ok);
+            value_json(&node->values[p], &node->method->parameters[p], ok), ok);
     return json;
 }
 
@@ -527,7 +542,7 @@ static void rule_json(const ck_recipe *r, const ck_rule *rule, cJSON *json, bool
             char name[256];
             snprintf(name, sizeof name, "%s%s%s", s->node->id ? s->node->id : "",
                      s->node->id ? "." : "", p->name);
-            add(set, name, value_json(&s->value, p->list, ok), ok);
+            add(set, name, value_json(&s->value, p, ok), ok);
         }
     }
     }

@@ -20,10 +20,13 @@ static void print_values(const ck_plan *plan, const ck_task *task, FILE *out) {
     if (task->outcome != CK_MIXED || root->kind != CK_NODE_METHOD) return;
     ck_node_values own;
     ck_plan_values(plan, task, root, &own);
-    for (size_t p = 0; root->method->parameters[p].name; p++) {
-        fprintf(out, " %s=", root->method->parameters[p].name);
-        for (size_t i = 0; i < own.values[p].count; i++)
-            fprintf(out, "%s%g", i ? "," : "", own.values[p].items[i]);
+    for (const ck_parameter *p = root->method->parameters; p->name; p++) {
+        const ck_value *v = &own.values[p - root->method->parameters];
+        char number[32];
+        fprintf(out, " %s=", p->name);
+        for (size_t i = 0; i < v->count; i++)
+            fprintf(out, "%s%s", i ? "," : "",
+                    ck_parameter_text(p, v->items[i], number, sizeof number));
     }
 }
 

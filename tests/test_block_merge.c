@@ -208,7 +208,7 @@ static void test_recipe(void **state) {
         "\"c\":\"c.safetensors\"},"
         "\"merge\":{\"method\":\"linear\",\"inputs\":[\"a\",\"b\","
         "{\"method\":\"scale\",\"id\":\"s\",\"inputs\":[\"c\"],\"scale\":\"$w\"}],"
-        "\"normalize\":0,\"weight\":[1,{\"gradient\":[0,1],\"base\":0.25},1]},"
+        "\"normalize\":\"off\",\"weight\":[1,{\"gradient\":[0,1],\"base\":0.25},1]},"
         "\"rules\":[{\"blocks\":\"OUT11\",\"elements\":\"attn2\",\"set\":{\"s.scale\":"
         "{\"preset\":\"ALL_A\",\"blocks\":{\"OUT11\":2}}}},"
         "{\"blocks\":\"vae\",\"exclude\":true}],"

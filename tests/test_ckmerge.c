@@ -119,6 +119,32 @@ static void test_names(void **state) {
     assert_true(first_value("v", "unet.w") == 1.75f && first_value("w", "unet.w") == 1.75f);
 }
 
+/* One spelling of what is on or off, wherever it is given, written and told. */
+static void test_on_off(void **state) {
+    (void)state;
+    program_expect(program_run(f.folder, "ckmerge help ties"), 0,
+                   "on or off: divide by the sum of the weights that count", NULL);
+    program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors -m linear --weight "
+                                         "1,2 --set normalize=off -qo s --write-recipe s.json && "
+                                         "grep -q '\"normalize\":.*\"off\"' s.json && "
+                                         "ckmerge --recipe s.json -fqo s && "
+                                         "ckmerge --recipe s.json -n"),
+                   0, "normalize=off", NULL);
+    assert_true(first_value("s", "unet.w") == 5.0f);
+    program_expect(program_run(f.folder, "ckmerge explain s.json"), 0, "normalize off", NULL);
+    program_expect(program_run(f.folder, "sed 's/\"off\"/\"$how\"/; "
+                                         "s/\"models\"/\"variables\":{\"how\":\"on\"},&/' "
+                                         "s.json > how.json && ckmerge --recipe how.json -fqo s"),
+                   0, "", NULL);
+    assert_true(fabsf(first_value("s", "unet.w") - 5.0f / 3) < 1e-6f);
+    program_expect(program_run(f.folder, "ckmerge --recipe how.json --set how=off -fqo s"), 0, "",
+                   NULL);
+    assert_true(first_value("s", "unet.w") == 5.0f);
+    program_expect(program_run(f.folder, "sed 's/\"off\"/0/' s.json > number.json && "
+                                         "ckmerge --recipe number.json"),
+                   1, NULL, "must be \"on\" or \"off\"");
+}
+
 static void test_usage(void **state) {
     (void)state;
     static const char *const lines[][2] = {
@@ -149,7 +175,13 @@ static void test_usage(void **state) {
         {"ckmerge a.safetensors b.safetensors --compat mergekit",
          "weighted-sum has no form of its own for 'mergekit', only for comfy"},
         {"ckmerge a.safetensors b.safetensors --lambda 1", "no parameter 'lambda'"},
+        {"ckmerge a.safetensors b.safetensors -m linear --normalize 1", "must be one of on|off"},
+        {"ckmerge a.safetensors b.safetensors -m linear --set normalize=1", "must be on or off"},
+        {"ckmerge a.safetensors b.safetensors -m linear -b normalize=cosine:0,1",
+         "normalize is on or off, for all blocks"},
         {"ckmerge help nothing", "there is no method"},
+        {"ckmerge help", "`ckmerge help METHOD`"},
+        {"ckmerge methods --json", "`ckmerge methods` takes nothing else"},
         {"CK_ISA=none ckmerge a.safetensors b.safetensors", "CK_ISA='none'"},
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
@@ -508,6 +540,7 @@ static void test_help(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_on_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_usage, setup, teardown),
         cmocka_unit_test_setup_teardown(test_input_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dry_run, setup, teardown),

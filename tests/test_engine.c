@@ -366,7 +366,7 @@ static void test_constants(void **state) {
     const char *out = fixture_path(&folder, "out");
     run("{\"ckmerge_recipe\":1,\"models\":{\"a\":\"a\"},\"merge\":{\"method\":\"linear\","
         "\"inputs\":"
-        "[\"a\",2.5],\"weight\":[3,1],\"normalize\":0}}",
+        "[\"a\",2.5],\"weight\":[3,1],\"normalize\":\"off\"}}",
         out);
     ck_reader *o = open_file(out);
     float *x = read_tensor(a, "odd"), *r = read_tensor(o, "odd");

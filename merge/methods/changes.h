@@ -18,8 +18,8 @@ enum { CK_DENSITY, CK_WEIGHT, CK_LAMBDA, CK_NORMALIZE };
      .help = "share of the changes that is taken, one number per model"},                          \
         {.name = "weight", .fallback = 1, .list = true, .help = "one weight per model"},           \
         {.name = "lambda", .fallback = 1, .help = "factor for what is added to the base"}, {       \
-        .name = "normalize", .fallback = normalize_default,                                        \
-        .help = "1: divide by the sum of the weights that count; 0: do not"                        \
+        .name = "normalize", .fallback = normalize_default, .on_off = true,                        \
+        .help = "divide by the sum of the weights that count"                                      \
     }
 
 /* Refuses densities outside 0..1. */

@@ -19,7 +19,7 @@ static ck_status check(const ck_arguments *args, ck_error *err) {
     if (values[NORMALIZE].items[0] != 0 && sum == 0)
         return ck_fail(err, CK_USAGE,
                        "linear: the weights add up to 0, so they cannot be normalised; set "
-                       "normalize to 0 to use them as they are");
+                       "switch normalize off to use them as they are");
     return CK_OK;
 }
 
@@ -50,13 +50,14 @@ const ck_method ck_linear_method = {
     .formula = "(w1 A + w2 B + w3 C + ...) / (w1 + w2 + w3 + ...)",
     .doc =
         "Weighted sum of any number of models, one weight each, in the order of the models; equal "
-        "weights give the average. The weights are divided by their sum unless normalize is 0. "
+        "weights give the average. The weights are divided by their sum unless normalize is off. "
         "For a tensor that a model lacks, the first model stands in for it.",
     .min_inputs = 1,
     .parameters = {{.name = "weight", .fallback = 1, .list = true, .help = "one weight per model"},
                    {.name = "normalize",
                     .fallback = 1,
-                    .help = "1: divide by the sum of the weights; 0: do not"}},
+                    .on_off = true,
+                    .help = "divide by the sum of the weights"}},
     .first_stands_in = true,
     .check = check,
     .same_as = same_as,

@@ -34,7 +34,7 @@ const ck_method ck_task_arithmetic = {
     .formula = "BASE + lambda (w1 (A - BASE) + w2 (B - BASE) + ...)",
     .doc = "The base is the first model (or --base). As mergekit's task_arithmetic: weights are "
            "used as "
-           "they are unless normalize is 1. A tensor that a model lacks adds nothing.",
+           "they are unless normalize is on. A tensor that a model lacks adds nothing.",
     .min_inputs = 2,
     .parameters = {{.name = "weight",
                     .fallback = 1,
@@ -43,7 +43,8 @@ const ck_method ck_task_arithmetic = {
                    {.name = "lambda", .fallback = 1, .help = "factor for all differences"},
                    {.name = "normalize",
                     .fallback = 0,
-                    .help = "1: divide by the sum of the weights; 0: do not"}},
+                    .on_off = true,
+                    .help = "divide by the sum of the weights"}},
     .has_base = true,
     .first_stands_in = true,
     .check = check,

@@ -64,10 +64,10 @@ mergekit("ram", "ram", theirs={"epsilon": 0.05}, least=0.05)
 mergekit("task_arithmetic", "task-arithmetic", theirs={**W, "lambda": 0.6}, **W, **{"lambda": 0.6})
 for normalize in (0, 1):
     mergekit("ties", "ties", theirs={**W, "density": [0.3, 0.6], "normalize": bool(normalize)}, **W,
-             density=[0.3, 0.6], normalize=normalize)
+             density=[0.3, 0.6], normalize="on" if normalize else "off")
     mergekit("breadcrumbs_ties", "breadcrumbs-ties",
              theirs={**W, "density": [0.3, 0.6], "gamma": 0.1, "normalize": bool(normalize)}, **W,
-             density=[0.3, 0.6], gamma=0.1, normalize=normalize)
+             density=[0.3, 0.6], gamma=0.1, normalize="on" if normalize else "off")
 mergekit("breadcrumbs", "breadcrumbs", theirs={**W, "density": [0.3, 0.95], "gamma": 0.1}, **W,
          density=[0.3, 0.95], gamma=0.1)
 mergekit("breadcrumbs", "breadcrumbs", theirs={**W, "density": [0.3, 0.6], "gamma": 0.003}, **W,
