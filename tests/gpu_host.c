@@ -236,10 +236,10 @@ static void convolve_halves(const ck_call *call, const void *plan, const void *f
 }
 
 /* (Scores of few queries at once, so that attention is made in pieces.) */
-enum { SCORES = 3000 };
-static const ck_gpu_library f32 = {NULL, false, SCORES, matmul, prepare_convolution, convolve};
-static const ck_gpu_library bf16 = {NULL,           true, SCORES, matmul, prepare_convolution,
-                                    convolve_halves};
+enum { SCORES = 3000, SHARED = 227 << 10 };
+static const ck_gpu_library f32 = {NULL, false, SCORES, 0, matmul, prepare_convolution, convolve};
+static const ck_gpu_library bf16 = {
+    NULL, true, SCORES, SHARED, matmul, prepare_convolution, convolve_halves};
 
 static ck_status prepare(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
                          ck_kernel *kernel, ck_error *err) {

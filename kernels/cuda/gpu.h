@@ -52,6 +52,21 @@ enum {
         name##_grid<<<(unsigned)blocks, CK_GPU_BLOCK, 0, (cudaStream_t)stream>>>(*a);              \
     }                                                                                              \
     static __device__ void name##_block(const args *a, int64_t block, int64_t blocks, float *shared)
+/* One whose blocks share `bytes`, more than that, where the card has it, and of which so many are
+ * to find room at once on one of its processors. */
+#define CK_GPU_LARGE_KERNEL_(name, args, bytes, at_once)                                           \
+    static __device__ void name##_block(const args *a, int64_t block, int64_t blocks,              \
+                                        float *shared);                                            \
+    static __global__ void __launch_bounds__(CK_GPU_BLOCK, at_once)                                \
+        name##_grid(const __grid_constant__ args a) {                                              \
+        extern __shared__ __align__(16) float ck_gpu_shared[];                                     \
+        name##_block(&a, blockIdx.x, gridDim.x, ck_gpu_shared);                                    \
+    }                                                                                              \
+    static void name##_launch(ck_gpu_stream stream, int64_t blocks, const args *a) {               \
+        cudaFuncSetAttribute(name##_grid, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);     \
+        name##_grid<<<(unsigned)blocks, CK_GPU_BLOCK, bytes, (cudaStream_t)stream>>>(*a);          \
+    }                                                                                              \
+    static __device__ void name##_block(const args *a, int64_t block, int64_t blocks, float *shared)
 
 #else
 
@@ -67,8 +82,20 @@ enum {
         for (int64_t block = 0; block < blocks; block++) name##_block(a, block, blocks, shared);   \
     }                                                                                              \
     static void name##_block(const args *a, int64_t block, int64_t blocks, float *shared)
+#define CK_GPU_LARGE_KERNEL_(name, args, bytes, at_once)                                           \
+    static void name##_block(const args *a, int64_t block, int64_t blocks, float *shared);         \
+    static void name##_launch(ck_gpu_stream stream, int64_t blocks, const args *a) {               \
+        static CK_GPU_ALIGNED(16) float shared[(bytes) / sizeof(float)];                           \
+        (void)stream;                                                                              \
+        for (int64_t block = 0; block < blocks; block++) name##_block(a, block, blocks, shared);   \
+    }                                                                                              \
+    static void name##_block(const args *a, int64_t block, int64_t blocks, float *shared)
 
 #endif
+
+/* (Of names that are macros, what they stand for.) */
+#define CK_GPU_LARGE_KERNEL(name, args, bytes, at_once)                                            \
+    CK_GPU_LARGE_KERNEL_(name, args, bytes, at_once)
 
 /* The elements 0 to n - 1 that thread t of this block has, spread over the grid. */
 #define CK_GPU_EACH(i, t, n)                                                                       \

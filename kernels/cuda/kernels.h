@@ -109,7 +109,7 @@ void ck_gpu_norm_backward(ck_gpu_stream s, const ck_gpu_norm *v, const float *st
                           float *partial);
 size_t ck_gpu_norm_scratch(const ck_gpu_norm *v);
 
-/* ---- softmax.c: attention where no library has it, between products of matrices ---- */
+/* ---- softmax.c: attention by products of matrices, and softmax between them ---- */
 
 /* n rows of `keys` scores. Causal: of `queries` rows each, of which the first here is row `first`,
  * row i sees keys 0 to i. */
@@ -128,6 +128,28 @@ void ck_gpu_softmax_again(ck_gpu_stream s, ck_gpu_array p, const float *scores, 
  * dscores may be p. */
 void ck_gpu_softmax_grad(ck_gpu_stream s, ck_gpu_array dscores, ck_gpu_array p, const float *change,
                          ck_gpu_rows rows, float scale);
+
+/* ---- attention.c: fused attention of bf16 ---- */
+
+/* n images of `queries` and of `keys` tokens of so many channels, those of each head beside each
+ * other; q, k, v: of bf16. Scores are of scale; causal: query i sees keys 0 to i. */
+typedef struct ck_gpu_attention {
+    int64_t n, queries, keys, channels, heads;
+    float scale;
+    bool causal;
+    const void *q, *k, *v;
+} ck_gpu_attention;
+
+/* Bytes that a block shares, for heads of so many channels; 0: there is no kernel for them. A card
+ * may have less. */
+size_t ck_gpu_attention_shared(int64_t width, bool gradients);
+/* sums: logarithms of sums of exponentials, for each image, head, query. */
+void ck_gpu_attention_forward(ck_gpu_stream s, const ck_gpu_attention *v, ck_gpu_array y,
+                              float *sums);
+/* dy: of bf16. change: a float for each of the sums. */
+void ck_gpu_attention_backward(ck_gpu_stream s, const ck_gpu_attention *v, ck_gpu_array y,
+                               const float *sums, const void *dy, ck_gpu_array dq, ck_gpu_array dk,
+                               ck_gpu_array dv, float *change);
 
 /* ---- update.c: many arrays in one launch ---- */
 

@@ -32,6 +32,10 @@ const char *ck_card_name(void) {
     return card.is.name;
 }
 
+size_t ck_card_shared(void) {
+    return card.is.sharedMemPerBlockOptin;
+}
+
 /* ---- What went wrong ---- */
 
 void ck_card_note(const char *what, const char *why) {

@@ -22,6 +22,7 @@
 ck_status ck_card_open(ck_error *err);
 cudaStream_t ck_card_stream(void);
 const char *ck_card_name(void);
+size_t ck_card_shared(void); /* bytes that a block of threads can share */
 
 void *ck_card_alloc(size_t bytes);
 void ck_card_free(void *p);

@@ -421,11 +421,7 @@ static size_t softmax_scratch(const planned *p) {
     return (size_t)(ck_shape_count(s) / last_of(*s)) * sizeof(float);
 }
 
-/* ---- Attention ----
- *
- * By products of matrices and softmax in between: of as many images at once as there is room for
- * scores, or else of some heads of one, or else of some queries of one head: so that the memory it
- * takes grows with the length of sequences, and not with its square. */
+/* ---- Attention ---- */
 
 typedef struct attention {
     int64_t n, queries, keys, channels, heads, width;
@@ -455,6 +451,60 @@ static attention attention_of(const ck_gpu_library *l, const ck_graph *g, ck_nod
     a.tile = between(1, l->most_scores / a.keys, a.queries);
     return a;
 }
+
+/* ---- Fused: of bf16, where there is a kernel for such heads, and the card has room for it ---- */
+
+static bool is_fused(const ck_gpu_library *l, const attention *a, bool gradients) {
+    size_t bytes = ck_gpu_attention_shared(a->width, gradients);
+    return l->half && bytes > 0 && bytes <= l->shared;
+}
+
+static ck_gpu_attention fused_of(const ck_call *call, const attention *a, char **scratch) {
+    int64_t queries = a->n * a->queries * a->channels, keys = a->n * a->keys * a->channels;
+    return (ck_gpu_attention){.n = a->n,
+                              .queries = a->queries,
+                              .keys = a->keys,
+                              .channels = a->channels,
+                              .heads = a->heads,
+                              .scale = a->scale,
+                              .causal = a->causal,
+                              .q = as(call, true, source_of(call, 0), queries, scratch).at,
+                              .k = as(call, true, source_of(call, 1), keys, scratch).at,
+                              .v = as(call, true, source_of(call, 2), keys, scratch).at};
+}
+
+static void run_fused(const ck_call *call, const attention *a) {
+    char *scratch = call->scratch;
+    ck_gpu_attention v = fused_of(call, a, &scratch);
+    ck_gpu_array y = result_of(call);
+    ck_gpu_attention_forward(stream_of(call), &v, y, behind(y, a->n * a->queries * a->channels));
+}
+
+static void run_fused_grad(const ck_call *call, const attention *a) {
+    int64_t queries = a->n * a->queries * a->channels, keys = a->n * a->keys * a->channels;
+    char *scratch = call->scratch;
+    ck_gpu_attention v = fused_of(call, a, &scratch);
+    ck_gpu_array dy = as(call, true, source_of(call, 4), queries, &scratch);
+    ck_gpu_array y = source_of(call, 3), dq = result_of(call), dk = from(dq, queries);
+    ck_gpu_attention_backward(stream_of(call), &v, y, behind(y, queries), dy.at, dq, dk,
+                              from(dk, keys), (float *)scratch);
+}
+
+/* Copies of sources that are not of bf16, and (gradients) a number for each row. */
+static size_t fused_scratch(const planned *p, const attention *a, bool gradients) {
+    const ck_graph_node *n = &p->graph->nodes[p->node];
+    size_t bytes = gradients ? aligned((size_t)(a->n * a->heads * a->queries) * sizeof(float)) : 0;
+    for (int s = 0; s < CK_MAX_SRC; s++)
+        if (n->src[s] != CK_NONE && s != 3 && !p->half[n->src[s]])
+            bytes += half_bytes(count_at(p->graph, n->src[s]));
+    return bytes;
+}
+
+/* ---- In parts ----
+ *
+ * By products of matrices and softmax in between: of as many images at once as there is room for
+ * scores, or else of some heads of one, or else of some queries of one head: so that the memory it
+ * takes grows with the length of sequences, and not with its square. */
 
 /* Some heads of some images. */
 typedef struct part {
@@ -518,6 +568,10 @@ static size_t places_of(const attention *a, bool gradients, bool half, char *bas
 static void run_attention(const ck_call *call) {
     const ck_gpu_library *l = library_of(call);
     attention a = attention_of(l, call->graph, call->node);
+    if (is_fused(l, &a, false)) {
+        run_fused(call, &a);
+        return;
+    }
     places at;
     places_of(&a, false, l->half, call->scratch, &at);
     float *sums = behind(result_of(call), a.n * a.queries * a.channels);
@@ -562,6 +616,10 @@ static void grad_of_queries(const ck_gpu_library *l, const attention *a, const p
 static void run_attention_grad(const ck_call *call) {
     const ck_gpu_library *l = library_of(call);
     attention a = attention_of(l, call->graph, call->node);
+    if (is_fused(l, &a, true)) {
+        run_fused_grad(call, &a);
+        return;
+    }
     places at;
     places_of(&a, true, l->half, call->scratch, &at);
     int64_t queries = a.n * a.queries * a.channels, keys = a.n * a.keys * a.channels;
@@ -584,6 +642,7 @@ static void run_attention_grad(const ck_call *call) {
 static size_t attention_scratch(const planned *p) {
     attention a = attention_of(p->library, p->graph, p->node);
     bool gradients = p->graph->nodes[p->node].op == CK_OP_ATTENTION_GRAD;
+    if (is_fused(p->library, &a, gradients)) return fused_scratch(p, &a, gradients);
     places at;
     return places_of(&a, gradients, p->library->half, NULL, &at);
 }

@@ -26,6 +26,7 @@ typedef struct ck_gpu_library {
     ck_gpu_stream stream;
     bool half;           /* products and convolutions are of bf16, with sums in f32 */
     int64_t most_scores; /* of attention in scratch memory, at least one query's */
+    size_t shared;       /* bytes that a block of the card's threads can share */
     void (*matmul)(const struct ck_gpu_library *l, const ck_gpu_product *p, const void *a,
                    const void *b, const void *row, void *c);
     /* A convolution without bias, or one of its gradients. *plan is never released; workspace:

@@ -27,7 +27,7 @@ enum { SCORES = 32 << 20 };
         (void)l;                                                                                   \
         return ck_cuda_convolution(precision, g, n, plan, workspace, err);                         \
     }                                                                                              \
-    static ck_gpu_library name = {NULL,    halves, SCORES, product_##name, convolution_##name,     \
+    static ck_gpu_library name = {NULL,    halves, SCORES, 0, product_##name, convolution_##name,  \
                                   convolve};                                                       \
     static ck_status prepare_##name(const ck_backend *b, const ck_graph *g, ck_node n,             \
                                     const bool *half, ck_kernel *kernel, ck_error *err) {          \
@@ -124,6 +124,7 @@ static ck_status open_all(ck_error *err) {
     CK_TRY(ck_cuda_products_open(err));
     CK_TRY(ck_cuda_convolutions_open(err));
     f32.stream = tf32.stream = bf16.stream = ck_card_stream();
+    bf16.shared = ck_card_shared();
     const size_t bytes = CK_GPU_SQUARES * sizeof *partial;
     if (!partial) partial = ck_card_alloc(bytes);
     return partial ? CK_OK : ck_fail_full(ck_card_memory, "sums of squares", bytes, err);
