@@ -399,6 +399,10 @@ typedef struct head_grad {
     float *dq, *score, *change;
 } head_grad;
 
+INLINE bool is_narrow(sizes z) {
+    return z.tiles == 1;
+}
+
 /* What is made of a block of scores: probabilities and the gradients of scores, as rows, and of
  * those pairs. */
 typedef struct differences {
@@ -414,26 +418,32 @@ INLINE void hide_queries(const ck_nn_attention *a, float *scores, size_t query, 
         hide(scores, j, key + j >= a->keys ? ~0u : a->causal ? ~bits_from(key + j, query) : 0);
 }
 
-/* Of 16 keys, the first or the second of a block: p = 2^score, d = p change. */
-INLINE void differentiate(differences *to, size_t half, const float *scores, const float *changes) {
-    __m512i zero = _mm512_setzero_si512(), last = _mm512_set1_epi32(0x8000);
+/* Of two of 16 keys: p = 2^score, d = p change, and a row of the pairs of d. */
+INLINE void differentiate(pair *p, pair *d, pair *first_pairs, pair *second_pairs,
+                          const float *scores, const float *changes) {
+    __m512i zero = _mm512_setzero_si512(), last = _mm512_set1_epi32(0x8000), made[2];
+    UNROLLED for (size_t at = 0; at < 2 * TILE; at += TILE) {
+        __m512i power = powers(scores + at, scores + AREA + at), x, y;
+        x = _mm512_castps_si512(_mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, power)) *
+                                _mm512_load_ps(changes + at));
+        y = _mm512_castps_si512(_mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, power)) *
+                                _mm512_load_ps(changes + AREA + at));
+        made[at / TILE] = _mm512_packus_epi32(_mm512_srli_epi32(_mm512_add_epi32(x, last), 16),
+                                              _mm512_srli_epi32(_mm512_add_epi32(y, last), 16));
+        _mm512_store_si512(p + at, power);
+        _mm512_store_si512(d + at, made[at / TILE]);
+    }
+    _mm512_store_si512(first_pairs, _mm512_unpacklo_epi16(made[0], made[1]));
+    _mm512_store_si512(second_pairs, _mm512_unpackhi_epi16(made[0], made[1]));
+}
+
+/* The same of 16 keys, the first or the second of a block. */
+INLINE void differentiate_all(differences *to, size_t half, const float *scores,
+                              const float *changes) {
     for (size_t i = 0; i < TILE / 2; i++) {
-        __m512i d[2];
-        UNROLLED for (size_t k = 0; k < 2; k++) {
-            size_t at = (2 * i + k) * TILE, row = half * AREA + at;
-            __m512i p = powers(scores + at, scores + AREA + at), x, y;
-            x = _mm512_castps_si512(_mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, p)) *
-                                    _mm512_load_ps(changes + at));
-            y = _mm512_castps_si512(_mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, p)) *
-                                    _mm512_load_ps(changes + AREA + at));
-            d[k] = _mm512_packus_epi32(_mm512_srli_epi32(_mm512_add_epi32(x, last), 16),
-                                       _mm512_srli_epi32(_mm512_add_epi32(y, last), 16));
-            _mm512_store_si512(to->p + row, p);
-            _mm512_store_si512(to->d + row, d[k]);
-        }
-        size_t row = (row_of(i) + 2 * half) * TILE;
-        _mm512_store_si512(to->d_pairs[0] + row, _mm512_unpacklo_epi16(d[0], d[1]));
-        _mm512_store_si512(to->d_pairs[1] + row, _mm512_unpackhi_epi16(d[0], d[1]));
+        size_t at = 2 * i * TILE, row = (row_of(i) + 2 * half) * TILE;
+        differentiate(to->p + half * AREA + at, to->d + half * AREA + at, to->d_pairs[0] + row,
+                      to->d_pairs[1] + row, scores + at, changes + at);
     }
 }
 
@@ -539,13 +549,149 @@ TARGET static void attend_back(const ck_nn_attention *a, const head_grad *h, siz
         size_t key = first + row * TILE;
         if (key + TILE > a->keys || (a->causal && key + TILE > u * BLOCK))
             hide_queries(a, b.scores[s % 2], u * BLOCK, key);
-        differentiate(&b.made[(u - begin) % 2][row / 2], row % 2, b.scores[s % 2],
-                      b.changes[s % 2]);
+        differentiate_all(&b.made[(u - begin) % 2][row / 2], row % 2, b.scores[s % 2],
+                          b.changes[s % 2]);
     }
     for (size_t t = 0; t < n; t += TILE) {
         size_t from = t / TILE * tile, some = least(TILE, n - t);
         put(a->dk, at + t * a->channels, a, b.dk + from, some, LN2 / UNIT); /* see make_rows of q */
         put(a->dv, at + t * a->channels, a, b.dv + from, some, 1);
+    }
+}
+
+/* ---- The same of narrow heads, of a tile of channels ----
+ *
+ * The processor and the unit have about as much to do, so work of both alternates in small parts.
+ * Storing a tile takes as long as 90 instructions of the processor, which does nothing else
+ * meanwhile: sums stay in their tiles while they can. All that is used often fits the L1 cache. */
+
+/* As key_blocks. scores to d: of the last two steps; d_pairs: of both blocks of queries. */
+typedef struct narrow_keys {
+    ALIGNED pair keys[4 * AREA + DEPTH], values[4 * AREA + DEPTH], turned[2 * AREA];
+    ALIGNED float dk[4 * AREA], dv[4 * AREA], scores[2][2 * AREA], changes[2][2 * AREA];
+    ALIGNED pair p[2][AREA], d[2][AREA], d_pairs[2][2][AREA];
+} narrow_keys;
+
+INLINE void open_narrow(narrow_keys *b, const ck_nn_attention *a, sizes z, size_t at, size_t n) {
+    ALIGNED pair pairs[AREA];
+    size_t to = padded(n, BLOCK);
+    make_rows(b->keys, a->k, at, a, z, n, to, 1);
+    make_rows(b->values, a->v, at, a, z, n, to, 1);
+    for (size_t i = 0; i < to / BLOCK; i++) {
+        make_pairs(pairs, b->keys + i * 2 * z.area, z);
+        turn(b->turned + i * AREA, pairs);
+    }
+    memset(b->dk, 0, to * TILE * sizeof *b->dk);
+    memset(b->dv, 0, to * TILE * sizeof *b->dv);
+}
+
+/* Inner products of 16 keys and a block of queries, in tiles 0 and 1. */
+INLINE void score_block(const float *begin, const pair *left, const pair *right, sizes z) {
+    LOAD_ROWS(0, begin, 0);
+    LOAD_ROWS(1, begin + TILE, 0);
+    LOAD_ROWS(4, left, z.depth * 2);
+    LOAD(6, right);
+    _tile_dpbf16ps(0, 4, 6);
+    LOAD(6, right + z.area);
+    _tile_dpbf16ps(1, 4, 6);
+}
+
+INLINE void store_block(float *to) {
+    STORE(to, 0);
+    STORE(to + AREA, 1);
+}
+
+/* Step s: 16 of the keys and a block of queries; two blocks take turns with the same keys. */
+typedef struct place {
+    size_t row, turn, block;
+} place;
+
+INLINE place place_of(size_t s, size_t begin, size_t shift) {
+    return (place){s / 2 & (((size_t)1 << shift) - 1), s % 2, begin + (s / 2 >> shift) * 2 + s % 2};
+}
+
+/* What a step gives to dv and dk, which stay in tiles 2 and 3 while blocks take turns. */
+INLINE void add_dv(const narrow_keys *b, const head_grad *h, place sum, const pair *p) {
+    if (sum.turn == 0) {
+        LOAD(2, b->dv + sum.row * AREA);
+        LOAD(3, b->dk + sum.row * AREA);
+    }
+    LOAD(5, p);
+    LOAD(7, h->dy_pairs + sum.block * AREA);
+    _tile_dpbf16ps(2, 5, 7);
+}
+
+INLINE void add_dk(const head_grad *h, place sum, const pair *d) {
+    LOAD(5, d);
+    LOAD(7, h->q_pairs + sum.block * AREA);
+    _tile_dpbf16ps(3, 5, 7);
+}
+
+/* What a block of keys gives to two tiles of dq, in tiles 0 and 1; where these belong. */
+INLINE float *add_dq(const narrow_keys *b, const head_grad *h, place sum) {
+    float *dq = h->dq + sum.block * 2 * AREA;
+    LOAD(0, dq);
+    LOAD(1, dq + AREA);
+    LOAD(5, b->turned + sum.row / 2 * AREA);
+    LOAD(7, b->d_pairs[sum.turn][0]);
+    _tile_dpbf16ps(0, 5, 7);
+    LOAD(7, b->d_pairs[sum.turn][1]);
+    _tile_dpbf16ps(1, 5, 7);
+    return dq;
+}
+
+/* As attend_back. While scores of a step are made, those of the last one are differentiated, and
+ * what was made so before is added to the gradients. */
+TARGET static void attend_back_narrow(const ck_nn_attention *a, const head_grad *h, sizes z,
+                                      size_t first, size_t at) {
+    narrow_keys b;
+    size_t n = least(2 * BLOCK, a->keys - first), shift = padded(n, BLOCK) / BLOCK;
+    size_t begin = a->causal ? first / BLOCK : 0, blocks = padded(a->queries, QUERIES) / BLOCK;
+    size_t steps = blocks > begin ? (blocks - begin) << shift : 0;
+    float *dq = NULL; /* where tiles 0 and 1 are still to be stored */
+    open_narrow(&b, a, z, at, n);
+    for (size_t s = 0; steps && s < steps + 2; s++) {
+        place now = place_of(s, begin, shift), last = place_of(s - 1, begin, shift);
+        place sum = place_of(s - 2, begin, shift);
+        bool score = s < steps, differ = s >= 1 && s <= steps, add = s >= 2;
+        float *scores = b.scores[s % 2], *changes = b.changes[s % 2];
+        float *late = b.scores[(s + 1) % 2], *late_changes = b.changes[(s + 1) % 2];
+        pair *p = b.p[(s + 1) % 2], *d = b.d[(s + 1) % 2], (*pairs)[AREA] = b.d_pairs[last.turn];
+        size_t key = first + last.row * TILE;
+        if (differ && (key + TILE > a->keys || (a->causal && key + TILE > last.block * BLOCK)))
+            hide_queries(a, late, last.block * BLOCK, key);
+        UNROLLED for (size_t i = 0; i < TILE / 2; i++) {
+            size_t rows = 2 * i * TILE, row = (row_of(i) + last.row % 2 * 2) * TILE;
+            if (i == 0 && dq) {
+                store_block(dq);
+                dq = NULL;
+            }
+            if (i == 0 && score)
+                score_block(h->score + now.block * BLOCK, b.keys + now.row * z.area,
+                            h->q + now.block * 2 * z.area, z);
+            if (i == 2 && score) {
+                store_block(scores);
+                score_block(h->change + now.block * BLOCK, b.values + now.row * z.area,
+                            h->dy + now.block * 2 * z.area, z);
+            }
+            if (i == 4 && score) store_block(changes);
+            if (differ)
+                differentiate(p + rows, d + rows, pairs[0] + row, pairs[1] + row, late + rows,
+                              late_changes + rows);
+            if (i == 1 && add) add_dv(&b, h, sum, b.p[s % 2]);
+            if (i == 5 && add) add_dk(h, sum, b.d[s % 2]);
+            if (i == 5 && add && sum.row % 2) dq = add_dq(&b, h, sum);
+            if (i == 7 && add && sum.turn) {
+                STORE(b.dv + sum.row * AREA, 2);
+                STORE(b.dk + sum.row * AREA, 3);
+            }
+        }
+    }
+    if (dq) store_block(dq);
+    for (size_t t = 0; t < n; t += TILE) {
+        size_t some = least(TILE, n - t);
+        put(a->dk, at + t * a->channels, a, b.dk + t * TILE, some, LN2 / UNIT);
+        put(a->dv, at + t * a->channels, a, b.dv + t * TILE, some, 1);
     }
 }
 
@@ -563,7 +709,8 @@ TARGET static void backward(const ck_nn_attention *a, size_t image, size_t head,
         open_block(&h, a, z, q + t * a->channels, a->sums + (image * a->heads + head) * a->queries,
                    t, least(BLOCK, a->queries - least(t, a->queries)));
     open_tiles_of(z.depth);
-    for (size_t t = 0; t < a->keys; t += 2 * BLOCK) attend_back(a, &h, z, t, k + t * a->channels);
+    for (size_t t = 0; t < a->keys; t += 2 * BLOCK)
+        (is_narrow(z) ? attend_back_narrow : attend_back)(a, &h, z, t, k + t * a->channels);
     _tile_release();
     for (size_t t = 0; t < a->queries; t += TILE) {
         ALIGNED float tiles[TILES * AREA];
