@@ -3,6 +3,7 @@
 #include "kernels/random.h"
 #include "merge/methods/chance.h"
 #include "merge/methods/exact.h"
+#include "merge/methods/fourier.h"
 #include "merge/recipe.h"
 #include "merge/whole.h"
 #include "tests/check.h"
@@ -468,6 +469,38 @@ static void test_crossover(void **state) {
     set_shape(N, 0, 0);
 }
 
+/* Lines of small factors, of large ones, of both, and of a prime whose square would take minutes;
+ * forward beside the sums themselves (of the long one, some), and back. */
+static void test_fourier(void **state) {
+    (void)state;
+    static const uint64_t lengths[] = {1, 2, 8, 27, 31, 37, 74, 97, 3 * 53, 1009, 41 * 43, 200003};
+    const double turn = 2 * acos(-1);
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+        uint64_t n = lengths[l], sizes[2] = {n, 3};
+        float *z = malloc(6 * n * sizeof *z), *x = malloc(6 * n * sizeof *x);
+        uint64_t seed = n;
+        for (uint64_t i = 0; i < 6 * n; i++) x[i] = z[i] = fixture_random_float(&seed);
+        ck_error err;
+        assert_int_equal(ck_fourier(z, sizes, 2, -1, &err), CK_OK);
+        for (uint64_t k = 0; k < 3 * n; k += 1 + n / 5) {
+            double real = 0, imaginary = 0;
+            for (uint64_t i = 0; i < 3 * n; i++) {
+                double w = -turn * ((double)(i / 3 * (k / 3) % n) / (double)n +
+                                    (double)(i % 3 * (k % 3)) / 3);
+                double re = (double)x[2 * i], im = (double)x[2 * i + 1];
+                real += re * cos(w) - im * sin(w);
+                imaginary += re * sin(w) + im * cos(w);
+            }
+            double off = hypot((double)z[2 * k] - real, (double)z[2 * k + 1] - imaginary);
+            assert_true(off < 1e-6 * sqrt(3 * (double)n));
+        }
+        assert_int_equal(ck_fourier(z, sizes, 2, 1, &err), CK_OK);
+        for (uint64_t i = 0; i < 6 * n; i++)
+            assert_true(fabsf(z[i] / (float)(3 * n) - x[i]) < 1e-6f);
+        free(z), free(x);
+    }
+}
+
 /* The element at i of an axis of n elements, mirrored beyond its ends. */
 static int mirrored(int i, int n) {
     while (i < 0 || i >= n) i = i < 0 ? -1 - i : 2 * n - 1 - i;
@@ -846,6 +879,7 @@ int main(void) {
         cmocka_unit_test(test_multiply_difference),
         cmocka_unit_test(test_sce),
         cmocka_unit_test(test_arcee_fusion),
+        cmocka_unit_test(test_fourier),
         cmocka_unit_test(test_crossover),
         cmocka_unit_test(test_smooth_add),
         cmocka_unit_test(test_della),
