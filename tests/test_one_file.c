@@ -198,7 +198,7 @@ static void become(const char *m, const char *other) {
 }
 
 /* The folder, one file under its makers' names, and a transformer with the rest beside it. parts:
- * options for the latter; plain: a folder with all words in one place. */
+ * options for the latter. */
 static void check_model(const char *transformer, const char *parts) {
     program_expect(program_run(f.folder, "cktool convert m one --layout original -q"), 0, NULL,
                    NULL);
@@ -228,6 +228,16 @@ static void test_sd3(void **state) {
     check_model("parts/transformer.safetensors", all);
     sample("without", clips); /* T5 */
     check_differ("folder", "without");
+    /* All words in one place, which cannot say with what both of CLIP's encoders pad. */
+    program_expect(program_run(f.folder,
+                               "mkdir words && cp dir/tokenizer/* dir/tokenizer_3/* words && "
+                               "mv m transformer && mv one m"),
+                   0, NULL, NULL);
+    sample("words", "--tokenizer words");
+    check_same("folder", "words");
+    write("dir/tokenizer_2/tokenizer_config.json", "{\"pad_token\": \"<|endoftext|>\"}");
+    program_expect(program_run(f.folder, "ckdistill sample --model m --tokenizer dir"), 1, NULL,
+                   "it pads with the end token");
 }
 
 static void test_flux(void **state) {

@@ -190,12 +190,13 @@ ck_status ck_detect__flux(const ck_params *p, ck_flux_config *c, ck_error *err) 
     while (dimension(p, 0, "single_transformer_blocks.%d.attn.to_q.weight", (int)c->single_layers))
         c->single_layers++;
     ck_flux_detect(p, c);
-    if (head != 128)
+    if (head && head != 128)
         return ck_fail(err, CK_INPUT,
                        "a FLUX transformer with heads of %lld, not 128: the file does not say how "
-                       "they turn; open it as a folder with config.json files",
+                       "many numbers of them turn with each axis (axes_dims_rope); open it as a "
+                       "folder with config.json files",
                        (long long)head);
-    c->heads = c->width / head;
+    c->heads = head ? c->width / head : 0;
     bool good = c->in_channels && c->out_channels && c->heads && c->width % head == 0 &&
                 c->context && c->pooled;
     return good ? CK_OK : incomplete("FLUX transformer", err);

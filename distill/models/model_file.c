@@ -143,19 +143,25 @@ static ck_status open_vae(const source *s, ck_model *m, ck_error *err) {
     return ck_detect__vae(m->vae, &m->vae_config, err);
 }
 
-/* OpenCLIP's encoders were trained with "!" as padding, OpenAI's with the end token; their
- * vocabularies are the same otherwise, so that a mistake would not show but in the pictures. */
-static ck_status check_padding(const ck_model_text *t, const char *tokenizer, ck_error *err) {
+/* OpenCLIP's encoders were trained with other padding than OpenAI's; their vocabularies are the
+ * same otherwise, so that a mistake would not show but in the pictures. */
+static ck_status find_padding(const ck_model_text *t, const char *tokenizer, ck_error *err) {
+    bool openai = t->config.activation == CK_QUICK_GELU;
+    if (!ck_tokenizer_knows_padding(t->tokenizer)) {
+        if (!openai) ck_tokenizer_pad_openclip(t->tokenizer);
+        return CK_OK;
+    }
     size_t lost, length = ck_tokenizer_length(t->tokenizer);
     int32_t *ids = ck_alloc_array(length, sizeof *ids);
     if (!ids) return ck_fail_memory(err, tokenizer);
     ck_status s = ck_tokenizer_encode(t->tokenizer, "", ids, &lost, err);
     bool ends = s == CK_OK && ids[length - 1] == ck_tokenizer_end(t->tokenizer);
     free(ids);
-    if (s == CK_OK && ends != (t->config.activation == CK_QUICK_GELU))
+    if (s == CK_OK && ends != openai)
         return ck_fail(err, CK_INPUT,
                        "%s: this is not the tokenizer of this text encoder: it pads with %s; take "
-                       "that of a folder of the same model",
+                       "that of a folder of the same model, or one with vocab.json and merges.txt "
+                       "alone",
                        tokenizer, ends ? "the end token" : "another than the end token");
     return s;
 }
@@ -177,7 +183,7 @@ static ck_status open_text(const source *s, ck_part part, int which, const char 
     t->tokens = (size_t)t->config.positions;
     if (m->planned) return CK_OK;
     CK_TRY(ck_tokenizer_open(s->parts->tokenizer, which ? "_2" : "", &t->tokenizer, err));
-    CK_TRY(check_padding(t, s->parts->tokenizer, err));
+    CK_TRY(find_padding(t, s->parts->tokenizer, err));
     t->tokens = ck_tokenizer_length(t->tokenizer);
     return CK_OK;
 }

@@ -36,6 +36,7 @@ struct ck_tokenizer {
     bool letters;
     size_t length;
     int32_t start, end, pad;
+    bool knows_padding;
     int32_t bytes[2][256]; /* the symbol of a byte within and at the end of a word */
     merge *merges;         /* by pair */
     size_t merge_count;
@@ -192,7 +193,10 @@ static ck_status read_config(ck_tokenizer *t, const vocabulary *v, const char *p
                            ? CK_OK
                            : ck_json_text(&doc, doc.root, "pad_token", &text, err);
     if (status == CK_OK) status = ck_json_number(&doc, doc.root, "model_max_length", &length, err);
-    if (status == CK_OK && text) status = must_find(v, text, &t->pad, err);
+    if (status == CK_OK && text) {
+        status = must_find(v, text, &t->pad, err);
+        t->knows_padding = true;
+    }
     /* An absurdly large number means that the file does not know. */
     if (length >= 3 && length <= MAX_LENGTH) t->length = (size_t)length;
     ck_json_free(&doc);
@@ -252,6 +256,7 @@ static ck_status try_letters(ck_tokenizer *t, const char *folder, const char *su
     t->length = LETTER_LENGTH;
     t->start = 1;
     t->end = t->pad = 2;
+    t->knows_padding = true;
     return status;
 }
 
@@ -261,7 +266,10 @@ ck_status ck_tokenizer_open(const char *folder, const char *suffix, ck_tokenizer
     if (!t) return ck_fail_memory(err, folder);
     bool found = false;
     ck_status status = try_clip(t, folder, "/tokenizer", suffix, &found, err);
-    if (status == CK_OK && !found) status = try_clip(t, folder, "", "", &found, err);
+    if (status == CK_OK && !found) {
+        status = try_clip(t, folder, "", "", &found, err);
+        t->knows_padding = false;
+    }
     if (status == CK_OK && !found) status = try_letters(t, folder, suffix, &found, err);
     if (status == CK_OK && !found)
         status = ck_fail(err, CK_INPUT,
@@ -288,6 +296,14 @@ size_t ck_tokenizer_length(const ck_tokenizer *t) {
 
 int32_t ck_tokenizer_end(const ck_tokenizer *t) {
     return t->end;
+}
+
+bool ck_tokenizer_knows_padding(const ck_tokenizer *t) {
+    return t->knows_padding;
+}
+
+void ck_tokenizer_pad_openclip(ck_tokenizer *t) {
+    t->pad = 0;
 }
 
 /* ---- Encoding ---- */

@@ -15,6 +15,7 @@
 
 #include "io/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,6 +31,12 @@ void ck_tokenizer_close(ck_tokenizer *t); /* NULL is allowed */
 size_t ck_tokenizer_length(const ck_tokenizer *t); /* of every encoded prompt: 77, or 16 */
 int32_t ck_tokenizer_end(const ck_tokenizer *t);   /* the end token; the pooled output is at the
                                                       first of them */
+/* Whether it is known what pads: from the files of FOLDER/tokenizer SUFFIX, not of a folder for all
+ * encoders. CLIP's vocabulary is also that of OpenCLIP's encoders, which were trained with "!",
+ * its number 0, as padding; OpenAI's with the end token, which is taken unless one says otherwise.
+ */
+bool ck_tokenizer_knows_padding(const ck_tokenizer *t);
+void ck_tokenizer_pad_openclip(ck_tokenizer *t);
 
 /* Start, tokens, end, padding: ck_tokenizer_length() of them. *lost: how many tokens found no
  * place. CK_USAGE: not UTF-8, longer than 16 KiB, or (letters) a character that is none of a-z,

@@ -14,23 +14,20 @@ DIR=${BENCH_DIR:-$BUILD/sizes}
 export OMP_NUM_THREADS=1
 mkdir -p "$DIR"
 trap 'rm -rf "$DIR"' EXIT
-# Of SDXL's second encoder the padding is another.
-cp -r tests/data/tokenizer "$DIR/tokenizer"
-cp -r tests/data/tokenizer "$DIR/tokenizer_2"
-echo '{"pad_token": "!"}' > "$DIR/tokenizer_2/tokenizer_config.json"
 
 # sample MODEL DEVICE STEPS: wall, user, system seconds, peak in MiB.
 sample() {
-    "$BUILD/measure" "$BUILD/ckdistill" sample --model "$1" --tokenizer "$DIR" --device "$2" --steps "$3" --cfg 1 \
-        --size "${SIZE}x$SIZE" --prompt "a cat" -qfo "$DIR/picture.png"
+    "$BUILD/measure" "$BUILD/ckdistill" sample --model "$1" --tokenizer tests/data/tokenizer --device "$2" \
+        --steps "$3" --cfg 1 --size "${SIZE}x$SIZE" --prompt "a cat" -qfo "$DIR/picture.png"
 }
 
 for model in $MODELS; do
     file=$DIR/$model.safetensors
     "$BUILD/make_layout" "$model file" bf16 1 "$file"
-    said=$("$BUILD/ckdistill" info --model "$file" | awk '/^network/{n=$2} $1 == 1 {print n, $2, $3}')
-    read -r parameters bytes unit <<< "$said"
     for device in $DEVICES; do
+        said=$("$BUILD/ckdistill" info --model "$file" --device "$device" |
+            awk '/^network/{n=$2} $1 == 1 {print n, $2, $3}')
+        read -r parameters bytes unit <<< "$said"
         one=$(sample "$file" "$device" 1)
         three=$(sample "$file" "$device" 3)
         echo "$one $three" | awk -v what="$model, $parameters million parameters, $device, $SIZE x $SIZE" \
