@@ -196,9 +196,11 @@ deps-valgrind:
 
 # ---- Tests ----
 
+# (What only other targets run is compiled, so that it keeps up.)
 .PHONY: programs-and-tests test check
 programs-and-tests: $(PROGRAMS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/tests/%) \
     $(BUILD)/tests/libck-cuda.so $(BUILD)/tests/old/libck-cuda.so \
+    $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/bench/*.c tests/interop/*.c)) \
     $(if $(filter yes,$(CUDA)),$(BUILD)/libck-cuda.so)
 
 test: deps deps-mpi

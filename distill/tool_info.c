@@ -148,8 +148,7 @@ static ck_status inform(ck_model *m, ck_error *err) {
     size_t text = 0;
     CK_TRY(ck_backend_open(device, &b, err));
     CK_TRY(ck_model_text_memory(m, b, &text, err));
-    m->unet_config.checkpoint = m->mmdit_config.checkpoint = m->flux_config.checkpoint =
-        checkpointing;
+    ck_model_checkpoint(m, checkpointing);
     for (int i = 0; i < BATCHES; i++) {
         needs[i].batch = (size_t)1 << (2 * i);
         CK_TRY(measure(b, m, text, &needs[i], err));

@@ -281,6 +281,23 @@ static void test_open(void **state) {
     expect(ck_model_open(path, NULL, &m, &err), CK_USAGE, "has no vocabulary");
 }
 
+/* One vocabulary for both encoders of SDXL, of which the second was trained with another padding.
+ */
+static void test_padding(void **state) {
+    (void)state;
+    const ck_model_parts parts = {.tokenizer = "tests/data/tokenizer"};
+    int32_t ids[77];
+    size_t lost;
+    ck_model m;
+    ok(ck_model_open(write_model("sdxl file", "sdxl", false), &parts, &m, &err));
+    assert_int_equal(m.texts, 2);
+    for (int i = 0; i < 2; i++) {
+        ok(ck_tokenizer_encode(m.text[i].tokenizer, "a cat", ids, &lost, &err));
+        assert_int_equal(ids[76], i ? 0 : ck_tokenizer_end(m.text[i].tokenizer));
+    }
+    ck_model_close(&m);
+}
+
 static void test_refused(void **state) {
     (void)state;
     static const struct {
@@ -293,8 +310,6 @@ static void test_refused(void **state) {
         {"flux-schnell", false, "has no VAE: --vae"},
         {"flux-schnell", true, "heads of 2, not 128"},
         {"vae4", true, "unknown: of models in one file"},
-        /* Its second encoder was trained with another padding. */
-        {"sdxl file", false, "pads with the end token"},
     };
     const ck_model_parts parts = {.tokenizer = "tests/data/tokenizer"};
     ck_model m;
@@ -306,9 +321,8 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_configs),
-        cmocka_unit_test(test_transformers),
-        cmocka_unit_test(test_open),
+        cmocka_unit_test(test_configs), cmocka_unit_test(test_transformers),
+        cmocka_unit_test(test_open),    cmocka_unit_test(test_padding),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests_name("detect", tests, make_folder, remove_folder);

@@ -129,6 +129,10 @@ size_t ck_model_multiple(const ck_model *m) {
                                        : (size_t)1 << (m->unet_config.levels - 1);
 }
 
+void ck_model_checkpoint(ck_model *m, bool on) {
+    m->unet_config.checkpoint = m->mmdit_config.checkpoint = m->flux_config.checkpoint = on;
+}
+
 bool ck_model_guided(const ck_model *m) {
     return m->kind == CK_MODEL_FLUX ? m->flux_config.guidance : m->unet_config.guidance != 0;
 }

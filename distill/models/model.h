@@ -87,6 +87,8 @@ void ck_model_close(ck_model *m); /* a zeroed one is allowed */
 int64_t ck_model_channels(const ck_model *m);
 size_t ck_model_side(const ck_model *m);
 size_t ck_model_multiple(const ck_model *m);
+/* Whether its blocks are computed again in the backward pass, instead of being kept. */
+void ck_model_checkpoint(ck_model *m, bool on);
 /* Whether the network is told the scale of guidance (LCM, FLUX dev). */
 bool ck_model_guided(const ck_model *m);
 

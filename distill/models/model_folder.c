@@ -4,34 +4,48 @@
 #include "io/json.h"
 #include "io/os.h"
 
+#include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 /* ---- Files ---- */
 
-/* "FOLDER/PART/NAME" of the first of these names that exists, else of the first; to be released
- * with free(). */
-static char *find_file(const char *folder, const char *part, const char *const *names) {
-    for (size_t i = 0; names[i]; i++) {
-        char *path = ck_sprintf("%s/%s/%s", folder, part, names[i]);
-        if (!path || access(path, F_OK) == 0) return path;
-        free(path);
-    }
-    return ck_sprintf("%s/%s/%s", folder, part, names[0]);
+typedef struct place {
+    char path[PATH_MAX];
+} place;
+
+/* FOLDER/PART/NAME. (One that is too long is cut, and not there.) */
+static const char *path_of(const char *folder, const char *part, const char *name, place *at) {
+    snprintf(at->path, sizeof at->path, "%s/%s/%s", folder, part, name);
+    return at->path;
+}
+
+static const char *config_of(const char *folder, const char *part, place *at) {
+    return path_of(folder, part, "config.json", at);
+}
+
+static bool has_part(const char *folder, const char *part) {
+    place at;
+    return access(config_of(folder, part, &at), F_OK) == 0;
+}
+
+/* The first of these names that exists, else the first. */
+static const char *find_file(const char *folder, const char *part, const char *const *names,
+                             place *at) {
+    for (size_t i = 0; names[i]; i++)
+        if (access(path_of(folder, part, names[i], at), F_OK) == 0) return at->path;
+    return path_of(folder, part, names[0], at);
 }
 
 /* given: a file in the place of the folder's own, or NULL. */
 static ck_status open_weights(const char *folder, const char *part, const char *const *names,
                               const char *given, ck_params **params, ck_error *err) {
-    char *path = given ? ck_strdup(given) : find_file(folder, part, names);
-    if (!path) return ck_fail_memory(err, folder);
-    char prefix[32];
+    place at;
+    char prefix[40];
+    if (!given) return ck_params_open(find_file(folder, part, names, &at), "", params, err);
     snprintf(prefix, sizeof prefix, "%s.", part);
-    ck_status s = ck_params_open(path, given ? prefix : "", params, err);
-    free(path);
-    return s;
+    return ck_params_open(given, prefix, params, err);
 }
 
 static const char *const model_files[] = {"diffusion_pytorch_model.safetensors",
@@ -40,24 +54,14 @@ static const char *const model_files[] = {"diffusion_pytorch_model.safetensors",
 static const char *const text_files[] = {"model.safetensors", "model.safetensors.index.json",
                                          "model.fp16.safetensors", NULL};
 
-static bool has_part(const char *folder, const char *part) {
-    char *path = ck_sprintf("%s/%s/config.json", folder, part);
-    bool has = path && access(path, F_OK) == 0;
-    free(path);
-    return has;
-}
-
 /* ---- Text ---- */
 
 static ck_status open_text(const char *folder, const char *suffix, const char *given, bool planned,
                            ck_model_text *t, ck_error *err) {
     char part[32];
+    place at;
     snprintf(part, sizeof part, "text_encoder%s", suffix);
-    char *config = ck_sprintf("%s/%s/config.json", folder, part);
-    if (!config) return ck_fail_memory(err, folder);
-    ck_status s = ck_clip_read(config, &t->config, err);
-    free(config);
-    CK_TRY(s);
+    CK_TRY(ck_clip_read(config_of(folder, part, &at), &t->config, err));
     t->tokens = (size_t)t->config.positions;
     if (planned) return CK_OK;
     CK_TRY(ck_tokenizer_open(folder, suffix, &t->tokenizer, err));
@@ -68,14 +72,12 @@ static ck_status open_text(const char *folder, const char *suffix, const char *g
 static ck_status open_t5(const char *folder, const char *suffix, const char *given, bool planned,
                          ck_model_t5 *t, ck_error *err) {
     char part[32];
+    place at;
     snprintf(part, sizeof part, "text_encoder%s", suffix);
-    char *config = ck_sprintf("%s/%s/config.json", folder, part);
-    if (!config) return ck_fail_memory(err, folder);
-    ck_status s = ck_t5_read(config, &t->config, err);
-    free(config);
-    if (s == CK_OK && !planned) s = ck_model__open_unigram(folder, suffix, t, err);
-    return s == CK_OK && !planned ? open_weights(folder, part, text_files, given, &t->params, err)
-                                  : s;
+    CK_TRY(ck_t5_read(config_of(folder, part, &at), &t->config, err));
+    if (planned) return CK_OK;
+    CK_TRY(ck_model__open_unigram(folder, suffix, t, err));
+    return open_weights(folder, part, text_files, given, &t->params, err);
 }
 
 static ck_status open_texts(const char *folder, const ck_model_parts *parts, ck_model *m,
@@ -96,28 +98,12 @@ static ck_status open_texts(const char *folder, const ck_model_parts *parts, ck_
 /* ---- The rest ---- */
 
 static ck_status read_index(const char *folder, ck_model *m, ck_error *err) {
-    char *path = ck_sprintf("%s/model_index.json", folder);
-    if (!path) return ck_fail_memory(err, folder);
+    place at;
     ck_json doc;
-    ck_status s = ck_json_load(path, &doc, err);
-    free(path);
-    CK_TRY(s);
-    s = ck_json_bool(&doc, doc.root, "force_zeros_for_empty_prompt", &m->zero_empty, err);
+    snprintf(at.path, sizeof at.path, "%s/model_index.json", folder);
+    CK_TRY(ck_json_load(at.path, &doc, err));
+    ck_status s = ck_json_bool(&doc, doc.root, "force_zeros_for_empty_prompt", &m->zero_empty, err);
     ck_json_free(&doc);
-    return s;
-}
-
-static ck_status read_schedule(const char *folder, ck_model *m, ck_error *err) {
-    char *path = ck_sprintf("%s/scheduler/scheduler_config.json", folder);
-    ck_status s = path ? ck_schedule_read(path, &m->schedule, err) : ck_fail_memory(err, folder);
-    free(path);
-    return s;
-}
-
-static ck_status read_vae(const char *folder, ck_model *m, ck_error *err) {
-    char *path = ck_sprintf("%s/vae/config.json", folder);
-    ck_status s = path ? ck_vae_read(path, &m->vae_config, err) : ck_fail_memory(err, folder);
-    free(path);
     return s;
 }
 
@@ -133,15 +119,6 @@ static ck_status read_transformer(const char *path, ck_model *m, ck_error *err) 
     m->kind = flux ? CK_MODEL_FLUX : CK_MODEL_MMDIT;
     return flux ? ck_flux_read(path, &m->flux_config, err)
                 : ck_mmdit_read(path, &m->mmdit_config, err);
-}
-
-static ck_status read_network(const char *folder, const char *part, ck_model *m, ck_error *err) {
-    char *path = ck_sprintf("%s/%s/config.json", folder, part);
-    if (!path) return ck_fail_memory(err, folder);
-    ck_status s = strcmp(part, "unet") == 0 ? ck_unet_read(path, &m->unet_config, err)
-                                            : read_transformer(path, m, err);
-    free(path);
-    return s;
 }
 
 /* The network's weights; in a plan as far as they are there. */
@@ -160,11 +137,16 @@ static ck_status open_network(const char *folder, const char *part, const char *
 
 ck_status ck_model__open_folder(const char *folder, const ck_model_parts *parts, ck_model *m,
                                 ck_error *err) {
-    const char *part = has_part(folder, "transformer") ? "transformer" : "unet";
+    bool transformer = has_part(folder, "transformer");
+    const char *part = transformer ? "transformer" : "unet";
+    place at;
     CK_TRY(read_index(folder, m, err));
-    CK_TRY(read_network(folder, part, m, err));
-    CK_TRY(read_vae(folder, m, err));
-    CK_TRY(read_schedule(folder, m, err));
+    config_of(folder, part, &at);
+    CK_TRY(transformer ? read_transformer(at.path, m, err)
+                       : ck_unet_read(at.path, &m->unet_config, err));
+    CK_TRY(ck_vae_read(config_of(folder, "vae", &at), &m->vae_config, err));
+    path_of(folder, "scheduler", "scheduler_config.json", &at);
+    CK_TRY(ck_schedule_read(at.path, &m->schedule, err));
     CK_TRY(open_network(folder, part, parts->unet, m, err));
     if (!m->planned) CK_TRY(open_weights(folder, "vae", model_files, parts->vae, &m->vae, err));
     return open_texts(folder, parts, m, err);

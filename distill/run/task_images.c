@@ -419,8 +419,7 @@ static ck_status open_task(ck_task *t, ck_config *c, ck_error *err) {
     CK_TRY(read_cache(c, &cache, &dtype, err));
     CK_TRY(open_source(t, c, names, name_count, err));
     own *o = of(t);
-    o->model.unet_config.checkpoint = o->model.mmdit_config.checkpoint =
-        o->model.flux_config.checkpoint = checkpoint;
+    ck_model_checkpoint(&o->model, checkpoint);
     t->data = (ck_data){o, batch, NULL};
     CK_TRY(list_sizes(t, err));
     t->teacher_steps = 25;

@@ -223,7 +223,7 @@ def flux(name, guided, **config):
     x, context, pooled = torch.randn(2, 3, h, w), torch.randn(2, tokens, 20), torch.randn(2, 12)
     time, guidance = torch.tensor([7.0, 981.5]), torch.tensor([3.5, 1.0])
     places = diffusers.FluxPipeline._prepare_latent_image_ids(2, h // 2, w // 2, "cpu", torch.float32)
-    inputs = dict(x=last(x), time=time, context=context, pooled=pooled, places=torch.cat([torch.zeros(tokens, 3), places]))
+    inputs = dict(x=last(x), time=time, context=context, pooled=pooled)
     if guided:
         inputs["guidance"] = guidance
     out = model(pack(x), context, pooled, time / 1000, places, torch.zeros(tokens, 3), guidance if guided else None).sample

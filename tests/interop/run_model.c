@@ -110,8 +110,7 @@ static ck_status build_flux(job *j, const char *config, ck_error *err) {
                          .time = input(j, "time"),
                          .context = input(j, "context"),
                          .pooled = input(j, "pooled"),
-                         .guidance = input(j, "guidance"),
-                         .places = input(j, "places")};
+                         .guidance = input(j, "guidance")};
     output(j, "out", ck_flux(j->g, j->params, &c, &in));
     return CK_OK;
 }
