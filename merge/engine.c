@@ -21,8 +21,9 @@
  * last has it; so the models are read once and memory does not depend on how many outputs there
  * are. (The same chunk of another output may begin a few bytes earlier or later, as their headers
  * are not of one length; these bytes are read again.) Where tensors are prepared, outputs take
- * turns round by round instead, and rounds are then short enough that what the first has read is
- * still in the page cache for the last.
+ * turns round by round instead. A round has then no more tensors than take the memory of the
+ * largest one, of all models together, and these are read before it and held until the last output
+ * has them.
  *
  * Going on where a killed run was (resume): the chunks that are done are noted (io/partial.h) and
  * skipped, and of a round only the tensors are prepared that have chunks to come.
@@ -37,6 +38,7 @@
 #include "io/os.h"
 #include "io/partial.h"
 #include "merge/model_hash.h"
+#include "merge/store.h"
 #include "merge/whole.h"
 
 #include <math.h>
@@ -57,10 +59,11 @@ enum {
     WRITES_UNDER_WAY = 4,     /* keep the disk busy; more brought nothing */
     ROUND_BUDGET = 8 << 20,   /* bytes that prepared tensors take together, if not one takes more */
     RESUME_ROUND = 256 << 20, /* bytes of output in a round, when it may be gone on with later */
-    SEVERAL_ROUND = 128 << 20, /* and when there are several outputs */
-    READ_ROUND = 1 << 30,      /* bytes of the models in a round, which is read at least twice */
-    MAX_HELD = 256,            /* pieces of the models, of a chunk */
-    CARRY_BUDGET = 8 << 20,    /* bytes that all outputs' carries take */
+    READ_ROUND = 1 << 30,     /* bytes of the models in a round, which is read at least twice */
+    STORE_BUDGET = 8 << 20,   /* bytes of the models that several outputs hold, or more for a
+                               * single tensor */
+    MAX_HELD = 256,           /* pieces of the models, of a chunk */
+    CARRY_BUDGET = 8 << 20,   /* bytes that all outputs' carries take */
 };
 
 /* What all workers share. */
@@ -70,6 +73,7 @@ typedef struct run {
     const ck_kernels *kernels;
     struct run *all; /* the outputs, of which this is one */
     size_t outputs;
+    ck_store store;      /* of the first: what the round reads of the models, of several outputs */
     size_t together;     /* from this one on, so many are made at once, chunk by chunk */
     size_t held_bytes;   /* that a worker can hold of the models for them */
     ck_writer *writer;   /* of partial, where there is one */
@@ -87,9 +91,9 @@ typedef struct run {
     unsigned char *carry;     /* that chunk, as far as it is filled; NULL where none waits */
     uint64_t carry_clipped;   /* values in it */
     uint64_t round_bytes;     /* of output, that a round has at most, but for one tensor */
+    uint64_t store_bytes;     /* of the models, that a round has at most, of several outputs */
     bool prepares;            /* some task, of some output, looks at its whole tensor */
     bool hashes_models;
-    bool finished;             /* the last round is over */
     _Atomic size_t next_model; /* to be hashed */
     _Atomic uint64_t *clipped; /* one for each task */
     ck_run_result *result;
@@ -234,7 +238,12 @@ static void hold(worker *w, const ck_tensor *tensor, uint64_t begin, const void 
 static ck_status read_leaf(worker *w, const ck_leaf *leaf, uint64_t begin, void *dst, size_t n,
                            ck_error *err) {
     const ck_tensor *t = leaf->tensor;
-    ck_reader *reader = w->run->plan->readers[leaf->model];
+    const ck_reader *reader = w->run->plan->readers[leaf->model];
+    const unsigned char *stored = ck_store_find(&w->run->all->store, t);
+    if (stored) {
+        memcpy(dst, stored + begin, n);
+        return CK_OK;
+    }
     if (!w->kept) return ck_reader_read(reader, t, begin, dst, n, err);
     for (unsigned char *to = dst; n > 0;) {
         size_t count = n;
@@ -414,7 +423,7 @@ static ck_status survey_step(worker *w, const ck_task *task, unsigned s, ck_erro
 
 static bool next_survey(worker *w, ck_status *status) {
     size_t index = atomic_fetch_add(&w->run->next_task, 1);
-    if (index >= w->run->plan->task_count) return false;
+    if (index >= w->run->round_tasks) return false;
     const ck_task *task = &w->run->plan->tasks[index];
     for (unsigned s = 0; s < task->step_count && *status == CK_OK; s++)
         *status = survey_step(w, task, s, &w->error);
@@ -792,27 +801,77 @@ static bool looks_at_all(const ck_plan *plan, size_t begin, size_t end) {
     return false;
 }
 
-/* The round that begins at this task: sets where it ends. */
-static void choose_round(run *r, size_t begin) {
-    const ck_plan *plan = r->plan;
-    uint64_t bytes = 0;
-    uint64_t budget = r->options->chunk_bytes ? r->options->chunk_bytes : ROUND_BUDGET;
-    for (r->round_tasks = begin; r->round_tasks < plan->task_count; r->round_tasks++) {
-        const ck_task *task = &plan->tasks[r->round_tasks];
-        bytes += needed(task);
-        if (r->round_tasks > begin &&
-            (bytes > budget || task->offset - plan->tasks[begin].offset > r->round_bytes))
-            break;
+/* Bytes of the models that go into the tensor of this number, of some output the most. */
+static uint64_t read_for(const run *runs, size_t index) {
+    uint64_t most = 0;
+    for (size_t i = 0; i < runs->outputs; i++) {
+        const ck_task *task = &runs[i].plan->tasks[index];
+        uint64_t bytes = 0;
+        for (unsigned l = 0; l < task->leaf_count; l++) bytes += task->leaves[l].tensor->nbytes;
+        if (bytes > most) most = bytes;
     }
-    bool last = r->round_tasks == plan->task_count;
-    r->round_end = last ? plan->file_size : plan->tasks[r->round_tasks].offset;
+    return most;
 }
 
-/* One round from where the last one ended. True: there are more. */
-static bool run_round(run *r, unsigned threads) {
+/* Whether the outputs' round that begins at `begin` has room for the tensor of this number;
+ * *prepared and *stored are what they take so far. */
+static bool has_room(const run *runs, size_t begin, size_t index, uint64_t *prepared,
+                     uint64_t *stored) {
+    uint64_t budget = runs->options->chunk_bytes ? runs->options->chunk_bytes : ROUND_BUDGET;
+    uint64_t most = 0;
+    for (size_t i = 0; i < runs->outputs; i++) {
+        uint64_t bytes = needed(&runs[i].plan->tasks[index]);
+        if (bytes > most) most = bytes;
+    }
+    *prepared += most;
+    *stored += runs->outputs > 1 ? read_for(runs, index) : 0;
+    const ck_task *tasks = runs->plan->tasks;
+    return index == begin || (*prepared <= budget && *stored <= runs->store_bytes &&
+                              tasks[index].offset - tasks[begin].offset <= runs->round_bytes);
+}
+
+/* The round that begins at this task: sets where it ends, for all outputs. */
+static void choose_round(run *runs, size_t begin) {
+    uint64_t prepared = 0, stored = 0;
+    size_t end = begin;
+    while (end < runs->plan->task_count && has_room(runs, begin, end, &prepared, &stored)) end++;
+    for (size_t i = 0; i < runs->outputs; i++) {
+        const ck_plan *plan = runs[i].plan;
+        runs[i].round_tasks = end;
+        runs[i].round_end = end == plan->task_count ? plan->file_size : plan->tasks[end].offset;
+    }
+}
+
+static bool next_stored(worker *w, ck_status *status) {
+    *status = check_cancel(w->run, &w->error);
+    return *status != CK_OK || ck_store_load(&w->run->store, status, &w->error);
+}
+
+/* Reads what the outputs want of the models for these tasks. */
+static void store_round(run *runs, size_t begin, unsigned threads) {
+    ck_store *store = &runs->store;
+    bool ok = true;
+    for (size_t i = 0; i < runs->outputs; i++)
+        for (size_t t = begin; t < runs->round_tasks; t++) {
+            const ck_task *task = &runs[i].plan->tasks[t];
+            if (task_is_done(&runs[i], task)) continue;
+            for (unsigned l = 0; l < task->leaf_count && ok; l++)
+                ok = ck_store_add(store, runs[i].plan->readers[task->leaves[l].model],
+                                  task->leaves[l].tensor);
+        }
+    ck_error error;
+    if (!ok || !ck_store_begin(store)) {
+        ck_fail_memory(&error, "the models' tensors");
+        fail(runs, &error);
+        return;
+    }
+#pragma omp parallel num_threads(threads)
+    with_buffers(runs, next_stored);
+}
+
+/* One output's part of the round from this task on. */
+static void run_round(run *r, size_t begin, unsigned threads) {
     const ck_plan *plan = r->plan;
-    size_t begin = r->round_tasks;
-    choose_round(r, begin);
     r->next_task = begin;
     if (looks_at_all(plan, begin, r->round_tasks)) {
 #pragma omp parallel num_threads(threads)
@@ -822,7 +881,6 @@ static bool run_round(run *r, unsigned threads) {
     bool last = r->round_tasks == plan->task_count;
     if (!r->failed && !last) with_buffers(r, carry_rest);
     for (; begin < r->round_tasks; begin++) forget(&plan->tasks[begin]);
-    return !last;
 }
 
 static void sum_clipped(run *r) {
@@ -894,10 +952,7 @@ static ck_status start(run *r, const char *path, ck_error *err) {
     if (r->options->hash_output && !(r->output_hash = ck_sha256_new()))
         return ck_fail_memory(err, path);
     r->round_bytes = READ_ROUND / models;
-    uint64_t most = r->outputs > 1       ? SEVERAL_ROUND
-                    : r->options->resume ? RESUME_ROUND
-                                         : r->round_bytes;
-    if (r->round_bytes > most) r->round_bytes = most;
+    if (r->options->resume && r->round_bytes > RESUME_ROUND) r->round_bytes = RESUME_ROUND;
     return CK_OK;
 }
 
@@ -909,7 +964,16 @@ static ck_status start_all(run *runs, const char *const *paths, size_t count, un
         CK_TRY(start(&runs[i], paths[i], err));
         prepares |= looks_at_all(runs[i].plan, 0, runs[i].plan->task_count);
     }
-    for (size_t i = 0; i < count; i++) runs[i].prepares = prepares;
+    for (size_t i = 0; i < count; i++) {
+        runs[i].prepares = prepares;
+        if (runs[i].plan->task_count != runs->plan->task_count)
+            return ck_fail(err, CK_USAGE, "%s has other tensors than %s", paths[i], *paths);
+    }
+    runs->store_bytes = runs->options->chunk_bytes ? runs->options->chunk_bytes : STORE_BUDGET;
+    for (size_t t = 0; t < runs->plan->task_count; t++) {
+        uint64_t bytes = read_for(runs, t);
+        if (bytes > runs->store_bytes) runs->store_bytes = bytes;
+    }
     *threads = choose_threads(runs->options->threads);
     choose_sizes(runs, count, *threads);
     for (size_t i = 0; i < count; i++) {
@@ -928,13 +992,8 @@ static ck_status start_all(run *runs, const char *const *paths, size_t count, un
     return CK_OK;
 }
 
-/* Goes over all tensors once, where some method must know them all. (In what order their numbers
- * come does not matter.) */
-static void survey(run *r, unsigned threads) {
-    if (!r->plan->surveys) return;
-    r->next_task = 0;
-#pragma omp parallel num_threads(threads)
-    with_buffers(r, next_survey);
+/* What a method learned of all tensors. */
+static void conclude(run *r) {
     for (ck_node_survey *s = r->plan->surveys; s; s = s->next) {
         ck_survey *all = &s->survey;
         if (!r->failed) s->node->method->conclude(all->numbers, all->count, all->found);
@@ -944,16 +1003,32 @@ static void survey(run *r, unsigned threads) {
     }
 }
 
-/* All rounds of all outputs, in turn. */
-static void run_rounds(run *runs, size_t count, unsigned threads) {
-    for (bool more = true; more && !runs->failed;) {
-        more = false;
-        for (size_t i = 0; i < count && !runs->failed; i++) {
-            if (runs[i].finished) continue;
-            runs[i].finished = !run_round(&runs[i], threads);
-            more |= !runs[i].finished;
-        }
+static void survey_round(run *r, size_t begin, unsigned threads) {
+    r->next_task = begin;
+    if (!r->plan->surveys) return;
+#pragma omp parallel num_threads(threads)
+    with_buffers(r, next_survey);
+}
+
+/* All rounds, of all outputs in turn. */
+static void run_rounds(run *runs, unsigned threads,
+                       void (*round)(run *r, size_t begin, unsigned threads)) {
+    for (size_t begin = 0; begin < runs->plan->task_count && !runs->failed;
+         begin = runs->round_tasks) {
+        choose_round(runs, begin);
+        if (runs->outputs > 1) store_round(runs, begin, threads);
+        for (size_t i = 0; i < runs->outputs && !runs->failed; i++) round(&runs[i], begin, threads);
+        ck_store_empty(&runs->store);
     }
+}
+
+/* Goes over all tensors once, where some method must know them all. (In what order their numbers
+ * come does not matter.) */
+static void survey(run *runs, unsigned threads) {
+    bool any = false;
+    for (size_t i = 0; i < runs->outputs; i++) any |= runs[i].plan->surveys != NULL;
+    if (any) run_rounds(runs, threads, survey_round);
+    for (size_t i = 0; i < runs->outputs; i++) conclude(&runs[i]);
 }
 
 static ck_status finish(run *r, const char *path, ck_error *err) {
@@ -978,9 +1053,9 @@ static ck_status finish(run *r, const char *path, ck_error *err) {
 static ck_status run_all(run *runs, const char *const *paths, size_t count, ck_error *err) {
     unsigned threads = 1;
     CK_TRY(start_all(runs, paths, count, &threads, err));
-    for (size_t i = 0; i < count; i++) survey(&runs[i], threads);
+    survey(runs, threads);
     if (runs->prepares)
-        run_rounds(runs, count, threads);
+        run_rounds(runs, threads, run_round);
     else
         for (size_t i = 0; i < count; i += runs->together) run_threads(&runs[i], threads);
     if (runs->failed) {

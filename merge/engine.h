@@ -43,10 +43,11 @@ ck_status ck_run(const ck_plan *plan, const char *path, const ck_run_options *op
                  ck_run_result *result, ck_error *err);
 
 /* Several plans over the same models at once: for every part of the models that is read, all
- * outputs get their part, so that what they read through the same readers is read once (where
- * tensors are prepared: the disk is). Each file is the one that ck_run would write, and memory is
- * that of one merge. They get their names when all are whole; the paths are in the order of the
- * plans. Only the first result has the models' hashes. */
+ * outputs get their part, so that what they read through the same readers is read once. All have
+ * the same tensors. Each file is the one that ck_run would write, and memory is that of one merge;
+ * where tensors are prepared, and the largest tensor of every model. They get their names when all
+ * are whole; the paths are in the order of the plans. Only the first result has the models' hashes.
+ */
 ck_status ck_run_several(const ck_plan *const *plans, const char *const *paths, size_t count,
                          const ck_run_options *options, ck_run_result *results, ck_error *err);
 

@@ -78,7 +78,8 @@ static const ck_option options[] = {
      .argument = "NAME=VALUE",
      .type = CK_OPT_LIST,
      .value = &ck_flags.set,
-     .help = "a parameter of the method, or with --recipe a variable of the recipe"},
+     .help = "a parameter of the method (one number is for all models), or with --recipe a "
+             "variable of the recipe"},
     {.name = "rule",
      .argument = "PATTERN=WHAT",
      .type = CK_OPT_LIST,
@@ -92,7 +93,8 @@ static const ck_option options[] = {
      .value = &ck_flags.sweep,
      .help =
          "one output for each value of a parameter (with --recipe: of a variable), of a range or "
-         "of a list VALUE,VALUE,...; the models are read once, and memory is that of one merge"},
+         "of a list VALUE,VALUE,...; the models are read once, and memory is that of one merge (of "
+         "methods that look at whole tensors, and the largest tensor of each model)"},
     {.name = "output",
      .letter = 'o',
      .argument = "FILE",

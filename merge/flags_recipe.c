@@ -28,6 +28,13 @@ static ck_status parse_numbers(const char *option, const char *text, double *ite
     }
 }
 
+/* One number stands for as many as a list has. */
+static void spread(const ck_recipe *r, double *items, size_t *count) {
+    size_t wanted = ck_method_list_length(r->root->method, r->root->input_count);
+    if (*count != 1) return;
+    while (*count < wanted) items[(*count)++] = items[0];
+}
+
 /* --set NAME=VALUE without a recipe: any parameter of the method. */
 static ck_status apply_setting(ck_recipe *r, const char *text, ck_error *err) {
     const char *equals = strchr(text, '=');
@@ -38,10 +45,12 @@ static ck_status apply_setting(ck_recipe *r, const char *text, ck_error *err) {
     double items[CK_MAX_MODELS];
     size_t count = 1;
     int p = ck_method_parameter(r->root->method, name);
-    if (p < 0 || !r->root->method->parameters[p].on_off)
+    const ck_parameter *of = p < 0 ? NULL : &r->root->method->parameters[p];
+    if (!of || !of->on_off)
         CK_TRY(parse_numbers("--set", equals + 1, items, &count, err));
     else if (!ck_on_off(equals + 1, items))
         return ck_fail(err, CK_USAGE, "--set %s: must be on or off", text);
+    if (of && of->list) spread(r, items, &count);
     return ck_recipe_set(r, r->root, name, items, count, err);
 }
 
@@ -160,10 +169,9 @@ static ck_status recipe_from_flags(ck_recipe *r, const char *const *paths, size_
     }
     if (ck_flags.density) {
         double items[CK_MAX_MODELS];
-        size_t n, wanted = ck_method_list_length(method, total);
+        size_t n;
         CK_TRY(parse_numbers("--density", ck_flags.density, items, &n, err));
-        if (n == 1)
-            while (n < wanted) items[n++] = items[0];
+        spread(r, items, &n);
         CK_TRY(ck_recipe_set(r, r->root, "density", items, n, err));
     }
     if (ck_flags.normalize) {

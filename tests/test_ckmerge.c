@@ -498,6 +498,12 @@ static void test_sweep(void **state) {
     const cJSON *second = cJSON_GetArrayItem(outputs, 1);
     assert_string_equal(cJSON_GetObjectItem(second, "output")->valuestring, "d/t-weight-2-1.st");
     cJSON_Delete(json);
+    /* One number of a range stands for all of a list. */
+    program_expect(program_run(f.folder, "B='b.safetensors c.safetensors --base a.safetensors -m "
+                                         "ties' && ckmerge $B --sweep density=0.25:0.75:0.5 -qo l "
+                                         "&& ckmerge $B --density 0.75 -qo m && "
+                                         "cmp l-density-0.75 m"),
+                   0, "", NULL);
     static const char *const lines[][2] = {
         {"--sweep alpha", "must be NAME=FROM:TO:STEP"},
         {"--sweep alpha=0:1", "a range is FROM:TO:STEP"},
