@@ -304,6 +304,20 @@ static void borrow_models(merge *m, const merge *first) {
         m->recipe.models[i].sha256 = first->recipe.models[i].sha256;
 }
 
+/* Fine-tunes with the same text encoder can have the same legacy hash. */
+static void warn_found(merge *m) {
+    for (size_t i = 0; i < m->recipe.model_count; i++) {
+        const ck_model *model = &m->recipe.models[i];
+        if (!model->by_legacy) continue;
+        char *text =
+            ck_sprintf("%s was taken for '%s' by name or legacy hash, which another model "
+                       "can have too; compare the result with %s by `cktool diff`",
+                       model->path, model->label ? model->label : model->name, ck_flags.replay);
+        if (text) warn(m, ck_arena_strdup(&m->arena, text));
+        free(text);
+    }
+}
+
 /* value: of a sweep, whose first merge is `first`; NULL: there is none. */
 static ck_status prepare(merge *m, const char *const *paths, size_t count, const ck_sweep *sweep,
                          size_t value, const merge *first, ck_error *err) {
@@ -328,6 +342,7 @@ static ck_status prepare(merge *m, const char *const *paths, size_t count, const
     CK_TRY(ck_provenance(&m->recipe, m->readers, &m->arena, &meta, &meta_count, err));
     CK_TRY(ck_plan_layout(m->plan, m->output, meta, meta_count, err));
     warn_before(m);
+    warn_found(m);
     if (!first) warn_rules(m);
     return CK_OK;
 }
@@ -439,6 +454,34 @@ static void print_method(const ck_method *m, bool whole) {
     ck_cli_wrap(stdout, m->doc, 0);
 }
 
+/* What is no method, as it looks at all tensors of a model before anything is merged. */
+static const char rebasin_doc[] =
+    "Git re-basin (Ainsworth, Hayase, Srinivasa 2022) by weight matching, of SD1, SD2 and SDXL: "
+    "the "
+    "order of B's channels for which the sum of A's weights times B's is largest, group after "
+    "group "
+    "until no order gets better. Goes with every method, for all models but the first; in recipes "
+    "\"rebasin\": true of a model. Channels of blocks (attention heads, norm groups) change places "
+    "within blocks, and blocks with each other. sd-mecha and meh take groups at random, so that "
+    "their results differ from run to run.";
+
+static int print_help(const char *name) {
+    const ck_method *m = ck_method_find(name);
+    if (m) {
+        print_method(m, true);
+        return EXIT_DONE;
+    }
+    if (strcmp(name, "rebasin") == 0 || strcmp(name, "git-rebasin") == 0) {
+        puts("--rebasin        B's channels in the order that is nearest to A, before the merge\n");
+        ck_cli_wrap(stdout, rebasin_doc, 0);
+        return EXIT_DONE;
+    }
+    const char *near = ck_flags_near_method(name);
+    fprintf(stderr, "ckmerge: there is no method '%s'%s%s%s; see `ckmerge methods`\n", name,
+            near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    return EXIT_USAGE;
+}
+
 static int exit_status(ck_status status) {
     return status == CK_OK          ? EXIT_DONE
            : status == CK_USAGE     ? EXIT_USAGE
@@ -462,6 +505,8 @@ static bool method_commands(int argc, char **argv, int *status) {
     }
     if (strcmp(word, "methods") == 0) {
         for (size_t i = 0; ck_methods[i]; i++) print_method(ck_methods[i], false);
+        puts("--rebasin        with any of these: B's channels first in A's order (git re-basin;\n"
+             "                 `ckmerge help rebasin`)");
         *status = EXIT_DONE;
         return true;
     }
@@ -473,12 +518,7 @@ static bool method_commands(int argc, char **argv, int *status) {
         return true;
     }
     if (strcmp(word, "help") == 0) {
-        const ck_method *m = ck_method_find(argv[2]);
-        if (m)
-            print_method(m, true);
-        else
-            fprintf(stderr, "ckmerge: there is no method '%s'; see `ckmerge methods`\n", argv[2]);
-        *status = m ? EXIT_DONE : EXIT_USAGE;
+        *status = print_help(argv[2]);
         return true;
     }
     return false;

@@ -42,4 +42,7 @@ ck_status ck_flags_recipe(ck_recipe *r, const char *const *paths, size_t count,
  * "a-b-c-add-difference-0.7.safetensors", or the recipe's name. NULL: out of memory. */
 char *ck_flags_output(const ck_recipe *r);
 
+/* The name of the method that is spelled most like this one, or NULL. */
+const char *ck_flags_near_method(const char *name);
+
 #endif

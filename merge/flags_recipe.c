@@ -46,12 +46,20 @@ static ck_status apply_setting(ck_recipe *r, const char *text, ck_error *err) {
     size_t count = 1;
     int p = ck_method_parameter(r->root->method, name);
     const ck_parameter *of = p < 0 ? NULL : &r->root->method->parameters[p];
-    if (!of || !of->on_off)
-        CK_TRY(parse_numbers("--set", equals + 1, items, &count, err));
+    if (!of) return ck_recipe_set(r, r->root, name, NULL, 0, err);
+    if (!of->on_off)
+        CK_TRY(parse_numbers(name, equals + 1, items, &count, err));
     else if (!ck_on_off(equals + 1, items))
-        return ck_fail(err, CK_USAGE, "--set %s: must be on or off", text);
-    if (of && of->list) spread(r, items, &count);
+        return ck_fail(err, CK_USAGE, "%s: must be on or off", text);
+    if (of->list) spread(r, items, &count);
     return ck_recipe_set(r, r->root, name, items, count, err);
+}
+
+const char *ck_flags_near_method(const char *name) {
+    const char *names[64];
+    size_t count = 0;
+    for (; ck_methods[count] && count < 64; count++) names[count] = ck_methods[count]->name;
+    return ck_cli_nearest(name, names, count);
 }
 
 static ck_status choose_method(size_t models, const ck_method **method, ck_error *err) {
@@ -66,10 +74,7 @@ static ck_status choose_method(size_t models, const ck_method **method, ck_error
                        models);
     *method = ck_method_find(name);
     if (*method) return CK_OK;
-    const char *names[64];
-    size_t count = 0;
-    for (; ck_methods[count] && count < 64; count++) names[count] = ck_methods[count]->name;
-    const char *near = ck_cli_nearest(name, names, count);
+    const char *near = ck_flags_near_method(name);
     return ck_fail(err, CK_USAGE, "there is no method '%s'%s%s%s; see `ckmerge methods`", name,
                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 }

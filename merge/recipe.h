@@ -70,6 +70,7 @@ typedef struct ck_model {
     const char *path;
     const char *sha256; /* that the file must have, or NULL; goes into the output's metadata */
     const char *label;  /* what the file is called in metadata; NULL: as its path ends */
+    bool by_legacy;     /* found by no more than its legacy hash, or its name */
     bool rebasin;       /* its channels are first brought into the order nearest to the primary
                          * model's (merge/rebasin.h) */
 } ck_model;

@@ -66,6 +66,7 @@ static ck_status find_ours(replay *p, ck_model *model, ck_error *err) {
     } else {
         CK_TRY(ck_finder_find(p->finder, &wanted, &path, err));
     }
+    model->by_legacy = !wanted.hash;
     model->label = ck_arena_strdup(&p->recipe->arena, name);
     model->path = path ? ck_arena_strdup(&p->recipe->arena, path) : NULL;
     free(path);
@@ -96,7 +97,9 @@ static ck_status add_model(replay *p, const char *field, ck_node **node, ck_erro
     ck_status status = ck_recipe_add_model(p->recipe, name, path, NULL, err);
     free(path);
     CK_TRY(status);
-    *node = ck_recipe_model_node(p->recipe, p->recipe->model_count - 1);
+    size_t added = p->recipe->model_count - 1;
+    p->recipe->models[added].by_legacy = strlen(hash->valuestring) < 10;
+    *node = ck_recipe_model_node(p->recipe, added);
     return *node ? CK_OK : ck_fail_memory(err, "recipe");
 }
 

@@ -122,6 +122,7 @@ static void test_names(void **state) {
 /* One spelling of what is on or off, wherever it is given, written and told. */
 static void test_on_off(void **state) {
     (void)state;
+    program_expect(program_run(f.folder, "ckmerge help rebasin"), 0, "weight matching", NULL);
     program_expect(program_run(f.folder, "ckmerge help ties"), 0,
                    "on or off: divide by the sum of the weights that count", NULL);
     program_expect(program_run(f.folder, "ckmerge a.safetensors b.safetensors -m linear --weight "
@@ -180,7 +181,10 @@ static void test_usage(void **state) {
         {"ckmerge a.safetensors b.safetensors -m linear -b normalize=cosine:0,1",
          "normalize is on or off, for all blocks"},
         {"ckmerge help nothing", "there is no method"},
+        {"ckmerge help model-stok", "did you mean model-stock?"},
         {"ckmerge help", "`ckmerge help METHOD`"},
+        {"ckmerge a.safetensors b.safetensors --sweep block-weights=GRAD_V,GRAD_A",
+         "no parameter 'block-weights'"},
         {"ckmerge methods --json", "`ckmerge methods` takes nothing else"},
         {"CK_ISA=none ckmerge a.safetensors b.safetensors", "CK_ISA='none'"},
     };

@@ -63,11 +63,18 @@ static void test_ours(void **state) {
                               "m/a.safetensors n/b.safetensors && ckmerge --replay one --model-dir "
                               "m --model-dir n && cmp one one-replay.safetensors && mv "
                               "n/deep/other.ckpt m/b.safetensors"),
-        0, "in one-replay.safetensors", NULL);
+        0, "in one-replay.safetensors", "");
     program_expect(program_run(f.folder, "ckmerge m/a.safetensors m/b.safetensors -o two -q && "
                                          "ckmerge --replay two --model-dir m -o again -q && cmp "
                                          "two again"),
                    0, "", "");
+    /* Without hashes the name alone is known of files of less than 1 MiB, which is said. */
+    program_expect(program_run(f.folder, "ckmerge --replay two --model-dir m -o again -f"), 0, NULL,
+                   "a.safetensors was taken for 'a.safetensors' by name or legacy hash");
+    program_expect(program_run(f.folder, "mv m/a.safetensors m/z.safetensors; ckmerge --replay two "
+                                         "--model-dir m -o again -f; e=$?; "
+                                         "mv m/z.safetensors m/a.safetensors; exit $e"),
+                   1, NULL, "none of 3 model files in --model-dir is 'a.safetensors'");
     /* Of a merge of merges the last one. */
     program_expect(program_run(f.folder, "cp two m/two.safetensors; ckmerge m/two.safetensors "
                                          "m/c.safetensors -a 0.1 -o three -q && ckmerge --replay "
