@@ -111,9 +111,13 @@ static void run_rows(const ck_call *call) {
  * of the pixels of x that it meets, both in tiles along the pixels of y. Those of a linear layer
  * are the same with one element and tokens for pixels. One side is brought into tiles as a whole
  * ("still"), the other ("moving") as it is needed, some vectors of it at a time. A part of the
- * pixels is multiplied with all that it meets while it is in the L2 cache. */
+ * pixels is multiplied with all that it meets while it is in the L2 cache.
+ *
+ * Where the result is small there are few vectors to share out, and threads would wait for each
+ * other at every part: then each takes parts as a whole, and what they give is added up afterwards.
+ * (As many sums as the shapes say, not the threads: the bits stay the same.) */
 
-enum { VECTORS = 64, PIXELS = 512, SOME = 64 };
+enum { VECTORS = 64, PIXELS = 512, SOME = 64, SPLITS = 8, SMALL = 3 << 14 };
 
 /* An array of pixels; vectors: how many numbers each has. */
 typedef struct pixels {
@@ -128,7 +132,16 @@ typedef struct sums {
     pixels still, moving;
     bool moves_right; /* the moving side is the right one */
     int64_t width;    /* vectors of it at a time */
+    int64_t splits;   /* sums that are made apart */
 } sums;
+
+static int64_t pixels_of(const sums *s) {
+    return s->meeting.n * s->meeting.p * s->meeting.q;
+}
+
+static int64_t results_of(const sums *s) {
+    return s->meeting.k * s->meeting.r * s->meeting.s * s->meeting.c;
+}
 
 static sums sums_of(const ck_graph *g, ck_node id) {
     const ck_graph_node *n = &g->nodes[id];
@@ -154,6 +167,8 @@ static sums sums_of(const ck_graph *g, ck_node id) {
     }
     s.still.vectors = s.meeting.k;
     s.moving.vectors = s.meeting.c;
+    int64_t parts = (pixels_of(&s) + PIXELS - 1) / PIXELS;
+    s.splits = results_of(&s) > SMALL ? 1 : parts < SPLITS ? parts : SPLITS;
     return s;
 }
 
@@ -164,10 +179,6 @@ static sums sums_of_call(const ck_call *call) {
     s.moving.at = call->src[!first], s.moving.half = ck_call_half(call, !first);
     s.still.at = call->src[first], s.still.half = ck_call_half(call, first);
     return s;
-}
-
-static int64_t pixels_of(const sums *s) {
-    return s->meeting.n * s->meeting.p * s->meeting.q;
 }
 
 static const char *vector_at(const pixels *x, int64_t i) {
@@ -198,13 +209,12 @@ static void find_places(const ck_convolution *v, int64_t i, int64_t first, int64
 /* Some pixels, from `first` on. */
 typedef struct part {
     int64_t first, n;
-    char *still; /* the still side in tiles */
+    char *still;    /* the still side in tiles */
+    bool add, last; /* see ck_nn_result */
 } part;
 
-static part part_at(const sums *s, char *scratch, int64_t first) {
-    /* In turns: some threads may be one part ahead of others. */
-    char *still = scratch + (size_t)(first / PIXELS % 2) * tiles(s->still.vectors, PIXELS);
-    return (part){first, least(PIXELS, pixels_of(s) - first), still};
+static part part_at(const sums *s, char *still, int64_t first) {
+    return (part){.first = first, .n = least(PIXELS, pixels_of(s) - first), .still = still};
 }
 
 /* Some pixels of a part, of the still side: numbers first to first + SOME - 1. */
@@ -216,8 +226,11 @@ static void tile_still(const tiled *t, const sums *s, part p, int64_t first, int
                        s->still.half, at, s->still.vectors, n, !s->moves_right);
 }
 
+/* Bytes of places and tiles of the moving side. */
+enum { SUMS_ROOM = PIXELS * sizeof(int64_t) + VECTORS / 16 * (PIXELS / 32) * 1024 };
+
 /* Adds what a part gives for element i of the kernel and vectors from c on of the moving side.
- * memory: places and tiles. */
+ * memory: SUMS_ROOM. */
 static void add_sums(const tiled *t, const sums *s, part p, float *dw, int64_t i, int64_t c,
                      char *memory) {
     const ck_convolution *v = &s->meeting;
@@ -227,7 +240,7 @@ static void add_sums(const tiled *t, const sums *s, part p, float *dw, int64_t i
     t->kernels->gather(moving, tiles(16, p.n), vector_at(&s->moving, c), s->moving.half, at, width,
                        p.n, s->moves_right);
     ck_nn_tiles still = tiles_at(p.still, p.n), other = tiles_at(moving, p.n);
-    ck_nn_result to = {.add = p.first > 0, .last = p.first + p.n == pixels_of(s)};
+    ck_nn_result to = {.add = p.add, .last = p.last};
     if (s->moves_right) {
         to.at = dw + i * v->c + c, to.stride = v->r * v->s * v->c;
         t->kernels->multiply(to, still, other, v->k, width, p.n, NULL);
@@ -237,26 +250,72 @@ static void add_sums(const tiled *t, const sums *s, part p, float *dw, int64_t i
     }
 }
 
-static void run_sums(const ck_call *call) {
-    const tiled *t = call->state;
-    sums s = sums_of_call(call);
-    const ck_convolution *v = &s.meeting;
-    char *memory = (char *)call->scratch + 2 * tiles(v->k, PIXELS);
-#pragma omp parallel num_threads(t->threads) if (ck_convolution_work(v) > ALONE)
-    {
-        char *own = memory + (size_t)omp_get_thread_num() * t->room;
-        for (int64_t first = 0; first < pixels_of(&s); first += PIXELS) {
-            part p = part_at(&s, call->scratch, first);
+/* All vectors of a part, by all threads of a team. */
+static void share_part(const tiled *t, const sums *s, part p, float *dw, char *own) {
+    const ck_convolution *v = &s->meeting;
 #pragma omp for
-            for (int64_t some = 0; some < p.n; some += SOME)
-                tile_still(t, &s, p, some, (int64_t *)own);
-                /* (The same share of every part, so that none is added to by two threads.) */
+    for (int64_t some = 0; some < p.n; some += SOME) tile_still(t, s, p, some, (int64_t *)own);
+        /* (The same share of every part, so that none is added to by two threads.) */
 #pragma omp for collapse(2) schedule(static) nowait
-            for (int64_t i = 0; i < v->r * v->s; i++)
-                for (int64_t c = 0; c < v->c; c += s.width)
-                    add_sums(t, &s, p, call->dst, i, c, own);
+    for (int64_t i = 0; i < v->r * v->s; i++)
+        for (int64_t c = 0; c < v->c; c += s->width) add_sums(t, s, p, dw, i, c, own);
+}
+
+/* The same by one thread. */
+static void add_part(const tiled *t, const sums *s, part p, float *dw, char *own) {
+    const ck_convolution *v = &s->meeting;
+    for (int64_t some = 0; some < p.n; some += SOME) tile_still(t, s, p, some, (int64_t *)own);
+    for (int64_t i = 0; i < v->r * v->s; i++)
+        for (int64_t c = 0; c < v->c; c += s->width) add_sums(t, s, p, dw, i, c, own);
+}
+
+/* Memory: tiles of the still side, two for all; and for each thread what add_sums needs. */
+static void run_shared(const ck_call *call, const sums *s) {
+    const tiled *t = call->state;
+    size_t still = tiles(s->still.vectors, PIXELS);
+#pragma omp parallel num_threads(t->threads) if (ck_convolution_work(&s->meeting) > ALONE)
+    {
+        char *own = (char *)call->scratch + 2 * still + (size_t)omp_get_thread_num() * t->room;
+        for (int64_t first = 0; first < pixels_of(s); first += PIXELS) {
+            /* In turns: some threads may be one part ahead of others. */
+            char *turn = (char *)call->scratch + (size_t)(first / PIXELS % 2) * still;
+            part p = part_at(s, turn, first);
+            p.add = first > 0, p.last = first + p.n == pixels_of(s);
+            share_part(t, s, p, call->dst, own);
         }
     }
+}
+
+/* Memory: the sums; and for each thread what add_sums needs, then tiles of the still side. */
+static void run_split(const ck_call *call, const sums *s) {
+    const tiled *t = call->state;
+    int64_t n = results_of(s), parts = (pixels_of(s) + PIXELS - 1) / PIXELS;
+    float *each = call->scratch, *dw = call->dst;
+#pragma omp parallel num_threads(t->threads) if (ck_convolution_work(&s->meeting) > ALONE)
+    {
+        char *own = (char *)(each + s->splits * n) + (size_t)omp_get_thread_num() * t->room;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < s->splits; i++) {
+            int64_t begin = i * parts / s->splits, end = (i + 1) * parts / s->splits;
+            for (int64_t k = begin; k < end; k++) {
+                part p = part_at(s, own + SUMS_ROOM, k * PIXELS);
+                p.add = k > begin;
+                add_part(t, s, p, each + i * n, own);
+            }
+        }
+#pragma omp for
+        for (int64_t k = 0; k < n; k += 16)
+            for (int64_t j = k; j < k + 16; j++) {
+                float sum = each[j];
+                for (int64_t i = 1; i < s->splits; i++) sum += each[i * n + j];
+                dw[j] = sum;
+            }
+    }
+}
+
+static void run_sums(const ck_call *call) {
+    sums s = sums_of_call(call);
+    s.splits > 1 ? run_split(call, &s) : run_shared(call, &s);
 }
 
 /* ---- Nodes ---- */
@@ -282,8 +341,10 @@ ck_status ck_simd__product(const ck_nn_amx *kernels, const ck_graph *g, ck_node 
                            ck_kernel *kernel, ck_error *err) {
     if (is_sums(&g->nodes[id])) {
         sums s = sums_of(g, id);
-        return prepare(kernels, run_sums, 2 * tiles(s.still.vectors, PIXELS),
-                       PIXELS * sizeof(int64_t) + tiles(VECTORS, PIXELS), kernel, err);
+        size_t still = tiles(s.still.vectors, PIXELS);
+        if (s.splits == 1) return prepare(kernels, run_sums, 2 * still, SUMS_ROOM, kernel, err);
+        return prepare(kernels, run_sums, (size_t)(s.splits * results_of(&s)) * sizeof(float),
+                       SUMS_ROOM + still, kernel, err);
     }
     product p = product_of(g, id);
     return prepare(kernels, run_rows, tiles(p.n, p.k), tiles(BLOCK, p.k), kernel, err);
