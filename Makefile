@@ -257,18 +257,21 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 # On a card. gpu-pack makes the folder that both need, $(BUILD)/gpu; it can be carried to a machine
-# that has a card and little else. (Without oneDNN, which is large.)
-.PHONY: gpu-pack test-gpu bench-gpu
+# that has a card and little else. (Without oneDNN, which is large.) gpu-dry runs the same without a
+# card, by the card that is none and a small network: whether the script is right.
+.PHONY: gpu-pack test-gpu bench-gpu gpu-dry
 gpu-pack:
 	@$(MAKE) --no-print-directory gpu-pack-here BUILD=$(BUILD)/plain ONEDNN=no
 	@rm -rf $(BUILD)/gpu && mv $(BUILD)/plain/gpu $(BUILD)/plain/gpu.tar.gz $(BUILD)
 .PHONY: gpu-pack-here
 gpu-pack-here: cuda $(BUILD)/ckdistill $(BUILD)/step $(addprefix $(BUILD)/tests/,test_ops test_unet test_run test_world)
-	@BUILD=$(BUILD) tests/gpu/pack.sh
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/pack.sh
 test-gpu: gpu-pack
-	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/test.sh
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/card.sh tests
 bench-gpu: gpu-pack
-	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/bench.sh
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/card.sh bench
+gpu-dry: programs-and-tests $(BUILD)/step
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/dry.sh
 
 # ---- Speed and other tools ----
 
@@ -351,6 +354,7 @@ help:
 	@echo "make demo       merge real, tiny models and show what happened"
 	@echo "make bench-train  training steps beside torch's (PYTHON=... has it)"
 	@echo "make test-gpu bench-gpu   the tests and the speed of the plugin, on a card"
+	@echo "make gpu-dry    the same without a card, by the one that is none"
 	@echo "make bench      measure against cp, torch and others (PARTS=..., see tests/bench/run.sh; 15 GB of disk)"
 	@echo "make checkerboard  every distillation method on points in the plane (90 s)"
 	@echo "make table      the same, and the README's table of them"

@@ -9,6 +9,8 @@
  *   CK_GPU_HOST_TASTE    which way it likes to add, 0 or 1
  *   CK_GPU_HOST_NAME     its name
  *   CK_GPU_HOST_WAITS    a file where it writes how often somebody has waited for it
+ *   CK_GPU_HOST_SHARED   bytes that a block of its threads can share; by default too few for fused
+ *                        attention, which takes long here
  */
 #include "distill/engine/plugin.h"
 
@@ -200,9 +202,11 @@ static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const void 
     }
 }
 
+/* (The bias is added at once to images of an even width, as a library has it for some.) */
 static ck_status prepare_convolution(const ck_gpu_library *l, const ck_graph *g, ck_node n,
-                                     void **plan, size_t *workspace, ck_error *err) {
-    (void)l, (void)g, (void)n, (void)err;
+                                     bool *bias, void **plan, size_t *workspace, ck_error *err) {
+    (void)l, (void)err;
+    *bias = *bias && g->nodes[n].shape.d[2] % 2 == 0;
     *plan = NULL;
     *workspace = 100; /* no multiple of anything: what lies behind must be aligned all the same */
     return CK_OK;
@@ -216,33 +220,34 @@ static float *f32_of(const void *x, int64_t n) {
 }
 
 static void convolve(const ck_call *call, const void *plan, const void *first, const void *second,
-                     void *dst, void *workspace) {
+                     const void *bias, void *dst, void *workspace) {
     (void)plan;
     memset(workspace, 0xff, 100);
     ck_call alone = *call;
-    alone.dst = dst, alone.src[0] = first, alone.src[1] = second, alone.src[2] = NULL;
+    alone.dst = dst, alone.src[0] = first, alone.src[1] = second, alone.src[2] = bias;
     ck_reference_f32[ck_call_node(call)->op](&alone);
 }
 
 static void convolve_halves(const ck_call *call, const void *plan, const void *first,
-                            const void *second, void *dst, void *workspace) {
+                            const void *second, const void *bias, void *dst, void *workspace) {
     ck_shape a = ck_call_shape(call, 0), b = ck_call_shape(call, 1);
     int64_t n = ck_shape_count(&ck_call_node(call)->shape);
     float *x = f32_of(first, ck_shape_count(&a)), *w = f32_of(second, ck_shape_count(&b));
     float *y = malloc((size_t)n * sizeof *y);
-    convolve(call, plan, x, w, y, workspace);
+    convolve(call, plan, x, w, bias, y, workspace);
     for (int64_t i = 0; i < n; i++) put(dst, true, i, y[i]);
     free(x), free(w), free(y);
 }
 
 /* (Scores of few queries at once, so that attention is made in pieces.) */
-enum { SCORES = 3000, SHARED = 227 << 10 };
+enum { SCORES = 3000 };
 static const ck_gpu_library f32 = {NULL, false, SCORES, 0, matmul, prepare_convolution, convolve};
-static const ck_gpu_library bf16 = {
-    NULL, true, SCORES, SHARED, matmul, prepare_convolution, convolve_halves};
+static ck_gpu_library bf16 = {NULL, true, SCORES, 0, matmul, prepare_convolution, convolve_halves};
 
 static ck_status prepare(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
                          ck_kernel *kernel, ck_error *err) {
+    const char *shared = getenv("CK_GPU_HOST_SHARED");
+    bf16.shared = shared ? strtoull(shared, NULL, 10) : 0;
     return ck_gpu_prepare(b->takes_half ? &bf16 : &f32, g, n, half, kernel, err);
 }
 
@@ -337,6 +342,7 @@ static const ck_peers peers = {ck_nccl_invite, ck_nccl_join, ck_nccl_leave, exch
 
 static const ck_backend backends[] = {
     ON_HOST("cuda", NULL),
+    ON_HOST("cuda-tf32", NULL),
     ON_HOST("cuda-bf16", ck_gpu_takes_half),
 };
 

@@ -111,8 +111,8 @@ static ck_node dying_source(const ck_exec *e, ck_node n) {
         if (a == CK_NONE) continue;
         ck_node root = e->slots[a].root;
         bool alone = other == CK_NONE || e->slots[other].root != root;
-        if (alone && e->slots[root].last == n && e->slots[a].shift == 0 &&
-            e->slots[root].bytes >= e->slots[n].bytes &&
+        if (alone && e->half[a] == e->half[n] && e->slots[root].last == n &&
+            e->slots[a].shift == 0 && e->slots[root].bytes >= e->slots[n].bytes &&
             ck_shape_count(&nodes[a].shape) == ck_shape_count(&nodes[n].shape))
             return root;
     }

@@ -302,7 +302,9 @@ static ck_status walk_back(walk *w, ck_node of, const ck_node *wrt, size_t count
             return ck_fail(err, CK_USAGE, "%s: no gradient goes through it, detach what it makes",
                            ck_op_name(at(w, n)->op));
         restore(w, n);
+        size_t first = w->g->count;
         r(w, w->copy[n], w->grad[n]);
+        for (size_t i = first; i < w->g->count; i++) w->g->nodes[i].inner = at(w, n)->inner;
         CK_TRY(ck_graph_check(w->g, err));
     }
     for (size_t i = 0; i < count; i++) {

@@ -285,6 +285,11 @@ ck_node ck_affine(ck_graph *g, ck_node a, double factor, double offset) {
     return ck_append(g, n);
 }
 
+ck_node ck_inner(ck_graph *g, ck_node a) {
+    if (a != CK_NONE) g->nodes[a].inner = true;
+    return a;
+}
+
 static ck_node binary(ck_graph *g, ck_op op, ck_node a, ck_node b) {
     if (bad(g)) return CK_NONE;
     if (!repeats(&g->nodes[a].shape, &g->nodes[b].shape)) return misfit(g, op, a, b);

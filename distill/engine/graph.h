@@ -107,6 +107,7 @@ typedef struct ck_graph_node {
     int block;         /* checkpointed block, or 0 */
     ck_node original;  /* the node that this one recomputes; itself for all others */
     bool detached;     /* no gradient flows to the source */
+    bool inner;        /* of MUL and AFFINE: see ck_inner */
 } ck_graph_node;
 
 /* Which node a weight is. */
@@ -175,6 +176,10 @@ ck_node ck_add(ck_graph *g, ck_node a, ck_node b);
 ck_node ck_sub(ck_graph *g, ck_node a, ck_node b);
 ck_node ck_mul(ck_graph *g, ck_node a, ck_node b);
 ck_node ck_mean(ck_graph *g, ck_node a); /* of all elements, shape 1 */
+/* Marks a (just made by ck_mul or ck_affine; returned) as what lies between layers, where backends
+ * may round it to bf16. Others are not rounded: losses are made of them, and are small differences
+ * of large numbers. */
+ck_node ck_inner(ck_graph *g, ck_node a);
 
 /* Layers. */
 ck_node ck_matmul(ck_graph *g, ck_node a, ck_node b, bool ta, bool tb, ck_node row);

@@ -39,6 +39,11 @@ static bool mixes(ck_op op) {
            op == CK_OP_CONV_DATA_GRAD || op == CK_OP_CONV_WEIGHT_GRAD;
 }
 
+/* The second factor is stored as it likes, too. */
+static bool mixes_source(ck_op op, int source) {
+    return mixes(op) || (op == CK_OP_MUL && source == 1);
+}
+
 static void settle(choice *c, ck_node id) {
     const ck_graph_node *n = &c->graph->nodes[id];
     bool all = c->half[id];
@@ -46,13 +51,13 @@ static void settle(choice *c, ck_node id) {
         if (n->src[s] == CK_NONE) continue;
         if (!can(c, id, s) || (is_weight(c->graph, n->src[s]) && !mixes(n->op)))
             take_back(c, n->src[s]);
-        else
+        else if (!mixes_source(n->op, s))
             all = all && c->half[n->src[s]];
     }
     if (all || mixes(n->op)) return;
     take_back(c, id);
     for (int s = 0; s < CK_MAX_SRC; s++)
-        if (n->src[s] != CK_NONE) take_back(c, n->src[s]);
+        if (n->src[s] != CK_NONE && !mixes_source(n->op, s)) take_back(c, n->src[s]);
 }
 
 void ck_half_choose(const ck_backend *b, const ck_graph *g, const bool *needed,

@@ -58,7 +58,8 @@ void ck_dit__modulation(const ck_scope *s, const char *name, ck_node time, int64
 
 ck_node ck_dit__modulate(const ck_scope *s, ck_node x, ck_node shift, ck_node scale) {
     ck_node h = ck_layer_norm(s->g, x, CK_NONE, CK_NONE, EPS);
-    return ck_add(s->g, ck_mul(s->g, h, ck_affine(s->g, scale, 1, 1)), shift);
+    ck_node factor = ck_inner(s->g, ck_affine(s->g, scale, 1, 1));
+    return ck_add(s->g, ck_inner(s->g, ck_mul(s->g, h, factor)), shift);
 }
 
 /* ---- Attention ---- */
@@ -116,8 +117,8 @@ static ck_node feed_forward(const ck_scope *s, const char *name, ck_node x) {
     return ck_layer__linear(&net, "2", ck_unary_op(s->g, CK_GELU_TANH, h, 0), width, true);
 }
 
-static ck_node add_gated(const ck_scope *s, ck_node x, ck_node y, ck_node gate) {
-    return ck_add(s->g, x, ck_mul(s->g, y, gate));
+ck_node ck_dit__add_gated(const ck_scope *s, ck_node x, ck_node y, ck_node gate) {
+    return ck_add(s->g, x, ck_inner(s->g, ck_mul(s->g, y, gate)));
 }
 
 void ck_dit__joint_block(const ck_scope *s, const ck_dit *d, bool dual, bool last, ck_node *x,
@@ -140,15 +141,15 @@ void ck_dit__joint_block(const ck_scope *s, const ck_dit *d, bool dual, bool las
         alone = ck_layer__linear(&again, "to_out.0", alone, width, true);
     }
     h = ck_layer__linear(&attn, "to_out.0", ck_slice(s->g, y, 1, text, image), width, true);
-    *x = add_gated(s, *x, h, m[2]);
-    if (dual) *x = add_gated(s, *x, alone, m[8]);
+    *x = ck_dit__add_gated(s, *x, h, m[2]);
+    if (dual) *x = ck_dit__add_gated(s, *x, alone, m[8]);
     h = ck_dit__modulate(s, *x, m[3], m[4]);
-    *x = add_gated(s, *x, feed_forward(s, "ff", h), m[5]);
+    *x = ck_dit__add_gated(s, *x, feed_forward(s, "ff", h), m[5]);
     if (last) return;
     k = ck_layer__linear(&attn, "to_add_out", ck_slice(s->g, y, 1, 0, text), width, true);
-    *context = add_gated(s, *context, k, c[2]);
+    *context = ck_dit__add_gated(s, *context, k, c[2]);
     k = ck_dit__modulate(s, *context, c[3], c[4]);
-    *context = add_gated(s, *context, feed_forward(s, "ff_context", k), c[5]);
+    *context = ck_dit__add_gated(s, *context, feed_forward(s, "ff_context", k), c[5]);
 }
 
 void ck_dit__tap(ck_taps *taps, int64_t i, int64_t blocks, ck_node x) {

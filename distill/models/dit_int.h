@@ -23,6 +23,8 @@ void ck_dit__modulation(const ck_scope *s, const char *name, ck_node time, int64
                         ck_node *out);
 /* norm(x) (1 + scale) + shift */
 ck_node ck_dit__modulate(const ck_scope *s, ck_node x, ck_node shift, ck_node scale);
+/* x + gate y */
+ck_node ck_dit__add_gated(const ck_scope *s, ck_node x, ck_node y, ck_node gate);
 
 typedef struct ck_dit_heads {
     ck_node q, k, v; /* N T C, not yet rotated */

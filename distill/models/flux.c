@@ -71,7 +71,7 @@ static ck_node single_block(const ck_scope *s, const ck_dit *d, ck_node x) {
     ck_node inner = ck_layer__linear(s, "proj_mlp", h, 4 * width, true);
     y = ck_concat(s->g, y, ck_unary_op(s->g, CK_GELU_TANH, inner, 0), 2);
     y = ck_layer__linear(s, "proj_out", y, width, true);
-    return ck_add(s->g, x, ck_mul(s->g, y, m[2]));
+    return ck_dit__add_gated(s, x, y, m[2]);
 }
 
 static void check_inputs(ck_graph *g, const ck_flux_config *c, const ck_flux_inputs *in) {

@@ -50,7 +50,7 @@ static ck_node attention(const ck_scope *s, const ck_t5_config *c, ck_node x, ck
 static ck_node feed_forward(const ck_scope *s, const ck_t5_config *c, ck_node x) {
     ck_node gate = ck_layer__linear(s, "wi_0", x, c->inner, false);
     ck_node h = ck_layer__linear(s, "wi_1", x, c->inner, false);
-    h = ck_mul(s->g, ck_unary_op(s->g, CK_GELU_TANH, gate, 0), h);
+    h = ck_inner(s->g, ck_mul(s->g, ck_unary_op(s->g, CK_GELU_TANH, gate, 0), h));
     return ck_layer__linear(s, "wo", h, c->width, false);
 }
 

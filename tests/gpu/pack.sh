@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts everything that test.sh and bench.sh run into $BUILD/gpu: tests and programs with the real
+# Puts everything that card.sh runs into $BUILD/gpu: tests and programs with the real
 # plugin beside them, and the libraries that a machine with a card may lack. (For such a machine it
 # is carried there, where nothing can be built: see CONTRIBUTING.md.)
 set -euo pipefail
@@ -12,5 +12,8 @@ strip "$to"/{ckdistill,step,test_*}
 ldd "$to"/{ckdistill,test_run} | awk '$3 ~ /^\// {print $3}' | sort -u |
     grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|libgcc_s|libstdc\+\+)\.so' |
     xargs -I{} cp -L {} "$to/lib/"
+# (A machine that has torch and can fetch nothing may lack diffusers.)
+"${PYTHON:-python3}" -m pip install -q --no-deps --no-compile --target "$to/python" diffusers importlib_metadata zipp 2>/dev/null ||
+    echo "diffusers: cannot be fetched, left out"
 tar -C "$BUILD" -czf "$to.tar.gz" gpu
 du -sh "$to" "$to.tar.gz"

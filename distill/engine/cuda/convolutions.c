@@ -1,5 +1,5 @@
-/* See convolutions.h. By cuDNN's graphs, each of one operation: its arrays, then engines that are
- * proposed, then a plan, which is run with addresses. */
+/* See convolutions.h. By cuDNN's graphs, each of one operation, or of one and the bias: its arrays,
+ * then engines that are proposed, then a plan, which is run with addresses. */
 #include "distill/engine/cuda/convolutions.h"
 
 #include "distill/engine/convolution.h"
@@ -20,11 +20,12 @@ typedef struct kind {
     ck_op op;
     ck_convolution v;
     ck_cuda_precision precision;
+    bool bias;
 } kind;
 
 typedef struct plan {
     kind of;
-    descriptor plan;
+    descriptor plan; /* NULL: nothing that adds the bias at once */
     size_t workspace;
 } plan;
 
@@ -35,7 +36,7 @@ static struct {
 } dnn;
 
 /* The names of arrays in a graph, also by their place in it. */
-enum { X, W, Y, ARRAYS };
+enum { X, W, Y, ARRAYS, SUM = ARRAYS, BIAS };
 
 #define NOTE(call)                                                                                 \
     do {                                                                                           \
@@ -75,9 +76,10 @@ static void set_descriptor(descriptor d, cudnnBackendAttributeName_t name, descr
     set(d, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &value);
 }
 
-/* Images: N C H W in the library's order, whatever their order in memory; weights: K C R S. */
-static descriptor array(cudnnDataType_t type, int64_t name, int64_t n, int64_t c, int64_t h,
-                        int64_t w) {
+/* Images: N C H W in the library's order, whatever their order in memory; weights: K C R S. One
+ * that is passing lies in no memory. */
+static descriptor array(cudnnDataType_t type, int64_t name, bool passing, int64_t n, int64_t c,
+                        int64_t h, int64_t w) {
     descriptor d = make(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     const int64_t sizes[] = {n, c, h, w}, distances[] = {h * w * c, 1, w * c, c}, alignment = 16;
     set(d, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &name);
@@ -85,6 +87,7 @@ static descriptor array(cudnnDataType_t type, int64_t name, int64_t n, int64_t c
     set(d, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, sizes);
     set(d, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, distances);
     set(d, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment);
+    set(d, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, 1, &passing);
     NOTE(cudnnBackendFinalize(d));
     return d;
 }
@@ -144,28 +147,57 @@ static words words_of(ck_op op) {
                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
 }
 
-/* The graph of one operation. parts: what it is made of, to be dropped after it. */
-enum { PARTS = ARRAYS + 2 };
-static descriptor graph_of(const kind *k, descriptor parts[PARTS]) {
-    const ck_convolution *v = &k->v;
+/* What a graph is made of, to be dropped after it: arrays by their names, and the rest. */
+enum { GEOMETRY = BIAS + 1, CONVOLUTION, ADDITION, ADDING, PARTS };
+
+static void make_convolution(const kind *k, descriptor parts[PARTS]) {
     const words w = words_of(k->op);
     const float one = 1, zero = 0;
-    cudnnDataType_t type = k->precision == CK_CUDA_BF16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
-    parts[X] = array(type, X, v->n, v->c, v->h, v->w);
-    parts[W] = array(type, W, v->k, v->c, v->r, v->s);
-    parts[Y] = array(type, Y, v->n, v->k, v->p, v->q);
-    parts[ARRAYS] = geometry(v);
-    descriptor operation = parts[ARRAYS + 1] = make(w.type);
-    set_descriptor(operation, w.geometry, parts[ARRAYS]);
-    for (int i = 0; i < ARRAYS; i++) set_descriptor(operation, w.arrays[i], parts[i]);
+    descriptor operation = parts[CONVOLUTION] = make(w.type);
+    set_descriptor(operation, w.geometry, parts[GEOMETRY]);
+    for (int i = 0; i < ARRAYS; i++)
+        set_descriptor(operation, w.arrays[i], parts[k->bias && i == Y ? SUM : i]);
     set(operation, w.alpha, CUDNN_TYPE_FLOAT, 1, &one);
     set(operation, w.beta, CUDNN_TYPE_FLOAT, 1, &zero);
     NOTE(cudnnBackendFinalize(operation));
+}
+
+/* Y = SUM + BIAS, all of it in f32 but the result; false where the library does not do this. */
+static bool make_addition(const ck_convolution *v, descriptor parts[PARTS]) {
+    const cudnnPointwiseMode_t add = CUDNN_POINTWISE_ADD;
+    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    parts[SUM] = array(type, SUM, true, v->n, v->k, v->p, v->q);
+    parts[BIAS] = array(type, BIAS, false, 1, v->k, 1, 1);
+    parts[ADDITION] = make(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+    set(parts[ADDITION], CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &add);
+    set(parts[ADDITION], CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &type);
+    NOTE(cudnnBackendFinalize(parts[ADDITION]));
+    descriptor adding = parts[ADDING] = make(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+    set_descriptor(adding, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, parts[ADDITION]);
+    set_descriptor(adding, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, parts[SUM]);
+    set_descriptor(adding, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, parts[BIAS]);
+    set_descriptor(adding, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, parts[Y]);
+    return cudnnBackendFinalize(adding) == CUDNN_STATUS_SUCCESS;
+}
+
+/* NULL where the library does not have it. */
+static descriptor graph_of(const kind *k, descriptor parts[PARTS]) {
+    const ck_convolution *v = &k->v;
+    cudnnDataType_t type = k->precision == CK_CUDA_BF16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
+    parts[X] = array(type, X, false, v->n, v->c, v->h, v->w);
+    parts[W] = array(type, W, false, v->k, v->c, v->r, v->s);
+    parts[Y] = array(type, Y, false, v->n, v->k, v->p, v->q);
+    parts[GEOMETRY] = geometry(v);
+    if (k->bias && !make_addition(v, parts)) return NULL;
+    make_convolution(k, parts);
     descriptor graph = make(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    const descriptor operations[] = {parts[CONVOLUTION], parts[ADDING]};
     set(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
-    set_descriptor(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
-    NOTE(cudnnBackendFinalize(graph));
-    return graph;
+    set(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1 + k->bias,
+        operations);
+    if (cudnnBackendFinalize(graph) == CUDNN_STATUS_SUCCESS) return graph;
+    drop(graph);
+    return NULL;
 }
 
 /* ---- Engines ---- */
@@ -244,9 +276,12 @@ static bool read_choice(const char *text, choice *c) {
     return true;
 }
 
+/* In the place of an engine: the bias is added by a kernel of our own. */
+static const char apart[] = "apart";
+
 bool ck_cuda_is_convolution_choice(const char *text) {
     choice c;
-    return read_choice(text, &c);
+    return strcmp(text, apart) == 0 || read_choice(text, &c);
 }
 
 static bool get_int(descriptor d, cudnnBackendAttributeName_t name, int64_t *value) {
@@ -357,13 +392,14 @@ static descriptor first_engine(descriptor graph, cudnnBackendHeurMode_t way,
 
 static void name_kind(const kind *k, char text[256]) {
     const ck_convolution *v = &k->v;
-    snprintf(text, 256,
-             "%s precision %d n %lld h %lld w %lld c %lld by k %lld r %lld s %lld to p %lld q %lld "
-             "stride %lld top %lld left %lld",
-             ck_op_name(k->op), (int)k->precision, (long long)v->n, (long long)v->h,
-             (long long)v->w, (long long)v->c, (long long)v->k, (long long)v->r, (long long)v->s,
-             (long long)v->p, (long long)v->q, (long long)v->stride, (long long)v->top,
-             (long long)v->left);
+    snprintf(
+        text, 256,
+        "%s%s precision %d n %lld h %lld w %lld c %lld by k %lld r %lld s %lld to p %lld q %lld "
+        "stride %lld top %lld left %lld",
+        ck_op_name(k->op), k->bias ? " and bias" : "", (int)k->precision, (long long)v->n,
+        (long long)v->h, (long long)v->w, (long long)v->c, (long long)v->k, (long long)v->r,
+        (long long)v->s, (long long)v->p, (long long)v->q, (long long)v->stride, (long long)v->top,
+        (long long)v->left);
 }
 
 /* An engine that is kept, or the first good one. */
@@ -372,14 +408,17 @@ static ck_status choose(plan *p, descriptor graph, ck_error *err) {
     char name[256], text[CHOICE_TEXT] = "";
     name_kind(&p->of, name);
     const char *kept = ck_choices_find(name);
-    if (kept) p->plan = kept_engine(graph, kept, p->of.precision, &p->workspace);
+    if (kept && p->of.bias && strcmp(kept, apart) == 0) return CK_OK;
+    if (kept && graph) p->plan = kept_engine(graph, kept, p->of.precision, &p->workspace);
     if (kept && !p->plan)
         return ck_fail(err, CK_USAGE,
                        "cuDNN refuses the engine that plans.json keeps for %s; without that file "
                        "another is chosen",
                        name);
-    for (size_t i = 0; i < 2 && !p->plan; i++)
+    size_t count = p->of.bias ? 1 : 2; /* what is slow is no gain over adding the bias apart */
+    for (size_t i = 0; i < count && !p->plan && graph; i++)
         p->plan = first_engine(graph, ways[i], p->of.precision, &p->workspace, text);
+    if (!p->plan && p->of.bias) return ck_choices_add(name, apart, err);
     if (!p->plan)
         return ck_fail(err, CK_USAGE,
                        "cuDNN has nothing for %s that gives the same bits every time", name);
@@ -417,31 +456,31 @@ static ck_status plan_of(const kind *k, plan **found, ck_error *err) {
     return s;
 }
 
-static void execute(const plan *p, void *x, void *w, void *y, void *workspace) {
-    const int64_t names[] = {X, W, Y};
-    void *const places[] = {x, w, y};
+static void execute(const plan *p, void *x, void *w, void *y, void *bias, void *workspace) {
+    const int64_t names[] = {X, W, Y, BIAS}, count = ARRAYS + p->of.bias;
+    void *const places[] = {x, w, y, bias};
     descriptor pack = make(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
-    set(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, ARRAYS, names);
-    set(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, ARRAYS, places);
+    set(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, names);
+    set(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, places);
     set(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
     NOTE(cudnnBackendFinalize(pack));
     NOTE(cudnnBackendExecute(dnn.handle, p->plan, pack));
     drop(pack);
 }
 
-void ck_cuda_convolve(const void *plan_of_it, const void *first, const void *second, void *dst,
-                      void *workspace) {
+void ck_cuda_convolve(const void *plan_of_it, const void *first, const void *second,
+                      const void *bias, void *dst, void *workspace) {
     const plan *p = plan_of_it;
     void *a = (void *)first, *b = (void *)second;
     if (p->of.op == CK_OP_CONV_DATA_GRAD)
-        execute(p, dst, b, a, workspace);
+        execute(p, dst, b, a, NULL, workspace);
     else if (p->of.op == CK_OP_CONV_WEIGHT_GRAD)
-        execute(p, a, dst, b, workspace);
+        execute(p, a, dst, b, NULL, workspace);
     else
-        execute(p, a, b, dst, workspace);
+        execute(p, a, b, dst, (void *)bias, workspace);
 }
 
-ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck_node n,
+ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck_node n, bool *bias,
                               void **made, size_t *workspace, ck_error *err) {
     const ck_convolution v = ck_convolution_of(g, n);
     kind k;
@@ -450,7 +489,12 @@ ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck
     k.op = g->nodes[n].op;
     memcpy(&k.v, &v, sizeof v);
     k.precision = precision;
+    k.bias = *bias;
     CK_TRY(plan_of(&k, &p, err));
+    if (!p->plan) {
+        k.bias = *bias = false;
+        CK_TRY(plan_of(&k, &p, err));
+    }
     *made = p;
     *workspace = p->workspace;
     return CK_OK;

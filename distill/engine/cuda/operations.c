@@ -9,6 +9,7 @@
 typedef struct prepared {
     const ck_gpu_library *library;
     void *plan; /* of a convolution */
+    bool bias;  /* which the library adds */
     size_t workspace;
 } prepared;
 
@@ -392,8 +393,9 @@ static void run_convolution(const ck_call *call) {
     for (int i = 0; i < 2; i++)
         x[i] = as(call, half, source_of(call, i), count_at(call->graph, n->src[i]), &scratch);
     if (y.half != half) made = (ck_gpu_array){scratch, half};
-    p->library->convolve(call, p->plan, x[0].at, x[1].at, made.at, call->scratch);
-    if (n->op == CK_OP_CONV && call->src[2]) {
+    p->library->convolve(call, p->plan, x[0].at, x[1].at, p->bias ? call->src[2] : NULL, made.at,
+                         call->scratch);
+    if (n->op == CK_OP_CONV && call->src[2] && !p->bias) {
         int64_t c = last_of(n->shape), pixels = count_of(call) / c;
         ck_gpu_walk channels = {.rank = 2, .d = {pixels, c}, .y = {c, 1}, .x = {0, 1}};
         ck_gpu_binary(stream_of(call), true, y, made, source_of(call, 2), &channels);
@@ -657,16 +659,16 @@ typedef struct row {
     unsigned half;                       /* what may be stored as bf16 */
 } row;
 
-/* (Of sums, and of gradients of weights, the result is f32. What losses are made of, by products of
- * numbers and affine functions, never is bf16. Weights are where products alone read them.) */
+/* (Of sums, and of gradients of weights, the result is f32. Weights are bf16 where products of
+ * matrices alone read them.) */
 static const row rows[CK_OP_COUNT] = {
     [CK_OP_PARAM] = {NULL, NULL, RESULT},
     [CK_OP_CONST] = {run_const, NULL, 0},
     [CK_OP_UNARY] = {run_unary, NULL, RESULT | A},
     [CK_OP_UNARY_GRAD] = {run_unary_grad, NULL, RESULT | A | B},
-    [CK_OP_AFFINE] = {run_affine, NULL, 0},
+    [CK_OP_AFFINE] = {run_affine, NULL, RESULT | A},
     [CK_OP_ADD] = {run_binary, NULL, RESULT | A | B},
-    [CK_OP_MUL] = {run_binary, NULL, 0},
+    [CK_OP_MUL] = {run_binary, NULL, RESULT | A | B},
     [CK_OP_SUM_TO] = {run_sum_to, sum_scratch, A},
     [CK_OP_EXPAND] = {run_expand, NULL, 0},
     [CK_OP_PERMUTE] = {run_permute, NULL, RESULT | A},
@@ -696,6 +698,7 @@ static const row rows[CK_OP_COUNT] = {
 bool ck_gpu_takes_half(const ck_graph *g, ck_node n, int source) {
     const ck_graph_node *at = &g->nodes[n];
     unsigned half = rows[at->op].half;
+    if ((at->op == CK_OP_MUL || at->op == CK_OP_AFFINE) && !at->inner) return false;
     if (at->op == CK_OP_MATMUL && at->i[0] && !at->i[1]) half &= ~(unsigned)RESULT;
     return half >> (source + 1) & 1;
 }
@@ -710,8 +713,9 @@ ck_status ck_gpu_prepare(const ck_gpu_library *l, const ck_graph *g, ck_node n, 
     if (!state) return ck_fail_memory(err, name);
     state->library = l;
     *kernel = (ck_kernel){.run = r->run, .state = state, .release = free};
+    state->bias = g->nodes[n].op == CK_OP_CONV && g->nodes[n].src[2] != CK_NONE;
     if (r->run == run_convolution)
-        CK_TRY(l->prepare_convolution(l, g, n, &state->plan, &state->workspace, err));
+        CK_TRY(l->prepare_convolution(l, g, n, &state->bias, &state->plan, &state->workspace, err));
     p.workspace = state->workspace;
     kernel->scratch = r->scratch ? r->scratch(&p) : 0;
     return CK_OK;

@@ -29,13 +29,14 @@ typedef struct ck_gpu_library {
     size_t shared;       /* bytes that a block of the card's threads can share */
     void (*matmul)(const struct ck_gpu_library *l, const ck_gpu_product *p, const void *a,
                    const void *b, const void *row, void *c);
-    /* A convolution without bias, or one of its gradients. *plan is never released; workspace:
-     * bytes that convolve needs. */
+    /* A convolution, or one of its gradients. *bias: whether one is to be added to it, and then
+     * whether the library does. *plan is never released; workspace: bytes that convolve needs. */
     ck_status (*prepare_convolution)(const struct ck_gpu_library *l, const ck_graph *g, ck_node n,
-                                     void **plan, size_t *workspace, ck_error *err);
-    /* first, second: the node's sources, of bf16 where the library is, as dst. */
+                                     bool *bias, void **plan, size_t *workspace, ck_error *err);
+    /* first, second: the node's sources, of bf16 where the library is, as dst; bias, of f32, where
+     * it is the library's. */
     void (*convolve)(const ck_call *call, const void *plan, const void *first, const void *second,
-                     void *dst, void *workspace);
+                     const void *bias, void *dst, void *workspace);
 } ck_gpu_library;
 
 /* What backends of bf16 can store so. */

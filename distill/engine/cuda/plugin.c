@@ -23,9 +23,10 @@ enum { SCORES = 32 << 20 };
         ck_cuda_product(precision, p, a, b, row, c);                                               \
     }                                                                                              \
     static ck_status convolution_##name(const ck_gpu_library *l, const ck_graph *g, ck_node n,     \
-                                        void **plan, size_t *workspace, ck_error *err) {           \
+                                        bool *bias, void **plan, size_t *workspace,                \
+                                        ck_error *err) {                                           \
         (void)l;                                                                                   \
-        return ck_cuda_convolution(precision, g, n, plan, workspace, err);                         \
+        return ck_cuda_convolution(precision, g, n, bias, plan, workspace, err);                   \
     }                                                                                              \
     static ck_gpu_library name = {NULL,    halves, SCORES, 0, product_##name, convolution_##name,  \
                                   convolve};                                                       \
@@ -36,9 +37,9 @@ enum { SCORES = 32 << 20 };
     }
 
 static void convolve(const ck_call *call, const void *plan, const void *first, const void *second,
-                     void *dst, void *workspace) {
+                     const void *bias, void *dst, void *workspace) {
     (void)call;
-    ck_cuda_convolve(plan, first, second, dst, workspace);
+    ck_cuda_convolve(plan, first, second, bias, dst, workspace);
 }
 
 PRECISION(f32, false, CK_CUDA_F32)

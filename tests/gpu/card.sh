@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# All that is to be tried on a card, by value, so that a quarter of an hour with one tells most:
+#   card.sh                all steps
+#   card.sh tests          those that must pass; `card.sh bench`: those that measure
+#   card.sh ops step-8     these
+# Each step has a limit of its own, and all together have $SECONDS_IN_ALL. What each said is at once
+# in $OUT/results.jsonl (a line a step) and $OUT/log.txt; steps that passed there are not run again.
+# At the end the numbers are put beside torch's. Exit status 0: all that ran passed.
+# On a machine without a card, `make gpu-dry` runs the same with the card that is none.
+set -uo pipefail
+. tests/gpu/env.sh || exit 1
+OUT=${OUT:-$BUILD/gpu-results} SECONDS_IN_ALL=${SECONDS_IN_ALL:-800}
+CONFIG=${CONFIG:-tests/bench/unet860.json}
+PEAK=${PEAK:-989} # the card's dense bf16 TFLOP/s; by default an H100's
+results=$OUT/results.jsonl log=$OUT/log.txt failed=""
+mkdir -p "$OUT" && touch "$results" "$log"
+wanted=" $* "
+
+# A text as JSON has it.
+quoted() { tr -d '\000-\010\013-\037' | sed -e 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' | sed -e ':a;N;$!ba;s/\n/\\n/g'; }
+
+# try KIND NAME SECONDS COMMAND...
+try() {
+    local kind=$1 name=$2 limit=$(($3 * ${PATIENCE:-1})) left=$((SECONDS_IN_ALL - SECONDS)) start=$SECONDS status
+    shift 3
+    case $wanted in "  " | *" $kind "* | *" $name "*) ;; *) return ;; esac
+    grep -q "\"step\": \"$name\", \"passed\": true" "$results" && { echo "== $name: passed before"; return; }
+    [ "$left" -lt 10 ] && { echo "== $name: no time left"; failed="$failed $name"; return; }
+    [ "$limit" -gt "$left" ] && limit=$left
+    echo "== $name" | tee -a "$log"
+    ours timeout -k 5 "$limit" "$@" >"$OUT/now.txt" 2>&1
+    status=$?
+    cat "$OUT/now.txt" >>"$log"
+    tail -n 4 "$OUT/now.txt"
+    [ $status = 0 ] || { failed="$failed $name"; grep -m 8 -E "ERROR|FAILED|rror:" "$OUT/now.txt"; echo "   $name: failed ($status)"; }
+    printf '{"step": "%s", "passed": %s, "status": %d, "seconds": %d, "card": "%s", "said": "%s"}\n' "$name" \
+        "$([ $status = 0 ] && echo true || echo false)" $status $((SECONDS - start)) "$card" \
+        "$(tail -c 3000 "$OUT/now.txt" | quoted)" >>"$results"
+    rm -f "$OUT/now.txt"
+}
+ours_step() { try bench "$1" "$2" "$gpu/step" "$CONFIG" "$3" "$4" "$5" 77 "$PEAK"; }
+torch_step() { # (Python has libraries of its own.)
+    "$PYTHON" -c "import torch, diffusers" 2>/dev/null &&
+        try bench "$1" "$2" env -u LD_LIBRARY_PATH "$PYTHON" tests/bench/step.py "$CONFIG" "$3" 77
+}
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+sanitized() { # NAME SECONDS TOOL COMMAND...
+    local name=$1 limit=$2 tool=$3
+    shift 3
+    [ -n "$sanitizer" ] && try tests "$name" "$limit" "$sanitizer" --tool "$tool" --error-exitcode 9 "$@"
+}
+sample() { echo "$gpu/ckdistill sample --model recipes/models/base --prompt bag --device cuda-bf16 -q -f -o $OUT/bag.png"; }
+
+try tests ops 120 "$gpu/test_ops"
+ours_step step-8 100 cuda-bf16 finetune 8
+torch_step torch-8 240 8
+try tests unet 90 "$gpu/test_unet"
+ours_step step-32 100 cuda-bf16 finetune 32
+try tests run 150 "$gpu/test_run"
+try tests pictures 90 tests/gpu/pictures.sh "$gpu/ckdistill"
+sanitized memcheck 90 memcheck $(sample) --steps 1
+sanitized racecheck 90 racecheck $(sample) --steps 1
+torch_step torch-32 200 32
+ours_step lcm-8 100 cuda-bf16 lcm 8
+case $(ours "$gpu/test_world" cuda 2>&1) in
+*libnccl*) echo "== world: no NCCL here" ;;
+*) try tests world 90 "$gpu/test_world" ;;
+esac
+sanitized memcheck-train 120 memcheck "$gpu/ckdistill" run recipes/distill/checkerboard-dmd2.json --device cuda \
+    --set steps=3 --set 'evaluate.steps=[1]' --set evaluate.teacher=false -q -f -o "$OUT/run"
+ours_step step-8-tf32 60 cuda-tf32 finetune 8
+ours_step step-8-f32 60 cuda finetune 8
+# One process a card, each with a batch of 8: of cards that lose nothing the step is as long as one's.
+if [ "$cards" -gt 1 ] && command -v mpirun >/dev/null; then
+    try bench "cards-$cards" 120 mpirun --allow-run-as-root --oversubscribe -n "$cards" "$gpu/step" "$CONFIG" \
+        cuda-bf16 finetune 8 77 "$PEAK"
+fi
+rm -rf "$OUT/run" "$OUT/bag.png"
+
+# Milliseconds a step that a step's line in the results has; of torch, compiled.
+took() { grep "\"step\": \"$1\", \"passed\": true" "$results" | tail -n 1 | grep -oE "$2[^:]*: [0-9.]+ ms" | grep -oE '[0-9.]+ ms' | cut -d' ' -f1; }
+for batch in 8 32; do
+    own=$(took step-$batch finetune) other=$(took torch-$batch compiled)
+    [ -n "$own" ] && [ -n "$other" ] &&
+        awk "BEGIN { printf \"batch $batch: %.2f x the speed of torch.compile (1.1 is asked for)\n\", $other / $own }" | tee -a "$log"
+done
+[ -z "$failed" ] && { echo "card: all that ran passed; see $results"; exit 0; }
+echo "card: FAILED:$failed; see $results, $log"
+exit 1
