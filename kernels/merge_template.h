@@ -386,8 +386,8 @@ TARGET static void thin(float *out, const float *pa, const float *pb, const uint
     for (; i < n; i++) out[i] = (pa[i] - pb[i]) * (drawn[i] < sure ? scale : 0);
 }
 
-/* Eight sums at a time, as many as hide the latency of an addition: four rows by two vectors of one
- * panel, or one row by two vectors of four. */
+/* Eight sums at a time or more, as many as hide the latency of an addition: six or four rows by two
+ * vectors of one panel, or one row by two vectors of four. */
 #define TERM(i, weight, b)                                                                         \
     left##i = FMA(weight, load_f32(b), left##i);                                                   \
     right##i = FMA(weight, load_f32((b) + VL), right##i);
@@ -436,16 +436,42 @@ INLINE void four_rows(float *out, size_t stride, const float *a, const float *b,
     STORE(3, out + 3 * stride)
 }
 
+INLINE void six_rows(float *out, size_t stride, const float *a, const float *b, size_t r) {
+    vf left0 = {0}, left1 = {0}, left2 = {0}, left3 = {0}, left4 = {0}, left5 = {0};
+    vf right0 = {0}, right1 = {0}, right2 = {0}, right3 = {0}, right4 = {0}, right5 = {0};
+    for (size_t k = 0; k < r; k++) {
+        const float *row = b + k * CK_PANEL;
+        TERM(0, splat(a[k]), row)
+        TERM(1, splat(a[r + k]), row)
+        TERM(2, splat(a[2 * r + k]), row)
+        TERM(3, splat(a[3 * r + k]), row)
+        TERM(4, splat(a[4 * r + k]), row)
+        TERM(5, splat(a[5 * r + k]), row)
+    }
+    STORE(0, out)
+    STORE(1, out + stride)
+    STORE(2, out + 2 * stride)
+    STORE(3, out + 3 * stride)
+    STORE(4, out + 4 * stride)
+    STORE(5, out + 5 * stride)
+}
+
 /* A vector pair's columns of all panels at a time. The last four rows may begin among those before,
  * which are then made twice. */
 TARGET static void panels(float *out, size_t stride, const float *a, const float *b, size_t m,
                           size_t r, size_t count) {
     for (size_t j = 0; j < CK_PANEL; j += 2 * VL) {
         for (size_t p = 0; p < count && m >= 4; p++)
-            for (size_t row = 0; row < m; row += 4) {
-                size_t i = row + 4 < m ? row : m - 4;
-                four_rows(out + i * stride + p * CK_PANEL + j, stride, a + i * r,
-                          b + p * r * CK_PANEL + j, r);
+            for (size_t row = 0; row < m;) {
+                bool six = row + 6 <= m;
+                size_t i = six || row + 4 < m ? row : m - 4;
+                float *to = out + i * stride + p * CK_PANEL + j;
+                const float *left = a + i * r, *right = b + p * r * CK_PANEL + j;
+                if (six)
+                    six_rows(to, stride, left, right, r);
+                else
+                    four_rows(to, stride, left, right, r);
+                row = i + (six ? 6 : 4);
             }
         for (size_t i = 0; i < m && m < 4; i++) {
             float *to = out + i * stride + j;

@@ -497,7 +497,7 @@ static void test_lerp_is_exact_where_equal(void **state) {
 /* Every sum in order, with as many rows, terms and panels as there are kinds of remainders. */
 static void test_panels(void **state) {
     (void)state;
-    enum { ROWS = 9, TERMS = 35, PANELS = 6, STRIDE = PANELS * CK_PANEL + 5 };
+    enum { ROWS = 14, TERMS = 35, PANELS = 6, STRIDE = PANELS * CK_PANEL + 5 };
     static float a[ROWS * TERMS], b[PANELS * TERMS * CK_PANEL], out[ROWS * STRIDE];
     uint64_t seed = 77;
     for (size_t i = 0; i < sizeof a / sizeof *a; i++) a[i] = fixture_random_float(&seed);
