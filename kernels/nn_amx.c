@@ -53,15 +53,25 @@ INLINE sizes sizes_of(const ck_nn_attention *a) {
 INLINE void make_rows(pair *rows, const void *from, size_t at, const ck_nn_attention *a, sizes z,
                       size_t n, size_t to, float factor) {
     __m512 by = _mm512_set1_ps(factor);
+    bool same = a->half && factor == 1;
     /* The last channels first: what is written behind a row's end is written over. */
     for (size_t c = padded(z.steps * z.depth, TILE); c > 0; c -= TILE) {
         size_t first = c - TILE, some = first < a->width ? least(a->width - first, TILE) : 0;
-        __mmask16 mask = (__mmask16)((1u << some) - 1);
-        pair *tile = rows + first / z.depth * z.area + first % z.depth / 2;
-        for (size_t t = 0; t < to; t++) {
-            __m512 x = numbers(from, at + t * a->channels + first, a->half, t < n ? mask : 0);
-            __m256bh y = _mm512_cvtneps_pbh(_mm512_mul_ps(x, by));
-            memcpy(tile + t / TILE * z.steps * z.area + t % TILE * z.depth / 2, &y, sizeof y);
+        __mmask16 channels = (__mmask16)((1u << some) - 1);
+        pair *row = rows + first / z.depth * z.area + first % z.depth / 2;
+        for (size_t t = 0; t < to; t++, row += z.depth / 2) {
+            size_t token = at + t * a->channels + first;
+            __mmask16 mask = t < n ? channels : 0;
+            __m256i x;
+            if (same) {
+                x = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)from + token);
+            } else {
+                __m256bh y =
+                    _mm512_cvtneps_pbh(_mm512_mul_ps(numbers(from, token, a->half, mask), by));
+                memcpy(&x, &y, sizeof x);
+            }
+            _mm256_storeu_si256((__m256i *)row, x);
+            if (t % TILE == TILE - 1) row += (z.steps - 1) * z.area;
         }
     }
 }
