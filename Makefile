@@ -264,13 +264,13 @@ gpu-pack:
 	@$(MAKE) --no-print-directory gpu-pack-here BUILD=$(BUILD)/plain ONEDNN=no
 	@rm -rf $(BUILD)/gpu && mv $(BUILD)/plain/gpu $(BUILD)/plain/gpu.tar.gz $(BUILD)
 .PHONY: gpu-pack-here
-gpu-pack-here: cuda $(BUILD)/ckdistill $(BUILD)/step $(addprefix $(BUILD)/tests/,test_ops test_unet test_run test_world)
+gpu-pack-here: cuda $(BUILD)/ckdistill $(BUILD)/step $(BUILD)/pass $(addprefix $(BUILD)/tests/,test_ops test_unet test_run test_world)
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/pack.sh
 test-gpu: gpu-pack
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/card.sh tests
 bench-gpu: gpu-pack
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/card.sh bench
-gpu-dry: programs-and-tests $(BUILD)/step
+gpu-dry: programs-and-tests $(BUILD)/step $(BUILD)/pass
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/dry.sh
 
 # ---- Speed and other tools ----
@@ -290,7 +290,7 @@ bench-train: $(BUILD)/train
 bench-sizes: all $(BUILD)/make_layout $(BUILD)/measure
 	@BUILD=$(BUILD) tests/bench/sizes.sh
 
-$(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure $(BUILD)/train $(BUILD)/step: $(BUILD)/%: $(BUILD)/tests/bench/%.o \
+$(BUILD)/make_layout $(BUILD)/limits $(BUILD)/measure $(BUILD)/train $(BUILD)/step $(BUILD)/pass: $(BUILD)/%: $(BUILD)/tests/bench/%.o \
     $(TEST_OBJ) $(BUILD)/libck.a
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 

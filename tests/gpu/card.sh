@@ -39,9 +39,10 @@ try() {
     rm -f "$OUT/now.txt"
 }
 ours_step() { try bench "$1" "$2" "$gpu/step" "$CONFIG" "$3" "$4" "$5" 77 "$PEAK"; }
-torch_step() { # (Python has libraries of its own.)
-    "$PYTHON" -c "import torch, diffusers" 2>/dev/null &&
-        try bench "$1" "$2" env -u LD_LIBRARY_PATH "$PYTHON" tests/bench/step.py "$CONFIG" "$3" 77
+ours_pass() { try bench "$1" "$2" "$gpu/pass" "$CONFIG" cuda-bf16 "$3" 77 "$PEAK"; }
+"$PYTHON" -c "import torch, diffusers" 2>/dev/null && has_torch=yes || { has_torch=; echo "torch, diffusers: not both here, left out"; }
+in_torch() { # NAME SECONDS step|pass BATCH (Python has libraries of its own.)
+    [ -n "$has_torch" ] && try bench "$1" "$2" env -u LD_LIBRARY_PATH "$PYTHON" "tests/bench/$3.py" "$CONFIG" "$4" 77
 }
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 sanitized() { # NAME SECONDS TOOL COMMAND...
@@ -53,14 +54,16 @@ sample() { echo "$gpu/ckdistill sample --model recipes/models/base --prompt bag 
 
 try tests ops 120 "$gpu/test_ops"
 ours_step step-8 100 cuda-bf16 finetune 8
-torch_step torch-8 240 8
+in_torch torch-8 240 step 8
 try tests unet 90 "$gpu/test_unet"
 ours_step step-32 100 cuda-bf16 finetune 32
 try tests run 150 "$gpu/test_run"
+ours_pass pass-8 60 8
+in_torch torch-pass-8 150 pass 8
 try tests pictures 90 tests/gpu/pictures.sh "$gpu/ckdistill"
 sanitized memcheck 90 memcheck $(sample) --steps 1
 sanitized racecheck 90 racecheck $(sample) --steps 1
-torch_step torch-32 200 32
+in_torch torch-32 200 step 32
 ours_step lcm-8 100 cuda-bf16 lcm 8
 case $(ours "$gpu/test_world" cuda 2>&1) in
 *libnccl*) echo "== world: no NCCL here" ;;
@@ -79,10 +82,10 @@ rm -rf "$OUT/run" "$OUT/bag.png"
 
 # Milliseconds a step that a step's line in the results has; of torch, compiled.
 took() { grep "\"step\": \"$1\", \"passed\": true" "$results" | tail -n 1 | grep -oE "$2[^:]*: [0-9.]+ ms" | grep -oE '[0-9.]+ ms' | cut -d' ' -f1; }
-for batch in 8 32; do
-    own=$(took step-$batch finetune) other=$(took torch-$batch compiled)
+for what in step-8 step-32 pass-8; do
+    own=$(took $what cuda-bf16) other=$(took torch-${what#step-} compiled)
     [ -n "$own" ] && [ -n "$other" ] &&
-        awk "BEGIN { printf \"batch $batch: %.2f x the speed of torch.compile (1.1 is asked for)\n\", $other / $own }" | tee -a "$log"
+        awk "BEGIN { printf \"$what: %.2f x the speed of torch.compile (1.1 is asked for)\n\", $other / $own }" | tee -a "$log"
 done
 [ -z "$failed" ] && { echo "card: all that ran passed; see $results"; exit 0; }
 echo "card: FAILED:$failed; see $results, $log"

@@ -5,8 +5,8 @@
 set -euo pipefail
 BUILD=${BUILD:-build} to=${BUILD:-build}/gpu
 rm -rf "$to" && mkdir -p "$to/lib"
-cp "$BUILD"/{ckdistill,step,libck-cuda.so} "$BUILD"/tests/test_{ops,unet,run,world} "$to"
-strip "$to"/{ckdistill,step,test_*}
+cp "$BUILD"/{ckdistill,step,pass,libck-cuda.so} "$BUILD"/tests/test_{ops,unet,run,world} "$to"
+strip "$to"/{ckdistill,step,pass,test_*}
 # (Every Linux has those of the compiler and the C library; oneDNN is large, and left out by the
 # build.)
 ldd "$to"/{ckdistill,test_run} | awk '$3 ~ /^\// {print $3}' | sort -u |
