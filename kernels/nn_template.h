@@ -18,6 +18,11 @@
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 #define SIMD   _Pragma("omp simd")
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#endif
 
 /* ---- Elements of arrays ---- */
 
@@ -63,11 +68,11 @@ typedef double few;
 
 /* ---- Functions of e ---- */
 
-/* e^x = 2^n e^r, with n the nearest integer to x / ln 2: a polynomial of degree 6 for e^r (fitted;
- * off by 3e-9), and n put into the exponent, one less than it is so that 2^128 can be had. Below
- * e^-87.3 it is 0. Comparisons are those of the processor's min and max, and NaN passes. */
-INLINE float exponential(float x) {
-    x = 89.f < x ? 89.f : x;
+/* e^x of x up to 89: 2^n e^r, with n the nearest integer to x / ln 2: a polynomial of degree 6 for
+ * e^r (fitted; off by 3e-9), and n put into the exponent, one less than it is so that 2^128 can be
+ * had. Below e^-87.3 it is 0. Comparisons are those of the processor's min and max, and NaN passes.
+ */
+INLINE float exponential_up_to_89(float x) {
     x = -87.3f > x ? -87.3f : x;
     float rounded = FMA(x, 1.44269504f, 0x1.8p23f), n = rounded - 0x1.8p23f;
     float r = FMA(n, -0.693115234f, x); /* ln 2 in two parts: the first product is exact */
@@ -85,8 +90,13 @@ INLINE float exponential(float x) {
     return p * power * 2;
 }
 
+INLINE float exponential(float x) {
+    return exponential_up_to_89(89.f < x ? 89.f : x);
+}
+
 INLINE float sigmoid(float x) {
-    return 1 / (1 + exponential(-x));
+    float e = exponential_up_to_89(-fabsf(x));
+    return (x < 0 ? e : 1) / (1 + e);
 }
 
 /* P(z < x) of a normal z, and its density. The upper tail is the density times a polynomial in
@@ -101,7 +111,7 @@ INLINE float normal(float x, float *density) {
     p = FMA(p, t, 0.0999136138f);
     p = FMA(p, t, 0.120753936f);
     p = FMA(p, t, 0.1196293f);
-    float e = exponential(-0.5f * x * x), tail = e * p * t;
+    float e = exponential_up_to_89(-0.5f * x * x), tail = e * p * t;
     *density = e * 0.398942280f;
     return x > 0 ? 1 - tail : tail;
 }
@@ -228,6 +238,18 @@ TARGET static void columns(double *sum, double *squares, const void *from, size_
     for (; r < rows; r++, x += stride) add_columns(sum, squares, x, false, n, stride);
 }
 
+/* Two sums over rows, in lanes. (What the compiler makes of reductions adds up lanes one by one:
+ * twice the time of rows of 64.) */
+typedef struct two_sums {
+    few a[VL], b[VL];
+} two_sums;
+
+INLINE void add_lanes(two_sums *s) {
+    UNROLLED for (size_t w = VL / 2; w > 0; w /= 2) {
+        SIMD for (size_t l = 0; l < w; l++) s->a[l] += s->a[l + w], s->b[l] += s->b[l + w];
+    }
+}
+
 /* ---- Norms by channel ---- */
 
 TARGET static void norm(const ck_nn_norm *v, void *to, const void *from, size_t rows) {
@@ -316,18 +338,26 @@ TARGET static void layer_norm(void *to, float *statistics, const void *from, con
     const element *x = from;
     element *y = to;
     for (size_t r = 0; r < rows; r++, x += n, y += n, statistics += 2) {
-        few sum = 0, squares = 0;
-        _Pragma("omp simd reduction(+ : sum, squares)") for (size_t i = 0; i < n; i++) {
-            few a = GET(x, i);
-            sum += a;
-            squares += a * a;
+        two_sums s = {{0}, {0}};
+        size_t i = 0;
+        for (; i + VL <= n; i += VL) {
+            SIMD for (size_t l = 0; l < VL; l++) {
+                few a = GET(x, i + l);
+                s.a[l] += a;
+                s.b[l] += a * a;
+            }
         }
-        double average = (double)sum / (double)n;
-        double variance = (double)squares / (double)n - average * average;
+        for (; i < n; i++) {
+            few a = GET(x, i);
+            s.a[0] += a;
+            s.b[0] += a * a;
+        }
+        add_lanes(&s);
+        double average = (double)s.a[0] / (double)n;
+        double variance = (double)s.b[0] / (double)n - average * average;
         float mean = (float)average;
         float scale = (float)(1 / sqrt((variance > 0 ? variance : 0) + eps));
-        SIMD for (size_t i = 0; i < n; i++)
-            PUT(y, i, FMA((GET(x, i) - mean) * scale, gain[i], bias[i]));
+        SIMD for (i = 0; i < n; i++) PUT(y, i, FMA((GET(x, i) - mean) * scale, gain[i], bias[i]));
         statistics[0] = mean;
         statistics[1] = scale;
     }
@@ -337,14 +367,23 @@ TARGET static void layer_norm(void *to, float *statistics, const void *from, con
 INLINE void layer_norm_row(element *dx, const element *x, const element *dy, const float *gain,
                            const float *statistics, size_t n) {
     float mean = statistics[0], scale = statistics[1];
-    few sum = 0, product = 0;
-    _Pragma("omp simd reduction(+ : sum, product)") for (size_t i = 0; i < n; i++) {
-        float xhat = (GET(x, i) - mean) * scale, d = GET(dy, i) * gain[i];
-        sum += (few)d;
-        product += (few)d * xhat;
+    two_sums s = {{0}, {0}};
+    size_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        SIMD for (size_t l = 0; l < VL; l++) {
+            float xhat = (GET(x, i + l) - mean) * scale, d = GET(dy, i + l) * gain[i + l];
+            s.a[l] += (few)d;
+            s.b[l] += (few)d * xhat;
+        }
     }
-    float first = (float)(sum / (few)n), second = (float)(product / (few)n);
-    SIMD for (size_t i = 0; i < n; i++) {
+    for (; i < n; i++) {
+        float xhat = (GET(x, i) - mean) * scale, d = GET(dy, i) * gain[i];
+        s.a[0] += (few)d;
+        s.b[0] += (few)d * xhat;
+    }
+    add_lanes(&s);
+    float first = (float)(s.a[0] / (few)n), second = (float)(s.b[0] / (few)n);
+    SIMD for (i = 0; i < n; i++) {
         float xhat = (GET(x, i) - mean) * scale;
         PUT(dx, i, scale * (FMA(GET(dy, i), gain[i], -first) - xhat * second));
     }
@@ -394,12 +433,6 @@ INLINE vf load(const float *p) {
     memcpy(&x, p, sizeof x);
     return x;
 }
-
-#if defined(__clang__)
-#define UNROLLED _Pragma("unroll")
-#else
-#define UNROLLED _Pragma("GCC unroll 8")
-#endif
 
 /* tile_ROWS_WIDTH: so many rows of so many vectors, the sums in registers: c = a b + (add ? c : 0),
  * over k. (A macro, because clang unrolls loops before it knows what an inline function is given.)
