@@ -70,32 +70,39 @@ INLINE share share_of(double w) {
     return (share){splat(high), splat((float)(w - (double)high))};
 }
 
-/* |x|^(1-w) |y|^w = |x| |y / x|^w of normal x and y, still to be multiplied by two to the power of
- * x's exponent and of *sixteenths / 16, rounded down. `more` is added to log2 |y / x|. */
-INLINE vf mean_of_normal(vf x, vf y, vf more, share w, vi *sixteenths) {
+/* How much larger y's exponent is than x's, times 2^23. */
+INLINE vf exponents(vf x, vf y) {
+    return __builtin_convertvector((vi)((as_u(y) & INFINITE) - (as_u(x) & INFINITE)), vf);
+}
+
+/* |x|^(1-w) |y|^w = |x| |y / x|^w of normal x and y whose exponents differ by e / 2^23, still to be
+ * multiplied by two to the power of x's exponent and of *sixteenths / 16, rounded down, of which
+ * only the lower 19 bits are given. */
+INLINE vf mean_of_normal(vf x, vf y, vf e, share w, vu *sixteenths) {
     vf mx = as_f((as_u(x) & FRACTION) | ONE), my = as_f((as_u(y) & FRACTION) | ONE), tx, ty;
     vf rest = log_of_mantissa(my, &ty);
     rest -= log_of_mantissa(mx, &tx);
-    vi e = (vi)((as_u(y) & INFINITE) - (as_u(x) & INFINITE));
-    vf whole = FMA(__builtin_convertvector(e, vf), splat(0x1p-23f), ty - tx) + more;
+    vf whole = FMA(e, splat(0x1p-23f), ty - tx);
     vf t = w.high * whole;
     rest = FMA(w.high, rest, FMA(w.low, whole, FMA(w.high, whole, -t)));
     vf to_sixteenths = splat(0x1.8p19f), rounded = (t + rest) + to_sixteenths;
-    *sixteenths = (vi)((vu)rounded << 13) >> 13;
-    return times_power(mx, as_u(rounded), (t - (rounded - to_sixteenths)) + rest);
+    *sixteenths = as_u(rounded);
+    return times_power(mx, *sixteenths, (t - (rounded - to_sixteenths)) + rest);
 }
 
 /* The same of any x and y: subnormals are taken 2^24 times first; where one is 0 the mean is, and
  * what is not finite stays that. */
 INLINE vf mean_of_any(vf x, vf y, share w) {
     vi tiny_x = magnitude_of(x) < 0x00800000, tiny_y = magnitude_of(y) < 0x00800000;
+    vf normal_x = as_f(pick(tiny_x, as_u(x * 0x1p24f), as_u(x)));
+    vf normal_y = as_f(pick(tiny_y, as_u(y * 0x1p24f), as_u(y)));
     vf more = __builtin_convertvector((tiny_x & 24) - (tiny_y & 24), vf);
-    vu normal_x = pick(tiny_x, as_u(x * 0x1p24f), as_u(x));
-    vu normal_y = pick(tiny_y, as_u(y * 0x1p24f), as_u(y));
-    vi sixteenths;
-    vf size = mean_of_normal(as_f(normal_x), as_f(normal_y), more, w, &sixteenths);
+    vu sixteenths;
+    vf size = mean_of_normal(normal_x, normal_y, exponents(normal_x, normal_y) + more * 0x1p23f, w,
+                             &sixteenths);
+    vi whole = (vi)(sixteenths << 13) >> 17;
+    vi e = (vi)((as_u(normal_x) & INFINITE) >> 23) + whole - 127 - (tiny_x & 24);
     /* In two steps, since the power of two may be smaller than any f32. */
-    vi e = (vi)((normal_x & INFINITE) >> 23) + (sixteenths >> 4) - 127 - (tiny_x & 24);
     vi half = e >> 1;
     size = size * as_f((vu)(half + 127) << 23) * as_f((vu)(e - half + 127) << 23);
     vf product = x * y;
@@ -106,11 +113,10 @@ INLINE vf mean_of_any(vf x, vf y, share w) {
 
 /* |x|^(1-w) |y|^w */
 INLINE vf mean(vf x, vf y, share w) {
-    vu ex = as_u(x) & INFINITE, ey = as_u(y) & INFINITE;
-    if (ANY((ex == 0) | (ey == 0) | (ex == INFINITE) | (ey == INFINITE)))
-        return mean_of_any(x, y, w);
-    vi sixteenths;
-    vf size = mean_of_normal(x, y, splat(0), w, &sixteenths);
-    vu power = ((vu)sixteenths << 19 & ~FRACTION) + ex - ONE;
-    return as_f(as_u(size) + power);
+    vu ex = as_u(x) & INFINITE, ey = as_u(y) & INFINITE, least = all(1 << 23);
+    vu special = all(INFINITE) - least; /* those of 0 and subnormals wrap around */
+    if (ANY((ex - least >= special) | (ey - least >= special))) return mean_of_any(x, y, w);
+    vu sixteenths;
+    vf size = mean_of_normal(x, y, exponents(x, y), w, &sixteenths);
+    return as_f(as_u(size) + (sixteenths << 19 & ~FRACTION) + ex - ONE);
 }
