@@ -71,9 +71,8 @@ static const ck_option options[] = {
      .type = CK_OPT_CHOICE,
      .value = &ck_flags.normalize,
      .choices = "on|off",
-     .help = "divide by the sum of the weights (methods that have weights; `ckmerge help METHOD` "
-             "says what "
-             "else they do)"},
+     .help = "divide by the sum of the weights (methods that have weights; each has its own "
+             "default, see `ckmerge help METHOD`)"},
     {.name = "set",
      .argument = "NAME=VALUE",
      .type = CK_OPT_LIST,
