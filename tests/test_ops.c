@@ -1101,6 +1101,23 @@ static void test_checkpointing(void **state) {
 /* ---- Places shared ---- */
 
 /* A result lies where its source was, unless that is an input, an output or read again later. */
+/* A result of bf16 does not lie where a factor of f32 was: a card's threads would write what others
+ * have yet to read. */
+static void test_places_of_mixed_numbers(void **state) {
+    (void)state;
+    net n = {.g = ck_graph_new(), .ids = CK_NONE, .weight = CK_NONE};
+    ck_graph *g = n.g;
+    ck_node x = through(&n, in(&n, CK_SHAPE(2, 31, 48)));
+    ck_node h = ck_layer_norm(g, x, CK_NONE, CK_NONE, 1e-5);
+    ck_node factor = ck_affine(g, in(&n, CK_SHAPE(2, 31, 48)), 2, 1);
+    ck_node product = ck_inner(g, ck_mul(g, h, factor));
+    n.y = through(&n, ck_add(g, product, h));
+    ck_exec *e = exec_of(&n, "cuda-bf16", &n.y, 1);
+    assert_ptr_not_equal(ck_exec_pointer(e, product), ck_exec_pointer(e, factor));
+    ck_exec_free(e);
+    ck_graph_free(g);
+}
+
 static void test_places(void **state) {
     (void)state;
     net n = {.g = ck_graph_new(), .ids = CK_NONE, .weight = CK_NONE};
@@ -1397,6 +1414,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_checkpointing),
         cmocka_unit_test(test_places),
+        cmocka_unit_test(test_places_of_mixed_numbers),
         cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_no_gradient),
         cmocka_unit_test(test_unknown_backend),

@@ -50,7 +50,7 @@ sanitized() { # NAME SECONDS TOOL COMMAND...
     shift 3
     [ -n "$sanitizer" ] && try tests "$name" "$limit" "$sanitizer" --tool "$tool" --error-exitcode 9 "$@"
 }
-sample() { echo "$gpu/ckdistill sample --model recipes/models/base --prompt bag --device cuda-bf16 -q -f -o $OUT/bag.png"; }
+small_step() { echo "$gpu/step recipes/models/base/unet/config.json cuda-bf16 finetune 2 77"; }
 
 try tests ops 120 "$gpu/test_ops"
 ours_step step-8 100 cuda-bf16 finetune 8
@@ -61,8 +61,8 @@ try tests run 150 "$gpu/test_run"
 ours_pass pass-8 60 8
 in_torch torch-pass-8 150 pass 8
 try tests pictures 90 tests/gpu/pictures.sh "$gpu/ckdistill"
-sanitized memcheck 90 memcheck $(sample) --steps 1
-sanitized racecheck 90 racecheck $(sample) --steps 1
+sanitized memcheck 90 memcheck $(small_step)
+sanitized racecheck 90 racecheck $(small_step)
 in_torch torch-32 200 step 32
 ours_step lcm-8 100 cuda-bf16 lcm 8
 case $(ours "$gpu/test_world" cuda 2>&1) in
@@ -71,6 +71,7 @@ case $(ours "$gpu/test_world" cuda 2>&1) in
 esac
 sanitized memcheck-train 120 memcheck "$gpu/ckdistill" run recipes/distill/checkerboard-dmd2.json --device cuda \
     --set steps=3 --set 'evaluate.steps=[1]' --set evaluate.teacher=false -q -f -o "$OUT/run"
+sanitized racecheck-ops 150 racecheck "$gpu/test_ops"
 ours_step step-8-tf32 60 cuda-tf32 finetune 8
 ours_step step-8-f32 60 cuda finetune 8
 # One process a card, each with a batch of 8: of cards that lose nothing the step is as long as one's.
@@ -78,7 +79,7 @@ if [ "$cards" -gt 1 ] && command -v mpirun >/dev/null; then
     try bench "cards-$cards" 120 mpirun --allow-run-as-root --oversubscribe -n "$cards" "$gpu/step" "$CONFIG" \
         cuda-bf16 finetune 8 77 "$PEAK"
 fi
-rm -rf "$OUT/run" "$OUT/bag.png"
+rm -rf "$OUT/run"
 
 # Milliseconds a step that a step's line in the results has; of torch, compiled.
 took() { grep "\"step\": \"$1\", \"passed\": true" "$results" | tail -n 1 | grep -oE "$2[^:]*: [0-9.]+ ms" | grep -oE '[0-9.]+ ms' | cut -d' ' -f1; }
