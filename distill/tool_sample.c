@@ -302,12 +302,24 @@ static ck_status show_step(void *context, size_t done, size_t all, ck_error *err
     return CK_OK;
 }
 
+/* All pictures as floats, as bytes and in the grid: systems end programs that take too much. */
+static ck_status check_count(const ck_generate_options *o, size_t channels, ck_error *err) {
+    double bytes = 6. * (double)o->count * (double)o->width * (double)o->height * (double)channels;
+    double there = (double)ck_proc_bytes("/proc/meminfo", "MemAvailable:");
+    if (!there || bytes <= there) return CK_OK;
+    return ck_fail(err, CK_MEMORY,
+                   "%zu pictures of %zux%zu take %.1f MiB, %.1f are free: make fewer at once, the "
+                   "next with another --seed",
+                   o->count, o->width, o->height, bytes / 0x1p20, there / 0x1p20);
+}
+
 static ck_status make(ck_model *m, const ck_backend *b, ck_generate_options *o, ck_error *err) {
     size_t size[3];
     CK_TRY(parse_size(m, o, err));
     CK_TRY(ck_generate_size(m, o, size, err));
     size_t n = o->count * size[0] * size[1] * size[2],
            channels = (size_t)m->vae_config.out_channels;
+    CK_TRY(check_count(o, channels, err));
     float *latents = ck_alloc_array(n, sizeof *latents), *last = ck_alloc_array(n, sizeof *last);
     float *pixels = ck_alloc_array(o->count * o->width * o->height * channels, sizeof *pixels);
     ck_status s = latents && last && pixels ? CK_OK : ck_fail_memory(err, "images");
@@ -315,7 +327,7 @@ static ck_status make(ck_model *m, const ck_backend *b, ck_generate_options *o, 
         s = read_latents(o, size, last, err);
         o->noise = last;
     }
-    if (s == CK_OK) s = ck_model_check_decoder(m, size[1], size[2], err);
+    if (s == CK_OK) s = ck_model_check_decoder(m, b, o->count, size[1], size[2], err);
     if (s == CK_OK) s = ck_generate(m, b, o, latents, err);
     if (s == CK_OK && m->lost && !quiet)
         fprintf(stderr, "%zu tokens of the prompts found no place in a text encoder\n", m->lost);

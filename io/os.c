@@ -159,6 +159,16 @@ ck_status ck_read_file(const char *path, size_t limit, char **text, size_t *n, c
     return CK_OK;
 }
 
+uint64_t ck_proc_bytes(const char *path, const char *word) {
+    char line[256];
+    uint64_t kib = 0;
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, word, strlen(word)) == 0) kib = strtoull(line + strlen(word), NULL, 10);
+    if (f) fclose(f);
+    return kib * 1024;
+}
+
 double ck_seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

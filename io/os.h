@@ -62,6 +62,10 @@ ck_status ck_pwrite_all(int fd, const void *buf, size_t n, uint64_t offset, cons
  * when it is larger than limit bytes. */
 ck_status ck_read_file(const char *path, size_t limit, char **text, size_t *n, ck_error *err);
 
+/* The number after a word in a file of the system's, such as "VmRSS:" in /proc/self/status, in KiB
+ * there, in bytes here; 0 where the system does not say. */
+uint64_t ck_proc_bytes(const char *path, const char *word);
+
 /* Seconds since some moment in the past, by a clock that nobody sets. */
 double ck_seconds(void);
 

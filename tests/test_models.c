@@ -277,6 +277,9 @@ static void test_memory(void **state) {
     ok(ck_model_decode_memory(&m, b, 1, 1024, 1024, &decoder, &err));
     ok(ck_model_decode_memory(&m, b, 4, 1024, 1024, &four, &err));
     assert_int_equal(four, decoder);
+    /* What does not fit is refused, whatever the system promises. */
+    assert_int_equal(ck_model_check_decoder(&m, b, 1, 1 << 14, 1 << 14, &err), CK_MEMORY);
+    assert_non_null(strstr(err.message, "MiB for a graph and its weights, "));
     /* Weights alone: every tensor of the encoder, as f32. */
     size_t weights = 0;
     ck_reader *r;

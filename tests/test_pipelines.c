@@ -147,6 +147,51 @@ static void test_broken(void **state) {
     check_broken("text_encoder_3/model.safetensors", "t5");
 }
 
+/* What does not fit is refused with numbers, not begun. */
+static void test_too_much(void **state) {
+    (void)state;
+    static const struct {
+        const char *options, *says;
+    } cases[] = {
+        {"--size 65536x65536", "are free"},
+        {"--count 4096 --size 16384x16384", "4096 pictures of 16384x16384 take"},
+        {"--unet no.safetensors", "no.safetensors"},
+        {"--unet " DATA "sd3/vae/diffusion_pytorch_model.safetensors", "another model's?"},
+        {"--vae " DATA "flux/vae/diffusion_pytorch_model.safetensors --t5 " DATA
+         "sd3/vae/diffusion_pytorch_model.safetensors",
+         "sd3/vae/diffusion_pytorch_model.safetensors: no tensor 'encoder.embed_tokens"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        program_expect(program_run(".",
+                                   "ckdistill sample --model " DATA "sd3 -p x --steps 1 --cfg 1 "
+                                   "-fo /tmp/ck_too_much.png %s",
+                                   cases[i].options),
+                       1, NULL, cases[i].says);
+    assert_int_equal(access("/tmp/ck_too_much.png", F_OK), -1);
+}
+
+/* Parts of a folder that are not there, or of another class. */
+static void test_lacking(void **state) {
+    (void)state;
+    static const struct {
+        const char *change, *says;
+    } cases[] = {
+        {"rm transformer/diffusion_pytorch_model.safetensors",
+         "transformer/diffusion_pytorch_model.safetensors: there is no such file: download it"},
+        {"rm text_encoder_3/model.safetensors", "text_encoder_3/model.safetensors: there is no"},
+        {"sed -i s/SD3Transformer2DModel/Other/ transformer/config.json", "config.json: the class"},
+        {"sed -i 's/\"patch_size\"/\"patches\"/' transformer/config.json",
+         "$.patches: a setting of SD3Transformer2DModel that is not known"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        program_expect(program_run(".",
+                                   "M=$(mktemp -d) && cp -rL " DATA "sd3/* $M && (cd $M && %s) && "
+                                   "ckdistill sample --model $M -p x -o $M/x.png; S=$?; "
+                                   "rm -r $M; exit $S",
+                                   cases[i].change),
+                       1, NULL, cases[i].says);
+}
+
 static void test_lost(void **state) {
     (void)state;
     outcome *o = program_run(".", "ckdistill sample --model " DATA "sd3 --steps 1 --cfg 1 --size "
@@ -170,8 +215,10 @@ static void test_info(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sd3),   cmocka_unit_test(test_flux),   cmocka_unit_test(test_info),
-        cmocka_unit_test(test_flags), cmocka_unit_test(test_broken), cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_sd3),      cmocka_unit_test(test_flux),
+        cmocka_unit_test(test_info),     cmocka_unit_test(test_flags),
+        cmocka_unit_test(test_broken),   cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_too_much), cmocka_unit_test(test_lacking),
     };
     return cmocka_run_group_tests_name("pipelines", tests, NULL, NULL);
 }

@@ -117,9 +117,9 @@ typedef struct ck_backend {
     void (*zero)(void *p, size_t bytes);
     void (*copy)(void *dst, const void *src, size_t bytes); /* that do not overlap */
     const ck_updates *updates;
-    /* The rest is NULL where memory is the program's. */
-    /* Bytes that can be taken now, and that there are. */
+    /* Bytes that can be taken now, and that there are; 0 where nobody knows. */
     void (*memory)(size_t *available, size_t *all);
+    /* The rest is NULL where memory is the program's. */
     /* Runs nodes(context), or what they did when they were recorded: the same calls each time, on
      * the same memory. *recording is NULL at first. What went wrong since the last time in
      * functions that cannot say so is its error. */
@@ -160,13 +160,17 @@ size_t ck_exec_peak(const ck_exec *e);
 /* Bytes of the weights that it reads, which are not in the arena: f32, or bfloat16. */
 size_t ck_exec_weights(const ck_exec *e);
 
+/* CK_MEMORY, with numbers and what to change, unless the arena and the weights that are still to be
+ * read fit in what there is now: systems promise more, and end programs that take it. (Cards
+ * refuse.) */
+ck_status ck_exec_fits(const ck_exec *e, ck_error *err);
+
 /* Before ck_exec_allocate, where the backend's memory is not the program's: weights are used where
  * they are resident (resident.h), which is borrowed. Otherwise the graph gets copies of its own, of
  * the weights as they are when it is given memory. */
 ck_status ck_exec_share(ck_exec *e, struct ck_resident *r, ck_error *err);
 
-/* Takes the arena. limit 0: none; more than it is CK_MEMORY with both numbers and what to change.
- */
+/* Takes the arena, if it fits. limit 0: none; more than it is CK_MEMORY, too. */
 ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err);
 
 /* Uses the memory of another plan that is never run at the same time and outlives this one; what

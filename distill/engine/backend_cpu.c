@@ -56,11 +56,18 @@ static void zero(void *p, size_t bytes) {
     memset(p, 0, bytes);
 }
 
+static void memory(size_t *available, size_t *all) {
+    static const char path[] = "/proc/meminfo";
+    *available = ck_proc_bytes(path, "MemAvailable:") + ck_proc_bytes(path, "SwapFree:");
+    *all = ck_proc_bytes(path, "MemTotal:") + ck_proc_bytes(path, "SwapTotal:");
+}
+
 #define ON_HOST(backend_name, bytes, halves, prepare_function)                                     \
     {                                                                                              \
         .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = bytes, .host = true,       \
         .takes_half = halves, .prepare = prepare_function, .alloc = ck_alloc_pages, .free = free,  \
-        .write = copy, .read = copy, .zero = zero, .copy = copy, .updates = &ck_updates_host       \
+        .write = copy, .read = copy, .zero = zero, .copy = copy, .updates = &ck_updates_host,      \
+        .memory = memory                                                                           \
     }
 
 static const ck_backend backends[] = {

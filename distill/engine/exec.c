@@ -269,6 +269,20 @@ size_t ck_exec_weights(const ck_exec *e) {
     return bytes;
 }
 
+ck_status ck_exec_fits(const ck_exec *e, ck_error *err) {
+    size_t need = ck_exec_peak(e), available, all;
+    if (!e->backend->host) return CK_OK;
+    for (size_t i = 0; i < e->count; i++) {
+        const ck_graph_node *n = &e->graph->nodes[i];
+        if (is_read_weight(e, i) && !ck_params_holds(n->params, n->param, e->half[i]))
+            need += (size_t)ck_shape_count(&n->shape) * (e->half[i] ? 2 : 4);
+    }
+    e->backend->memory(&available, &all);
+    return !available || need <= available
+               ? CK_OK
+               : ck_backend_fail_memory(e->backend, "a graph and its weights", need, err);
+}
+
 ck_status ck_exec_share(ck_exec *e, ck_resident *r, ck_error *err) {
     e->resident = r;
     e->shares = true;
@@ -299,6 +313,7 @@ ck_status ck_exec_allocate(ck_exec *e, size_t limit, ck_error *err) {
                        "needs %.1f MiB of memory, %.1f MiB are allowed: use a smaller batch or "
                        "image, or turn gradient checkpointing on",
                        (double)peak / 0x1p20, (double)limit / 0x1p20);
+    CK_TRY(ck_exec_fits(e, err));
     CK_TRY(find_weights(e, err));
     e->memory = e->backend->alloc(peak ? peak : 1);
     return e->memory ? CK_OK : ck_backend_fail_memory(e->backend, "a graph", peak, err);

@@ -288,7 +288,9 @@ static ck_status check_shape(const ck_reader *source, const ck_tensor *t, int ra
     want.shape = dims;
     if (fits(t, rank, dims)) return CK_OK;
     char has[96], needs[96];
-    return ck_fail(err, CK_INPUT, "%s: tensor '%s' has shape %s, the model needs %s",
+    return ck_fail(err, CK_INPUT,
+                   "%s: tensor '%s' has shape %s, the model needs %s: config and weights are not "
+                   "of the same model",
                    ck_reader_path(source), t->name, ck_tensor_shape_text(t, has, sizeof has),
                    ck_tensor_shape_text(&want, needs, sizeof needs));
 }
@@ -305,7 +307,7 @@ static ck_status check_finite(const ck_reader *source, const ck_tensor *t, const
         if (!isfinite(w->data[i]))
             return ck_fail(err, CK_INPUT,
                            "%s: tensor '%s': a value is %s; the file is damaged or was trained "
-                           "into the ground",
+                           "into the ground (cktool verify counts such values)",
                            ck_reader_path(source), t->name,
                            isnan(w->data[i]) ? "not a number" : "infinite");
     return CK_OK;
@@ -404,6 +406,11 @@ static ck_status fill_half(const ck_params *p, size_t index, weight *w, ck_error
     return s;
 }
 
+bool ck_params_holds(const ck_params *p, size_t index, bool half) {
+    const weight *w = &p->weights[index];
+    return half ? w->half != NULL : w->data != NULL;
+}
+
 ck_status ck_params_fetch(ck_params *p, size_t index, bool half, void **at, ck_error *err) {
     weight *w = &p->weights[index];
     if (half && !w->half) CK_TRY(fill_half(p, index, w, err));
@@ -449,7 +456,9 @@ ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t
     const ck_tensor *t = ck_params_tensor(p, name);
     *index = weight_of(p, name);
     if (p->source && !t && *index == SIZE_MAX)
-        return ck_fail(err, CK_INPUT, "%s: no tensor '%s%s', which the model needs",
+        return ck_fail(err, CK_INPUT,
+                       "%s: no tensor '%s%s', which the model needs: is this another part, or "
+                       "another model's? (cktool inspect tells)",
                        ck_reader_path(p->source), p->prefix, name);
     if (t) CK_TRY(check_shape(p->source, t, rank, shape, err));
     if (*index != SIZE_MAX) return CK_OK;

@@ -67,6 +67,8 @@ ck_status ck_params_add(ck_params *p, const char *name, int rank, const int64_t 
 /* Where the weight lies, as f32 or (half) as a copy of bfloat16; it is read, and its values
  * checked, if it is not there so. */
 ck_status ck_params_fetch(ck_params *p, size_t index, bool half, void **at, ck_error *err);
+/* Whether it is there so. */
+bool ck_params_holds(const ck_params *p, size_t index, bool half);
 /* Checks the values of all weights that were asked for, without keeping any. */
 ck_status ck_params_check(ck_params *p, ck_error *err);
 /* Whether the file has it, or it was made. */

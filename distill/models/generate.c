@@ -76,15 +76,15 @@ static ck_status open_asker(asker *a, ck_model *m, const ck_backend *b,
     a->last = ck_alloc_array(a->batch * a->size, sizeof *a->last);
     a->times = ck_alloc_array(a->batch, sizeof *a->times);
     if (!a->graph || !a->last || !a->times) return ck_fail_memory(err, "sampling");
-    /* A weight that the network lacks is refused before the text is encoded; its weights are read
-     * afterwards, when the encoders have made room for them. */
+    /* A weight that the network lacks, and too little memory for it, are refused before the text is
+     * encoded; its weights are read afterwards, when the encoders have made room for them. */
     ck_params_freeze(m->unet, true);
     a->out = ck_model_network(a->graph, m, a->batch, size[1], size[2], &a->in);
-    CK_TRY(ck_graph_check(a->graph, err));
+    CK_TRY(ck_exec_new(b, a->graph, &a->out, 1, &a->exec, err));
+    CK_TRY(ck_exec_fits(a->exec, err));
     CK_TRY(encode(a, m, b, 0, o->prompt, err));
     if (o->cfg != 1 && !ck_model_guided(m)) CK_TRY(encode(a, m, b, 1, o->negative, err));
     ck_model_unload_texts(m);
-    CK_TRY(ck_exec_new(b, a->graph, &a->out, 1, &a->exec, err));
     CK_TRY(ck_exec_allocate(a->exec, 0, err));
     return ck_model_write(a->exec, m, &a->in, o->cfg, err);
 }

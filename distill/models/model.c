@@ -395,11 +395,14 @@ static ck_status build_decoder(coder *c, const ck_model *m, ck_params *vae, size
     return ck_graph_check(g, err);
 }
 
-ck_status ck_model_check_decoder(ck_model *m, size_t h, size_t w, ck_error *err) {
+ck_status ck_model_check_decoder(ck_model *m, const ck_backend *b, size_t n, size_t h, size_t w,
+                                 ck_error *err) {
     coder c = {0};
     size_t batch;
-    ck_status s = build_decoder(&c, m, m->vae, 1, h, w, &batch, err);
+    ck_status s = build_decoder(&c, m, m->vae, n, h, w, &batch, err);
     if (s == CK_OK) s = ck_params_check(m->vae, err);
+    if (s == CK_OK) s = ck_exec_new(b, c.o.graph, &c.out, 1, &c.o.exec, err);
+    if (s == CK_OK) s = ck_exec_fits(c.o.exec, err);
     end(&c.o);
     ck_params_unload(m->vae);
     return s;

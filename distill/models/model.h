@@ -107,9 +107,10 @@ void ck_model_unload_texts(ck_model *m);
  * with h = H / ck_vae_factor(). */
 ck_status ck_model_encode(ck_model *m, const ck_backend *b, const float *pixels, size_t n,
                           size_t height, size_t width, float *latents, ck_error *err);
-/* Reads the decoder's weights, and keeps none: what is wrong with them is said before the work
- * begins. */
-ck_status ck_model_check_decoder(ck_model *m, size_t h, size_t w, ck_error *err);
+/* Reads the decoder's weights, and keeps none, and plans decoding n latents of h x w: what is wrong
+ * with the weights, or too little memory, is said before the work begins. */
+ck_status ck_model_check_decoder(ck_model *m, const ck_backend *b, size_t n, size_t h, size_t w,
+                                 ck_error *err);
 /* n latents of h x w to images. */
 ck_status ck_model_decode(ck_model *m, const ck_backend *b, const float *latents, size_t n,
                           size_t h, size_t w, float *pixels, ck_error *err);

@@ -33,7 +33,10 @@ ck_status ck_model__check(const ck_json *doc, const char *class_name,
         const ck_model_setting *s = settings;
         while (s->name && strcmp(s->name, node->string) != 0) s++;
         if (!s->name)
-            return ck_json_fail(doc, node, err, "a setting of %s that is not known", class_name);
+            return ck_json_fail(doc, node, err,
+                                "a setting of %s that is not known; it may make another network of "
+                                "it (take it out if it does not)",
+                                class_name);
         CK_TRY(check_model_setting(doc, node, s, err));
     }
     return CK_OK;

@@ -43,7 +43,12 @@ static ck_status open_weights(const char *folder, const char *part, const char *
                               const char *given, ck_params **params, ck_error *err) {
     place at;
     char prefix[40];
-    if (!given) return ck_params_open(find_file(folder, part, names, &at), "", params, err);
+    if (!given && access(find_file(folder, part, names, &at), F_OK) != 0)
+        return ck_fail(err, CK_IO,
+                       "%s: there is no such file: download it, or name one that has this part "
+                       "(--unet, --clip, --clip2, --t5, --vae)",
+                       at.path);
+    if (!given) return ck_params_open(at.path, "", params, err);
     snprintf(prefix, sizeof prefix, "%s.", part);
     return ck_params_open(given, prefix, params, err);
 }
@@ -114,8 +119,14 @@ static ck_status read_transformer(const char *path, ck_model *m, ck_error *err) 
     CK_TRY(ck_json_load(path, &doc, err));
     ck_status s = ck_json_text(&doc, doc.root, "_class_name", &class, err);
     bool flux = class && strcmp(class, "FluxTransformer2DModel") == 0;
+    bool known = flux || (class && strcmp(class, "SD3Transformer2DModel") == 0);
     ck_json_free(&doc);
     CK_TRY(s);
+    if (!known)
+        return ck_fail(err, CK_INPUT,
+                       "%s: the class is neither SD3Transformer2DModel nor FluxTransformer2DModel, "
+                       "the transformers that can be used",
+                       path);
     m->kind = flux ? CK_MODEL_FLUX : CK_MODEL_MMDIT;
     return flux ? ck_flux_read(path, &m->flux_config, err)
                 : ck_mmdit_read(path, &m->mmdit_config, err);

@@ -42,18 +42,6 @@ static void describe(const ck_session *r) {
         held);
 }
 
-/* The number after a word in a file of the system's, such as "VmRSS:", in KiB there, in bytes here;
- * 0 where the system does not say. */
-static double memory_of(const char *path, const char *word) {
-    char line[256];
-    double kib = 0;
-    FILE *f = fopen(path, "re");
-    while (f && fgets(line, sizeof line, f))
-        if (strncmp(line, word, strlen(word)) == 0) kib = strtod(line + strlen(word), NULL);
-    if (f) fclose(f);
-    return kib * 1024;
-}
-
 /* A step's seconds, of those since the start that were steps and nothing else. */
 static double seconds_each(const ck_session *r) {
     return r->stepped ? r->stepping / (double)r->stepped : 0;
@@ -217,7 +205,7 @@ static ck_status roll_back(ck_session *r, const char *why, ck_error *err) {
 
 static ck_status log_step(ck_session *r, const ck_trainer_report *report, double rate,
                           ck_error *err) {
-    double memory = memory_of("/proc/self/status", "VmRSS:");
+    double memory = (double)ck_proc_bytes("/proc/self/status", "VmRSS:");
     ck_log_value values[7] = {
         {"loss", report->loss}, {"grad_norm", report->norm},
         {"lr", rate},           {"samples_per_s", samples_each_second(r)},
@@ -378,25 +366,16 @@ static ck_status take_time(ck_session *r, ck_error *err) {
     return CK_OK;
 }
 
-/* What there is for a run: of the card, or of this machine; 0 where nobody says. */
-static double memory_there(const ck_session *r) {
-    const ck_backend *b = r->task->backend;
-    size_t available, all;
-    if (!b->memory) return memory_of("/proc/meminfo", "MemAvailable:");
-    b->memory(&available, &all);
-    return (double)available;
-}
-
 /* First the plan, which needs next to nothing; only what fits is opened and tried. */
 static ck_status estimate(ck_session *r, ck_error *err) {
     char text[32], why[96];
     CK_TRY(ck_run_open(r, CK_OPEN_PLAN, err));
     describe(r);
-    double need = (double)(ck_trainer_peak(r->trainer) + ck_trainer_held(r->trainer));
-    double there = memory_there(r);
+    size_t need = ck_trainer_peak(r->trainer) + ck_trainer_held(r->trainer), there, all;
+    r->task->backend->memory(&there, &all);
     if (r->task->absent) return guess_time(r, "the model's weights are not there", err);
     if (there > 0 && need > there) {
-        ck_format_bytes(text, sizeof text, (uint64_t)there);
+        ck_format_bytes(text, sizeof text, there);
         snprintf(why, sizeof why, "this machine has %s to give, which is too little", text);
         return guess_time(r, why, err);
     }
