@@ -28,10 +28,11 @@ ck_status ck_onednn_prepare(const ck_graph *g, ck_node n, const bool *half, bool
 
 enum { RESULT = -1, MAX_OPERANDS = 4, ALIGN = 64 };
 
-/* Weights K R S C for gradients of data, as the matrix unit has them: blocks of 32 k and `width` c,
- * in each pairs of two k beside each other, 16 of them. oneDNN's own reorder takes four times as
- * long as a copy. */
+/* Weights K R S C as the matrix unit has them: blocks, in each pairs beside each other, 16 of them.
+ * For gradients of data, of 32 k and `width` c, pairs of two k; for convolutions of 32 c and
+ * `width` k, pairs of two c. oneDNN's own reorder takes three to four times as long as a copy. */
 typedef struct paired_weights {
+    bool turned, half; /* pairs of c; the engine has them in bf16 */
     int64_t k, area, c, width;
     int64_t k_stride, area_stride, c_stride; /* numbers from one block to the next */
 } paired_weights;
@@ -109,12 +110,14 @@ static dnnl_status_t add_reorder(operand *o, const_dnnl_memory_desc_t plain,
 }
 
 /* What describes those weights, if it is they that are wanted. */
-static paired_weights *find_paired(const_dnnl_memory_desc_t wanted) {
+static paired_weights *find_paired(const_dnnl_memory_desc_t plain,
+                                   const_dnnl_memory_desc_t wanted) {
     int rank = 0, blocks = 0;
-    dnnl_data_type_t type;
+    dnnl_data_type_t type, from;
     dnnl_dims_t *dims, *padded, *strides, *sizes, *of;
     if (dnnl_memory_desc_query(wanted, dnnl_query_ndims_s32, &rank) || rank != 4 ||
         dnnl_memory_desc_query(wanted, dnnl_query_data_type, &type) || type != dnnl_bf16 ||
+        dnnl_memory_desc_query(plain, dnnl_query_data_type, &from) ||
         dnnl_memory_desc_query(wanted, dnnl_query_inner_nblks_s32, &blocks) || blocks != 3 ||
         dnnl_memory_desc_query(wanted, dnnl_query_dims, &dims) ||
         dnnl_memory_desc_query(wanted, dnnl_query_padded_dims, &padded) ||
@@ -123,12 +126,13 @@ static paired_weights *find_paired(const_dnnl_memory_desc_t wanted) {
         dnnl_memory_desc_query(wanted, dnnl_query_inner_idxs, &of))
         return NULL;
     const int64_t *d = *dims, *size = *sizes, *s = *strides;
-    bool pairs_of_k = (*of)[0] == 0 && (*of)[1] == 1 && (*of)[2] == 0;
-    if (!ck_nn_amx_best() || !pairs_of_k || size[0] != 16 || size[2] != 2 || size[1] % 16 ||
+    bool turned = (*of)[0] == 1, half = from == dnnl_bf16;
+    if (!ck_nn_amx_best() || (half && !turned) || (*of)[1] == turned || (*of)[2] != turned ||
+        size[0] != 16 || size[2] != 2 || size[1] % 16 ||
         memcmp(*dims, *padded, 4 * sizeof *d) != 0 || s[2] != d[3] * s[3])
         return NULL;
     paired_weights *w = ck_alloc(sizeof *w);
-    if (w) *w = (paired_weights){d[0], d[2] * d[3], d[1], size[1], s[0], s[3], s[1]};
+    if (w) *w = (paired_weights){turned, half, d[0], d[2] * d[3], d[1], size[1], s[0], s[3], s[1]};
     return w;
 }
 
@@ -146,6 +150,25 @@ static void pair_weights(const paired_weights *w, uint16_t *to, const float *fro
             }
 }
 
+static void turn_weights(const paired_weights *w, uint16_t *to, const void *from) {
+    const ck_nn_amx *kernels = ck_nn_amx_best();
+    int64_t row = w->area * w->c;
+#pragma omp parallel for collapse(2)
+    for (int64_t k = 0; k < w->k; k += 16)
+        for (int64_t i = 0; i < w->area; i++)
+            for (int64_t c = 0; c < w->c; c += 32) {
+                uint32_t tile[16 * 16];
+                const char *first =
+                    (const char *)from + (k * row + i * w->c + c) * (w->half ? 2 : 4);
+                ck_nn_side side = {first, (size_t)row, 1, w->half};
+                uint16_t *block = to + k / w->width * w->k_stride + i * w->area_stride +
+                                  c / 32 * w->c_stride + k % w->width * 2;
+                kernels->pack(tile, side, 16, 32, true);
+                for (int64_t t = 0; t < 16; t++)
+                    memcpy(block + t * w->width * 2, tile + t * 16, sizeof tile / 16);
+            }
+}
+
 /* plain: how the engine has it. The primitive tells how it wants it. */
 static dnnl_status_t add_operand(product *p, const_dnnl_primitive_desc_t desc, int argument,
                                  int source, const_dnnl_memory_desc_t plain) {
@@ -157,7 +180,7 @@ static dnnl_status_t add_operand(product *p, const_dnnl_primitive_desc_t desc, i
     if (s != dnnl_success || dnnl_memory_desc_equal(plain, wanted)) return s;
     o->scratch = take_scratch(p, wanted);
     s = dnnl_memory_create(&o->inner, wanted, engine, DNNL_MEMORY_NONE);
-    if (s == dnnl_success && argument == DNNL_ARG_WEIGHTS) o->paired = find_paired(wanted);
+    if (s == dnnl_success && argument == DNNL_ARG_WEIGHTS) o->paired = find_paired(plain, wanted);
     return s == dnnl_success && !o->paired ? add_reorder(o, plain, wanted) : s;
 }
 
@@ -181,7 +204,9 @@ static void run(const ck_call *call) {
         if (o->inner) dnnl_memory_set_data_handle(o->inner, scratch + o->scratch);
         arguments[i] = (dnnl_exec_arg_t){o->argument, o->inner ? o->inner : o->plain};
         dnnl_exec_arg_t move[2] = {{DNNL_ARG_FROM, o->plain}, {DNNL_ARG_TO, o->inner}};
-        if (o->paired)
+        if (o->paired && o->paired->turned)
+            turn_weights(o->paired, (uint16_t *)(scratch + o->scratch), at);
+        else if (o->paired)
             pair_weights(o->paired, (uint16_t *)(scratch + o->scratch), at);
         else if (o->inner && o->source != RESULT)
             dnnl_primitive_execute(o->reorder, stream, 2, move);
