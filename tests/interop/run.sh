@@ -1,6 +1,8 @@
 #!/bin/sh
 # Our programs against the Python libraries, where $PYTHON has them.
 set -eu
+# Small networks: threads would mostly wait for each other.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 PYTHON=${PYTHON:-python3} BUILD=${BUILD:-build}
 if ! "$PYTHON" -c "import torch, safetensors" 2>/dev/null; then
     echo "interop: $PYTHON has no torch and safetensors; give one that has with PYTHON=..."
