@@ -4,7 +4,8 @@
  * Factors are loaded when a layer is first asked for, as f32: the left one row by row with the
  * scale in it, the right one in panels for the product's kernel, a Tucker core multiplied out. As
  * all threads work on neighbouring places of a model, the factors of a few layers are enough for
- * everybody: they are shared, counted, and kept until newer ones need the room.
+ * everybody: they are shared, counted, and kept until newer ones need the room. The first thread
+ * that asks for a layer loads it; those that want the same wait, others do not.
  */
 #include "io/os.h"
 #include "merge/lora_int.h"
@@ -24,6 +25,8 @@ typedef struct loaded {
     size_t layer;
     unsigned users;
     uint64_t last_use;
+    pthread_mutex_t loading; /* of what is below */
+    bool ready;
     factor factors[2];
     struct loaded *next;
 } loaded;
@@ -38,28 +41,41 @@ struct ck_lora_cache {
 
 /* ---- Layers in memory ---- */
 
-/* All elements of a tensor as f32, released with free(). */
-static ck_status load(const ck_lora *lora, const ck_tensor *t, float **values, ck_error *err) {
-    const char *path = ck_reader_path(lora->file);
-    void *raw = ck_alloc((size_t)t->nbytes);
-    *values = ck_alloc_array((size_t)t->elements, sizeof **values);
-    ck_status status = raw && *values
-                           ? ck_reader_read(lora->file, t, 0, raw, (size_t)t->nbytes, err)
-                           : ck_fail_memory(err, path);
-    if (status == CK_OK) lora->kernels->decode[t->dtype](*values, raw, (size_t)t->elements);
-    free(raw);
+/* The bytes of a tensor, released with free(). */
+static ck_status load_bytes(const ck_lora *lora, const ck_tensor *t, void **bytes, ck_error *err) {
+    *bytes = ck_alloc((size_t)t->nbytes);
+    if (!*bytes) return ck_fail_memory(err, ck_reader_path(lora->file));
+    ck_status status = ck_reader_read(lora->file, t, 0, *bytes, (size_t)t->nbytes, err);
     if (status == CK_OK) return CK_OK;
-    free(*values);
-    *values = NULL;
+    free(*bytes);
+    *bytes = NULL;
     return status;
 }
 
-static void unload(loaded *l) {
+/* All elements of a tensor as f32, released with free(). */
+static ck_status load(const ck_lora *lora, const ck_tensor *t, float **values, ck_error *err) {
+    void *bytes;
+    *values = NULL;
+    CK_TRY(load_bytes(lora, t, &bytes, err));
+    *values = ck_alloc_array((size_t)t->elements, sizeof **values);
+    if (*values) lora->kernels->decode[t->dtype](*values, bytes, (size_t)t->elements);
+    free(bytes);
+    return *values ? CK_OK : ck_fail_memory(err, ck_reader_path(lora->file));
+}
+
+static void free_factors(loaded *l) {
     for (int i = 0; i < 2; i++) {
         free(l->factors[i].left);
         free(l->factors[i].panels);
         free(l->factors[i].matrix);
+        l->factors[i] = (factor){0};
     }
+}
+
+static void unload(loaded *l) {
+    if (!l) return;
+    free_factors(l);
+    pthread_mutex_destroy(&l->loading);
     free(l);
 }
 
@@ -84,40 +100,47 @@ static ck_status multiply_core(const ck_lora *lora, const ck_lora_product *p, co
     return status;
 }
 
-/* The right factor as rows of the rank. */
-static ck_status load_right(const ck_lora *lora, const ck_lora_product *p, float **flat,
-                            ck_error *err) {
-    float *right;
-    CK_TRY(load(lora, p->right, &right, err));
-    *flat = right;
-    if (!p->core) return CK_OK;
-    *flat = ck_alloc_array((size_t)p->rank, (size_t)p->columns * sizeof **flat);
-    ck_status status = *flat ? multiply_core(lora, p, right, *flat, err)
-                             : ck_fail_memory(err, ck_reader_path(lora->file));
-    free(right);
-    if (status == CK_OK) return CK_OK;
-    free(*flat);
-    return status;
-}
-
 static uint64_t panel_count(uint64_t columns) {
     return (columns + CK_PANEL - 1) / CK_PANEL;
 }
 
+/* Puts the right factor, rows of the rank, into panels. */
+static ck_status fill_panels(const ck_lora *lora, ck_dtype dtype, const void *rows, factor *f,
+                             ck_error *err) {
+    size_t panel = (size_t)f->rank * CK_PANEL, size = ck_dtype_bits(dtype) / 8;
+    float *to = f->panels =
+        ck_alloc_array((size_t)panel_count(f->columns), panel * sizeof *f->panels);
+    if (!to) return ck_fail_memory(err, ck_reader_path(lora->file));
+    for (uint64_t j = 0; j < f->columns; j += CK_PANEL) {
+        size_t n = f->columns - j < CK_PANEL ? (size_t)(f->columns - j) : CK_PANEL;
+        for (uint64_t r = 0; r < f->rank; r++, to += CK_PANEL)
+            lora->kernels->decode[dtype](to, (const char *)rows + (r * f->columns + j) * size, n);
+    }
+    return CK_OK;
+}
+
+/* The right factor behind a Tucker core. */
+static ck_status load_behind_core(const ck_lora *lora, const ck_lora_product *p, factor *f,
+                                  ck_error *err) {
+    float *right, *flat;
+    CK_TRY(load(lora, p->right, &right, err));
+    flat = ck_alloc_array((size_t)p->rank, (size_t)p->columns * sizeof *flat);
+    ck_status status = flat ? multiply_core(lora, p, right, flat, err)
+                            : ck_fail_memory(err, ck_reader_path(lora->file));
+    free(right);
+    if (status == CK_OK) status = fill_panels(lora, CK_F32, flat, f, err);
+    free(flat);
+    return status;
+}
+
 static ck_status load_panels(const ck_lora *lora, const ck_lora_product *p, factor *f,
                              ck_error *err) {
-    float *flat;
-    CK_TRY(load_right(lora, p, &flat, err));
-    size_t panel = (size_t)p->rank * CK_PANEL;
-    f->panels = ck_alloc_array((size_t)panel_count(p->columns), panel * sizeof *f->panels);
-    for (uint64_t r = 0; r < p->rank && f->panels; r++)
-        for (uint64_t j = 0; j < p->columns; j += CK_PANEL) {
-            uint64_t n = p->columns - j < CK_PANEL ? p->columns - j : CK_PANEL;
-            memcpy(f->panels + j / CK_PANEL * panel + r * CK_PANEL, flat + r * p->columns + j,
-                   n * sizeof *flat);
-        }
-    free(flat);
-    return f->panels ? CK_OK : ck_fail_memory(err, ck_reader_path(lora->file));
+    if (p->core) return load_behind_core(lora, p, f, err);
+    void *rows;
+    CK_TRY(load_bytes(lora, p->right, &rows, err));
+    ck_status status = fill_panels(lora, p->right->dtype, rows, f, err);
+    free(rows);
+    return status;
 }
 
 static ck_status load_left(const ck_lora *lora, const ck_lora_product *p, double scale, factor *f,
@@ -217,8 +240,9 @@ void ck_lora__cache_free(ck_lora_cache *c) {
     free(c);
 }
 
-/* Drops the layer that was unused for longest while there are too many. Under the lock. */
-static void make_room(ck_lora_cache *c) {
+/* Takes the layer out that was unused for longest, while there are too many; else NULL. Under the
+ * lock. */
+static loaded *make_room(ck_lora_cache *c) {
     loaded **oldest = NULL;
     size_t unused = 0;
     for (loaded **l = &c->first; *l; l = &(*l)->next) {
@@ -226,46 +250,51 @@ static void make_room(ck_lora_cache *c) {
         unused++;
         if (!oldest || (*l)->last_use < (*oldest)->last_use) oldest = l;
     }
-    if (unused <= KEPT) return;
+    if (unused <= KEPT) return NULL;
     loaded *dropped = *oldest;
     *oldest = dropped->next;
-    unload(dropped);
+    return dropped;
 }
 
-static ck_status find_or_load(const ck_lora *lora, size_t i, loaded **out, ck_error *err) {
-    ck_lora_cache *c = lora->cache;
+/* The layer of this number, which may have to be loaded yet. NULL: no memory. Under the lock. */
+static loaded *find_or_add(ck_lora_cache *c, size_t i) {
     loaded *l = c->first;
     while (l && l->layer != i) l = l->next;
     if (!l) {
         l = ck_alloc(sizeof *l);
-        if (!l) return ck_fail_memory(err, ck_reader_path(lora->file));
+        if (!l) return NULL;
+        pthread_mutex_init(&l->loading, NULL);
         l->layer = i;
-        ck_status status = load_layer(lora, &lora->layers[i], l, err);
-        if (status != CK_OK) {
-            unload(l);
-            return status;
-        }
         l->next = c->first;
         c->first = l;
     }
     l->users++;
-    *out = l;
-    return CK_OK;
-}
-
-static ck_status take(const ck_lora *lora, size_t i, loaded **l, ck_error *err) {
-    pthread_mutex_lock(&lora->cache->lock);
-    ck_status status = find_or_load(lora, i, l, err);
-    pthread_mutex_unlock(&lora->cache->lock);
-    return status;
+    return l;
 }
 
 static void give_back(const ck_lora *lora, loaded *l) {
     pthread_mutex_lock(&lora->cache->lock);
     l->users--;
     l->last_use = ++lora->cache->clock;
-    make_room(lora->cache);
+    loaded *dropped = make_room(lora->cache);
     pthread_mutex_unlock(&lora->cache->lock);
+    unload(dropped);
+}
+
+/* A layer is loaded by the first that wants it, while others load other ones; where that fails the
+ * next one tries again. */
+static ck_status take(const ck_lora *lora, size_t i, loaded **out, ck_error *err) {
+    pthread_mutex_lock(&lora->cache->lock);
+    loaded *l = *out = find_or_add(lora->cache, i);
+    pthread_mutex_unlock(&lora->cache->lock);
+    if (!l) return ck_fail_memory(err, ck_reader_path(lora->file));
+    pthread_mutex_lock(&l->loading);
+    ck_status status = l->ready ? CK_OK : load_layer(lora, &lora->layers[i], l, err);
+    l->ready = status == CK_OK;
+    if (!l->ready) free_factors(l);
+    pthread_mutex_unlock(&l->loading);
+    if (status != CK_OK) give_back(lora, l);
+    return status;
 }
 
 /* ---- Changes ---- */

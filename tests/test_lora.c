@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -566,6 +567,93 @@ static void test_faults(void **state) {
     ck_reader_close(model);
 }
 
+/* A layer that could not be loaded is loaded when it is wanted again. */
+static void test_again_after_fault(void **state) {
+    (void)state;
+    ck_reader *model = opened(DATA "model.safetensors"), *file = opened(DATA "loha.safetensors");
+    ck_reader *changes = changes_of(file, model);
+    const ck_tensor *t = ck_reader_tensor(changes, 0);
+    float *want = data_of(changes, t->name), values[480];
+    ck_error err;
+    ck_reader_close(changes);
+    for (fault_first(FAULT_CALLOC, ENOMEM); fault_more();) {
+        changes = changes_of(file, model);
+        t = ck_reader_tensor(changes, 0);
+        fault_arm();
+        ck_status status = ck_reader_read(changes, t, 0, values, t->nbytes, &err);
+        fault_disarm();
+        assert_int_equal(status != CK_OK, fault_hit());
+        assert_int_equal(ck_reader_read(changes, t, 0, values, t->nbytes, &err), CK_OK);
+        assert_memory_equal(values, want, t->nbytes);
+        ck_reader_close(changes);
+    }
+    free(want);
+    ck_reader_close(file);
+    ck_reader_close(model);
+}
+
+enum { LAYERS = 6, WIDTH = 40, READERS = 4 };
+
+typedef struct reading {
+    const ck_reader *changes;
+    float *const *want; /* of each layer */
+    size_t first;
+    bool alike;
+} reading;
+
+static void *read_layers(void *argument) {
+    reading *r = argument;
+    float got[WIDTH * WIDTH];
+    ck_error err;
+    r->alike = true;
+    for (size_t i = 0; i < 20 * LAYERS; i++) {
+        size_t layer = (r->first + i) % LAYERS;
+        const ck_tensor *t = ck_reader_tensor(r->changes, layer);
+        r->alike &= ck_reader_read(r->changes, t, 0, got, sizeof got, &err) == CK_OK &&
+                    memcmp(got, r->want[layer], sizeof got) == 0;
+    }
+    return NULL;
+}
+
+/* Threads that want the same layers, and others; more layers than are kept. */
+static void test_threads(void **state) {
+    (void)state;
+    static float weight[WIDTH * WIDTH], factors[LAYERS][2][8 * WIDTH];
+    static char names[LAYERS][3][32];
+    fixture_tensor base[LAYERS], lora[2 * LAYERS];
+    uint64_t seed = 3;
+    for (size_t i = 0; i < LAYERS; i++) {
+        snprintf(names[i][0], 32, "w%zu.weight", i);
+        snprintf(names[i][1], 32, "w%zu.lora_up.weight", i);
+        snprintf(names[i][2], 32, "w%zu.lora_down.weight", i);
+        for (size_t e = 0; e < 8 * WIDTH; e++) {
+            factors[i][0][e] = fixture_random_float(&seed);
+            factors[i][1][e] = fixture_random_float(&seed);
+        }
+        base[i] = (fixture_tensor){names[i][0], CK_F32, {WIDTH, WIDTH}, 2, weight};
+        lora[2 * i] = (fixture_tensor){names[i][1], CK_F32, {WIDTH, 8}, 2, factors[i][0]};
+        lora[2 * i + 1] = (fixture_tensor){names[i][2], CK_F32, {8, WIDTH}, 2, factors[i][1]};
+    }
+    ck_reader *model = opened(fixture_safetensors(&f, "m", base, LAYERS, NULL));
+    ck_reader *file = opened(fixture_safetensors(&f, "l", lora, 2 * LAYERS, NULL));
+    ck_reader *changes = changes_of(file, model);
+    float *want[LAYERS];
+    for (size_t i = 0; i < LAYERS; i++)
+        want[i] = data_of(changes, ck_reader_tensor(changes, i)->name);
+    reading readings[READERS];
+    pthread_t threads[READERS];
+    for (size_t i = 0; i < READERS; i++) {
+        readings[i] = (reading){changes, want, i / 2, false};
+        assert_int_equal(pthread_create(&threads[i], NULL, read_layers, &readings[i]), 0);
+    }
+    for (size_t i = 0; i < READERS; i++) pthread_join(threads[i], NULL);
+    for (size_t i = 0; i < READERS; i++) assert_true(readings[i].alike);
+    for (size_t i = 0; i < LAYERS; i++) free(want[i]);
+    ck_reader_close(changes);
+    ck_reader_close(file);
+    ck_reader_close(model);
+}
+
 /* ---- Applied ---- */
 
 /* One unit in the last place of this f16 value. */
@@ -686,6 +774,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unmatched, setup, teardown),
         cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_again_after_fault),
+        cmocka_unit_test_setup_teardown(test_threads, setup, teardown),
         cmocka_unit_test_setup_teardown(test_applied, setup, teardown),
         cmocka_unit_test_setup_teardown(test_programs, setup, teardown),
     };
