@@ -4,7 +4,7 @@
 
 #define SUFFIX avx512_half
 #define HALF
-#define TARGET       __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#define TARGET       __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")))
 #define VL           16
 #define FMA(a, b, c) __builtin_fmaf(a, b, c)
 

@@ -35,14 +35,6 @@ INLINE float get(const element *x) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
-
-/* Rounded to the nearest, ties to even; NaN stays NaN. */
-INLINE void put(element *x, float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
-    *x = (element)((value == value ? rounded : bits | 0x400000) >> 16);
-}
 #else
 typedef float element;
 
@@ -50,9 +42,6 @@ INLINE float get(const element *x) {
     return *x;
 }
 
-INLINE void put(element *x, float value) {
-    *x = value;
-}
 #endif
 
 /* Sums of a few numbers and of their squares: of bf16, f32 has them all but exactly. */
@@ -63,8 +52,47 @@ typedef double few;
 #endif
 
 /* Element i of an array. */
-#define GET(x, i)        get((const element *)(x) + (i))
-#define PUT(x, i, value) put((element *)(x) + (i), value)
+#define GET(x, i) get((const element *)(x) + (i))
+
+/* y[i] = VALUE, which reads i, for n elements. Those of bf16 are rounded together, to the nearest,
+ * ties to even (NaN stays NaN, numbers below 2^-126 become 0): the processor has an instruction for
+ * that, of which the compiler knows nothing. */
+#ifdef HALF
+enum { SOME = 256 };
+
+#define MAP(y, n, VALUE)                                                                           \
+    do {                                                                                           \
+        float some_[SOME];                                                                         \
+        for (size_t at_ = 0; at_ < (n); at_ += SOME) {                                             \
+            size_t count_ = (n)-at_ < SOME ? (n)-at_ : SOME;                                       \
+            SIMD for (size_t l_ = 0; l_ < count_; l_++) {                                          \
+                size_t i = at_ + l_;                                                               \
+                some_[l_] = VALUE;                                                                 \
+            }                                                                                      \
+            put_some((element *)(y) + at_, some_, count_);                                         \
+        }                                                                                          \
+    } while (0)
+
+INLINE void put_some(element *y, const float *x, size_t n) {
+    size_t i = 0;
+    for (; i + 2 * VL <= n; i += 2 * VL) {
+        __m512bh rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + i + VL), _mm512_loadu_ps(x + i));
+        memcpy(y + i, &rounded, sizeof rounded);
+    }
+    for (; i < n; i += VL) {
+        __mmask16 rest = (__mmask16)(n - i < VL ? (1u << (n - i)) - 1 : 0xffff);
+        __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(rest, x + i));
+        __m256i bits;
+        memcpy(&bits, &rounded, sizeof bits);
+        _mm256_mask_storeu_epi16(y + i, rest, bits);
+    }
+}
+#else
+#define MAP(y, n, VALUE)                                                                           \
+    do {                                                                                           \
+        SIMD for (size_t i = 0; i < (n); i++)((element *)(y))[i] = VALUE;                          \
+    } while (0)
+#endif
 
 /* ---- Functions of e ---- */
 
@@ -193,10 +221,10 @@ INLINE float quick_gelu_slope(float x) {
 
 #define UNARY(NAME, SLOPE)                                                                         \
     TARGET static void run_##NAME(void *y, const void *x, size_t n) {                              \
-        SIMD for (size_t i = 0; i < n; i++) PUT(y, i, NAME(GET(x, i)));                            \
+        MAP(y, n, NAME(GET(x, i)));                                                                \
     }                                                                                              \
     TARGET static void run_##NAME##_grad(void *dx, const void *x, const void *dy, size_t n) {      \
-        SIMD for (size_t i = 0; i < n; i++) PUT(dx, i, GET(dy, i) * SLOPE(GET(x, i)));             \
+        MAP(dx, n, GET(dy, i) * SLOPE(GET(x, i)));                                                 \
     }
 
 UNARY(silu, silu_slope)
@@ -206,35 +234,48 @@ UNARY(quick_gelu, quick_gelu_slope)
 UNARY(exponential, exponential)
 
 TARGET static void affine(void *y, const void *x, float factor, float offset, size_t n) {
-    SIMD for (size_t i = 0; i < n; i++) PUT(y, i, FMA(GET(x, i), factor, offset));
+    MAP(y, n, FMA(GET(x, i), factor, offset));
 }
 
 TARGET static void add(void *y, const void *a, const void *b, size_t n) {
-    SIMD for (size_t i = 0; i < n; i++) PUT(y, i, GET(a, i) + GET(b, i));
+    MAP(y, n, GET(a, i) + GET(b, i));
 }
 
 TARGET static void multiply(void *y, const void *a, const void *b, size_t n) {
-    SIMD for (size_t i = 0; i < n; i++) PUT(y, i, GET(a, i) * GET(b, i));
+    MAP(y, n, GET(a, i) * GET(b, i));
 }
 
 TARGET static void add_four(void *y, const void *a, const void *b, const void *c, const void *d,
                             size_t n) {
-    SIMD for (size_t i = 0; i < n; i++)
-        PUT(y, i, (GET(a, i) + GET(b, i)) + (GET(c, i) + GET(d, i)));
+    MAP(y, n, (GET(a, i) + GET(b, i)) + (GET(c, i) + GET(d, i)));
 }
 
 TARGET static void geglu(void *y, const void *value, const void *gate, size_t n) {
-    SIMD for (size_t i = 0; i < n; i++) PUT(y, i, GET(value, i) * gelu(GET(gate, i)));
+    MAP(y, n, GET(value, i) * gelu(GET(gate, i)));
+}
+
+/* dvalue, and *dgate. */
+INLINE float geglu_change(float value, float gate, float dy, float *dgate) {
+    float density, p = normal(gate, &density);
+    *dgate = dy * value * FMA(gate, density, p);
+    return dy * gate * p;
 }
 
 TARGET static void geglu_grad(void *dvalue, void *dgate, const void *value, const void *gate,
                               const void *dy, size_t n) {
-    SIMD for (size_t i = 0; i < n; i++) {
-        float density, x = GET(gate, i), p = normal(x, &density), d = GET(dy, i);
-        float v = GET(value, i);
-        PUT(dvalue, i, d * x * p);
-        PUT(dgate, i, d * v * FMA(x, density, p));
+#ifdef HALF
+    float change[SOME];
+    for (size_t at = 0; at < n; at += SOME) {
+        size_t count = n - at < SOME ? n - at : SOME;
+        const element *v = (const element *)value + at, *x = (const element *)gate + at;
+        const element *d = (const element *)dy + at;
+        MAP((element *)dvalue + at, count,
+            geglu_change(GET(v, i), GET(x, i), GET(d, i), change + i));
+        MAP((element *)dgate + at, count, change[i]);
     }
+#else
+    MAP(dvalue, n, geglu_change(GET(value, i), GET(gate, i), GET(dy, i), (element *)dgate + i));
+#endif
 }
 
 /* ---- Sums, in double ---- */
@@ -295,11 +336,9 @@ TARGET static void norm(const ck_nn_norm *v, void *to, const void *from, size_t 
     size_t n = v->n;
     for (size_t r = 0; r < rows; r++, x += n, y += n)
         if (v->silu) {
-            SIMD for (size_t i = 0; i < n; i++)
-                PUT(y, i, silu(FMA((GET(x, i) - mean[i]) * scale[i], gain[i], bias[i])));
+            MAP(y, n, silu(FMA((GET(x, i) - mean[i]) * scale[i], gain[i], bias[i])));
         } else {
-            SIMD for (size_t i = 0; i < n; i++)
-                PUT(y, i, FMA((GET(x, i) - mean[i]) * scale[i], gain[i], bias[i]));
+            MAP(y, n, FMA((GET(x, i) - mean[i]) * scale[i], gain[i], bias[i]));
         }
 }
 
@@ -346,6 +385,13 @@ TARGET static void norm_sums(const ck_nn_norm *v, double *sum, double *product, 
             slopes(v, sum, product, x, dy, false, false);
 }
 
+INLINE float norm_change(float x, float dy, float mean, float scale, float gain, float bias,
+                         float first, float second, bool silu) {
+    float xhat = (x - mean) * scale;
+    float dz = silu ? dy * silu_slope(FMA(xhat, gain, bias)) : dy;
+    return scale * (FMA(dz, gain, -first) - xhat * second);
+}
+
 TARGET static void norm_grad(const ck_nn_norm *v, void *to, const void *from, const void *change,
                              const float *first, const float *second, size_t rows) {
     const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
@@ -354,16 +400,13 @@ TARGET static void norm_grad(const ck_nn_norm *v, void *to, const void *from, co
     size_t n = v->n;
     for (size_t r = 0; r < rows; r++, x += n, dy += n, dx += n)
         if (v->silu) {
-            SIMD for (size_t i = 0; i < n; i++) {
-                float xhat = (GET(x, i) - mean[i]) * scale[i];
-                float dz = GET(dy, i) * silu_slope(FMA(xhat, gain[i], bias[i]));
-                PUT(dx, i, scale[i] * (FMA(dz, gain[i], -first[i]) - xhat * second[i]));
-            }
+            MAP(dx, n,
+                norm_change(GET(x, i), GET(dy, i), mean[i], scale[i], gain[i], bias[i], first[i],
+                            second[i], true));
         } else {
-            SIMD for (size_t i = 0; i < n; i++) {
-                float xhat = (GET(x, i) - mean[i]) * scale[i], dz = GET(dy, i);
-                PUT(dx, i, scale[i] * (FMA(dz, gain[i], -first[i]) - xhat * second[i]));
-            }
+            MAP(dx, n,
+                norm_change(GET(x, i), GET(dy, i), mean[i], scale[i], gain[i], bias[i], first[i],
+                            second[i], false));
         }
 }
 
@@ -375,16 +418,16 @@ TARGET static void layer_norm(void *to, float *statistics, const void *from, con
     element *y = to;
     for (size_t r = 0; r < rows; r++, x += n, y += n, statistics += 2) {
         two_sums s = {{0}, {0}};
-        size_t i = 0;
-        for (; i + VL <= n; i += VL) {
+        size_t k = 0;
+        for (; k + VL <= n; k += VL) {
             SIMD for (size_t l = 0; l < VL; l++) {
-                few a = GET(x, i + l);
+                few a = GET(x, k + l);
                 s.a[l] += a;
                 s.b[l] += a * a;
             }
         }
-        for (; i < n; i++) {
-            few a = GET(x, i);
+        for (; k < n; k++) {
+            few a = GET(x, k);
             s.a[0] += a;
             s.b[0] += a * a;
         }
@@ -393,7 +436,7 @@ TARGET static void layer_norm(void *to, float *statistics, const void *from, con
         double variance = (double)s.b[0] / (double)n - average * average;
         float mean = (float)average;
         float scale = (float)(1 / sqrt((variance > 0 ? variance : 0) + eps));
-        SIMD for (i = 0; i < n; i++) PUT(y, i, FMA((GET(x, i) - mean) * scale, gain[i], bias[i]));
+        MAP(y, n, FMA((GET(x, i) - mean) * scale, gain[i], bias[i]));
         statistics[0] = mean;
         statistics[1] = scale;
     }
@@ -404,25 +447,22 @@ INLINE void layer_norm_row(element *dx, const element *x, const element *dy, con
                            const float *statistics, size_t n) {
     float mean = statistics[0], scale = statistics[1];
     two_sums s = {{0}, {0}};
-    size_t i = 0;
-    for (; i + VL <= n; i += VL) {
+    size_t k = 0;
+    for (; k + VL <= n; k += VL) {
         SIMD for (size_t l = 0; l < VL; l++) {
-            float xhat = (GET(x, i + l) - mean) * scale, d = GET(dy, i + l) * gain[i + l];
+            float xhat = (GET(x, k + l) - mean) * scale, d = GET(dy, k + l) * gain[k + l];
             s.a[l] += (few)d;
             s.b[l] += (few)d * xhat;
         }
     }
-    for (; i < n; i++) {
-        float xhat = (GET(x, i) - mean) * scale, d = GET(dy, i) * gain[i];
+    for (; k < n; k++) {
+        float xhat = (GET(x, k) - mean) * scale, d = GET(dy, k) * gain[k];
         s.a[0] += (few)d;
         s.b[0] += (few)d * xhat;
     }
     add_lanes(&s);
     float first = (float)(s.a[0] / (few)n), second = (float)(s.b[0] / (few)n);
-    SIMD for (i = 0; i < n; i++) {
-        float xhat = (GET(x, i) - mean) * scale;
-        PUT(dx, i, scale * (FMA(GET(dy, i), gain[i], -first) - xhat * second));
-    }
+    MAP(dx, n, scale * (FMA(GET(dy, i), gain[i], -first) - (GET(x, i) - mean) * scale * second));
 }
 
 INLINE float layer_slope(float x, float dy, const float *statistics, float *product) {

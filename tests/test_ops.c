@@ -5,6 +5,7 @@
  */
 #include "distill/engine/backend.h"
 #include "distill/engine/onednn.h"
+#include "kernels/half.h"
 #include "kernels/nn.h"
 #include "tests/check.h"
 #include "tests/fault.h"
@@ -794,6 +795,27 @@ static void test_bf16(void **state) {
     for (int k = 0; k < LARGE; k++) compare("cuda-bf16", &large[k], "reference", 1.5e-2);
 }
 
+/* Results of kernels for arrays of bf16 are rounded as ck_half does, ties, infinities and NaN too,
+ * in arrays of any length; what lies behind them stays. */
+static void test_bf16_rounding(void **state) {
+    (void)state;
+    if (!ck_nn_amx_best()) return;
+    enum { MOST = 530 };
+    static uint16_t a[MOST], b[MOST], y[MOST + 1];
+    for (size_t n = 0; n <= MOST; n += n < 70 ? 1 : 23) {
+        for (size_t i = 0; i < n; i++) { /* exponents of 2^-24 to 2^7 */
+            a[i] = (uint16_t)(0x3380 + rand() % 0x1000 + (rand() % 2 ? 0x8000 : 0));
+            b[i] = (uint16_t)(0x3380 + rand() % 0x1000);
+        }
+        if (n > 40) a[3] = 0x7fff, a[n - 1] = 0xffc1, a[40] = 0x7f80, a[5] = b[5] = 0x7f7f;
+        y[n] = 0x1234;
+        ck_nn_amx_best()->half->add(y, a, b, n);
+        for (size_t i = 0; i < n; i++)
+            assert_int_equal(y[i], ck_half(ck_half_value(a[i]) + ck_half_value(b[i])));
+        assert_int_equal(y[n], 0x1234);
+    }
+}
+
 /* On cards whose blocks can share nothing worth speaking of, 99 KiB (enough for some heads, and
  * forward for more), and 227 KiB. */
 static const char *const shared[] = {"0", "101376", "232448"};
@@ -1409,6 +1431,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_cpu),
         cmocka_unit_test(test_gpu),
         cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_bf16_rounding),
         cmocka_unit_test(test_fused_attention),
         cmocka_unit_test(test_stored_bf16),
         cmocka_unit_test(test_threads),
