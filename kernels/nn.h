@@ -121,12 +121,13 @@ typedef struct ck_nn {
 
     /* Rows of v->n elements, one after the other. */
     void (*norm)(const ck_nn_norm *v, void *y, const void *x, size_t rows);
-    /* With dz the gradient of what silu is applied to and xhat = (x - mean) scale:
-     * sum[c] += dz, product[c] += dz xhat. */
+    /* dz, the gradient of what silu is applied to, from dy, that of the result. */
+    void (*norm_slope)(const ck_nn_norm *v, void *dz, const void *x, const void *dy, size_t rows);
+    /* With xhat = (x - mean) scale: sum[c] += dz, product[c] += dz xhat. */
     void (*norm_sums)(const ck_nn_norm *v, double *sum, double *product, const void *x,
-                      const void *dy, size_t rows);
+                      const void *dz, size_t rows);
     /* dx = scale (gain dz - first - xhat second), all by channel. */
-    void (*norm_grad)(const ck_nn_norm *v, void *dx, const void *x, const void *dy,
+    void (*norm_grad)(const ck_nn_norm *v, void *dx, const void *x, const void *dz,
                       const float *first, const float *second, size_t rows);
 
     /* Layer norm of rows of n elements: y = (x - mean) scale gain + bias with

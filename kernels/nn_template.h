@@ -342,27 +342,34 @@ TARGET static void norm(const ck_nn_norm *v, void *to, const void *from, size_t 
         }
 }
 
+TARGET static void norm_slope(const ck_nn_norm *v, void *to, const void *from, const void *change,
+                              size_t rows) {
+    const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
+    const element *x = from, *dy = change;
+    element *dz = to;
+    size_t n = v->n;
+    for (size_t r = 0; r < rows; r++, x += n, dy += n, dz += n)
+        MAP(dz, n,
+            GET(dy, i) * silu_slope(FMA((GET(x, i) - mean[i]) * scale[i], gain[i], bias[i])));
+}
+
 /* dz, and dz xhat to *product. */
-INLINE float slope(float x, float dy, float mean, float scale, float gain, float bias, bool silu,
-                   float *product) {
-    float xhat = (x - mean) * scale;
-    float dz = silu ? dy * silu_slope(FMA(xhat, gain, bias)) : dy;
-    *product += dz * xhat;
+INLINE float slope(float x, float dz, float mean, float scale, float *product) {
+    *product += dz * ((x - mean) * scale);
     return dz;
 }
 
 /* Four rows, or one. */
 INLINE void slopes(const ck_nn_norm *v, double *sum, double *product, const element *x,
-                   const element *dy, bool four, bool silu) {
-    const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
+                   const element *dz, bool four) {
+    const float *mean = v->mean, *scale = v->scale;
     size_t n = v->n;
     SIMD for (size_t i = 0; i < n; i++) {
-        float m = mean[i], f = scale[i], g = gain[i], b = bias[i], p = 0;
-        float s = slope(GET(x, i), GET(dy, i), m, f, g, b, silu, &p);
+        float m = mean[i], f = scale[i], p = 0, s = slope(GET(x, i), GET(dz, i), m, f, &p);
         if (four) {
-            s += slope(GET(x, i + n), GET(dy, i + n), m, f, g, b, silu, &p);
-            s += slope(GET(x, i + 2 * n), GET(dy, i + 2 * n), m, f, g, b, silu, &p);
-            s += slope(GET(x, i + 3 * n), GET(dy, i + 3 * n), m, f, g, b, silu, &p);
+            s += slope(GET(x, i + n), GET(dz, i + n), m, f, &p);
+            s += slope(GET(x, i + 2 * n), GET(dz, i + 2 * n), m, f, &p);
+            s += slope(GET(x, i + 3 * n), GET(dz, i + 3 * n), m, f, &p);
         }
         sum[i] += (double)s;
         product[i] += (double)p;
@@ -371,43 +378,23 @@ INLINE void slopes(const ck_nn_norm *v, double *sum, double *product, const elem
 
 TARGET static void norm_sums(const ck_nn_norm *v, double *sum, double *product, const void *from,
                              const void *change, size_t rows) {
-    const element *x = from, *dy = change;
+    const element *x = from, *dz = change;
     size_t r = 0;
-    for (; r + 4 <= rows; r += 4, x += 4 * v->n, dy += 4 * v->n)
-        if (v->silu)
-            slopes(v, sum, product, x, dy, true, true);
-        else
-            slopes(v, sum, product, x, dy, true, false);
-    for (; r < rows; r++, x += v->n, dy += v->n)
-        if (v->silu)
-            slopes(v, sum, product, x, dy, false, true);
-        else
-            slopes(v, sum, product, x, dy, false, false);
-}
-
-INLINE float norm_change(float x, float dy, float mean, float scale, float gain, float bias,
-                         float first, float second, bool silu) {
-    float xhat = (x - mean) * scale;
-    float dz = silu ? dy * silu_slope(FMA(xhat, gain, bias)) : dy;
-    return scale * (FMA(dz, gain, -first) - xhat * second);
+    for (; r + 4 <= rows; r += 4, x += 4 * v->n, dz += 4 * v->n)
+        slopes(v, sum, product, x, dz, true);
+    for (; r < rows; r++, x += v->n, dz += v->n) slopes(v, sum, product, x, dz, false);
 }
 
 TARGET static void norm_grad(const ck_nn_norm *v, void *to, const void *from, const void *change,
                              const float *first, const float *second, size_t rows) {
-    const float *mean = v->mean, *scale = v->scale, *gain = v->gain, *bias = v->bias;
-    const element *x = from, *dy = change;
+    const float *mean = v->mean, *scale = v->scale, *gain = v->gain;
+    const element *x = from, *dz = change;
     element *dx = to;
     size_t n = v->n;
-    for (size_t r = 0; r < rows; r++, x += n, dy += n, dx += n)
-        if (v->silu) {
-            MAP(dx, n,
-                norm_change(GET(x, i), GET(dy, i), mean[i], scale[i], gain[i], bias[i], first[i],
-                            second[i], true));
-        } else {
-            MAP(dx, n,
-                norm_change(GET(x, i), GET(dy, i), mean[i], scale[i], gain[i], bias[i], first[i],
-                            second[i], false));
-        }
+    for (size_t r = 0; r < rows; r++, x += n, dz += n, dx += n)
+        MAP(dx, n,
+            scale[i] * (FMA(GET(dz, i), gain[i], -first[i]) -
+                        (GET(x, i) - mean[i]) * scale[i] * second[i]));
 }
 
 /* ---- Layer norm ---- */
@@ -842,6 +829,7 @@ const ck_nn TABLE_NAME(SUFFIX) = {
     .total = total,
     .columns = columns,
     .norm = norm,
+    .norm_slope = norm_slope,
     .norm_sums = norm_sums,
     .norm_grad = norm_grad,
     .layer_norm = layer_norm,

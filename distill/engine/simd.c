@@ -378,7 +378,9 @@ static void run_group_norm_grad(const ck_call *call) {
     const ck_nn *k = call->state;
     groups v = groups_of_call(call);
     int64_t count = v.n * v.pixels * v.c;
+    bool silu = ck_call_node(call)->i[1];
     const void *x = call->src[0], *dy = call->src[4];
+    const void *dz = silu ? call->dst : dy; /* kept where dx will be */
     const float *statistics = ck_packed_rest(call->src[3], count, k->element);
     float *dgain = ck_packed_rest(call->dst, count, k->element), *dbias = dgain + v.c;
 #pragma omp parallel if (count > PIECE)
@@ -392,7 +394,8 @@ static void run_group_norm_grad(const ck_call *call) {
             ck_nn_norm norm = norm_of(call, &v, p / v.pieces);
             double *sum = sums_of(&v, p);
             memset(sum, 0, (size_t)(2 * v.c) * sizeof *sum);
-            k->norm_sums(&norm, sum, sum + v.c, of(k, x, at), of(k, dy, at), rows);
+            if (silu) k->norm_slope(&norm, in(k, call->dst, at), of(k, x, at), of(k, dy, at), rows);
+            k->norm_sums(&norm, sum, sum + v.c, of(k, x, at), of(k, dz, at), rows);
         }
 #pragma omp for
         for (int64_t n = 0; n < v.n; n++) find_means(&v, n, call->src[1]);
@@ -411,7 +414,7 @@ static void run_group_norm_grad(const ck_call *call) {
             size_t rows;
             int64_t at = piece_at(&v, p, &rows), image = p / v.pieces;
             ck_nn_norm norm = norm_of(call, &v, image);
-            k->norm_grad(&norm, in(k, call->dst, at), of(k, x, at), of(k, dy, at),
+            k->norm_grad(&norm, in(k, call->dst, at), of(k, x, at), of(k, dz, at),
                          v.first + image * v.c, v.second + image * v.c, rows);
         }
     }
