@@ -9,10 +9,11 @@ extern const ck_method ck_adjust;
 extern const ck_method ck_weighted_sum, ck_add_difference, ck_linear_method, ck_n_average,
     ck_triple_sum, ck_sum_twice, ck_train_difference, ck_similarity, ck_task_arithmetic,
     ck_weighted_subtraction, ck_near_swap, ck_ties, ck_dare_linear, ck_dare_ties, ck_clamp,
-    ck_scale, ck_slerp, ck_multi_slerp, ck_karcher, ck_model_stock, ck_geometric_median, ck_nuslerp,
-    ck_perpendicular, ck_ram, ck_lora_method, ck_breadcrumbs, ck_breadcrumbs_ties, ck_tensor_sum,
-    ck_top_k_tensor_sum, ck_cosine_a, ck_cosine_b, ck_sce, ck_arcee_fusion, ck_multiply_difference,
-    ck_passthrough, ck_della, ck_della_linear, ck_smooth_add, ck_crossover;
+    ck_scale, ck_slerp, ck_multi_slerp, ck_multi_slerp_of_changes, ck_karcher, ck_model_stock,
+    ck_geometric_median, ck_nuslerp, ck_perpendicular, ck_ram, ck_lora_method, ck_breadcrumbs,
+    ck_breadcrumbs_ties, ck_tensor_sum, ck_top_k_tensor_sum, ck_cosine_a, ck_cosine_b, ck_sce,
+    ck_arcee_fusion, ck_multiply_difference, ck_passthrough, ck_della, ck_della_linear,
+    ck_smooth_add, ck_crossover;
 
 const ck_method *const ck_methods[] = {
     &ck_weighted_sum,
@@ -45,6 +46,7 @@ const ck_method *const ck_methods[] = {
     &ck_slerp,
     &ck_nuslerp,
     &ck_multi_slerp,
+    &ck_multi_slerp_of_changes,
     &ck_karcher,
     &ck_geometric_median,
     &ck_model_stock,

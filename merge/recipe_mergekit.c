@@ -96,6 +96,7 @@ typedef struct reading {
     const char *texts[CK_MAX_INPUTS]; /* the inputs, as the file calls them */
     ck_node *inputs[CK_MAX_INPUTS];
     size_t input_count;
+    bool base_is_input; /* the first */
     slice *slices;
     size_t slice_count;
     bool passthrough;      /* takes slices as they are, from one model or several */
@@ -349,7 +350,7 @@ static ck_status read_sources(reading *in, const ck_yaml_node *list, slice *s, b
         s->model = input;
         s->own[through ? 0 : input] = ck_yaml_get(entry, "parameters");
     }
-    if (!first && !through && list->count + (in->kit->base != NO_BASE) < in->input_count)
+    if (!first && !through && list->count + in->base_is_input < in->input_count)
         return ck_yaml_fail(in->doc, list, err, "all slices must have the same models");
     return CK_OK;
 }
@@ -408,14 +409,18 @@ static ck_status read_models(reading *in, const ck_yaml_node *root, ck_error *er
         return ck_yaml_fail(in->doc, slices ? slices : root, err,
                             "one of \"models\" and \"slices\" must be there");
     if (base && ck_yaml_null(base)) base = NULL;
+    in->base_is_input = in->kit->base != NO_BASE;
     if (strcmp(in->kit->name, "nuslerp") == 0 && !base) {
+        in->base_is_input = false;
         in->alpha_of_weights = true;
         in->method = ck_method_find("slerp");
-    } else if (in->kit->base != NO_BASE && !base) {
-        return ck_yaml_fail(in->doc, root, err, "%s needs \"base_model\"", in->kit->name);
-    } else if (in->kit->base != NO_BASE) {
-        CK_TRY(add_input(in, base, err));
+    } else if (strcmp(in->kit->name, "multislerp") == 0 && base) {
+        in->base_is_input = true;
+        in->method = ck_method_find("multi-slerp-of-changes");
     }
+    if (in->base_is_input && !base)
+        return ck_yaml_fail(in->doc, root, err, "%s needs \"base_model\"", in->kit->name);
+    if (in->base_is_input) CK_TRY(add_input(in, base, err));
     if (slices) {
         CK_TRY(read_slices(in, slices, err));
     } else {

@@ -333,6 +333,27 @@ static void test_mergekit_nuslerp(void **state) {
     ck_recipe_free(&r);
 }
 
+/* multislerp of changes where it has a base. */
+static void test_mergekit_multislerp(void **state) {
+    (void)state;
+    NEEDS_YAML;
+    ck_recipe r;
+    read_with(ck_foreign_mergekit,
+              "merge_method: multislerp\nmodels: [{model: a}, {model: b}, {model: c}]\n", &r);
+    assert_string_equal(r.root->method->name, "multi-slerp");
+    assert_int_equal(r.root->input_count, 3);
+    ck_recipe_free(&r);
+    read_with(ck_foreign_mergekit,
+              "merge_method: multislerp\nbase_model: c\nmodels: [{model: a, parameters: {weight: "
+              "3}}, {model: b}]\n",
+              &r);
+    assert_string_equal(r.root->method->name, "multi-slerp-of-changes");
+    assert_int_equal(r.root->input_count, 3);
+    assert_string_equal(r.models[r.root->inputs[0]->model].path, "c");
+    assert_true(value_of(&r, r.root, "weight", 0, "blocks.1.mlp.w") == 3);
+    ck_recipe_free(&r);
+}
+
 /* ---- sd-mecha ---- */
 
 #define VERSION "version 0.1.0\n"
@@ -606,6 +627,7 @@ int main(void) {
         cmocka_unit_test(test_mergekit_rules),
         cmocka_unit_test(test_mergekit_slices),
         cmocka_unit_test(test_mergekit_nuslerp),
+        cmocka_unit_test(test_mergekit_multislerp),
         cmocka_unit_test(test_mergekit_renamed),
         cmocka_unit_test(test_mecha_mistakes),
         cmocka_unit_test(test_mecha_difference),

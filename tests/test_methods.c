@@ -790,6 +790,13 @@ static void test_changes_of_two(void **state) {
     for (int i = 0; i < N; i++) x[i] = data[1][i] - data[0][i], y[i] = data[2][i] - data[0][i];
     double w = angle(x, y), along = dot(x, y) / dot(x, x);
     CHECK("nuslerp", 3, A + (sin(0.25 * w) * (B - A) + sin(0.75 * w) * (C - A)) / sin(w), 1, 3);
+    double lx = length(x), ly = length(y), m = 0, share = 0.25 * lx + 0.75 * ly;
+    for (int i = 0; i < N; i++) {
+        double d = 0.25 * (double)x[i] / lx + 0.75 * (double)y[i] / ly;
+        m += d * d;
+    }
+    CHECK("multi-slerp-of-changes", 3,
+          A + share / sqrt(m) * (0.25 / lx * (B - A) + 0.75 / ly * (C - A)), 1, 3);
     CHECK("perpendicular", 3, B + 0.6 * ((C - A) - along * (B - A)), 0.6);
     /* Right angles, and what did not move. */
     for (int i = 0; i < N; i++) x[i] = data[1][i] - data[0][i], y[i] = out[i] - data[1][i];
@@ -799,6 +806,7 @@ static void test_changes_of_two(void **state) {
     memcpy(data[1], data[0], sizeof kept);
     CHECK("perpendicular", 3, C, 1);
     CHECK("nuslerp", 3, 0.5 * A + 0.5 * C, 1, 1);
+    CHECK("multi-slerp-of-changes", 3, 0.5 * A + 0.5 * C, 1, 1);
     memcpy(data[1], kept, sizeof kept);
 }
 

@@ -57,6 +57,7 @@ mergekit("slerp", "slerp", "ab", theirs={"t": 0.3}, alpha=0.3)
 mergekit("nuslerp", "nuslerp", theirs=W, **W)
 mergekit("multislerp", "multi-slerp", base_index=None, theirs={"weight": [1.0, 2.0, 0.5]},
          weight=[1, 2, 0.5])
+mergekit("multislerp", "multi-slerp-of-changes", theirs=W, **W)
 mergekit("karcher", "karcher", base_index=None)
 mergekit("model_stock", "model-stock")
 mergekit("nearswap", "near-swap", "ab", theirs={"t": 0.05}, t=0.05)
