@@ -47,8 +47,12 @@ INLINE float get(const element *x) {
 /* Sums of a few numbers and of their squares: of bf16, f32 has them all but exactly. */
 #ifdef HALF
 typedef float few;
+#define ROOT sqrtf
+enum { LANES = 2 * VL }; /* of elements that fill a vector */
 #else
 typedef double few;
+#define ROOT sqrt
+enum { LANES = VL };
 #endif
 
 /* Element i of an array. */
@@ -318,13 +322,18 @@ TARGET static void columns(double *sum, double *squares, const void *from, size_
 /* Two sums over rows, in lanes. (What the compiler makes of reductions adds up lanes one by one:
  * twice the time of rows of 64.) */
 typedef struct two_sums {
-    few a[VL], b[VL];
+    few a[LANES], b[LANES];
 } two_sums;
 
 INLINE void add_lanes(two_sums *s) {
+#ifdef HALF
+    s->a[0] = _mm512_reduce_add_ps(_mm512_loadu_ps(s->a) + _mm512_loadu_ps(s->a + VL));
+    s->b[0] = _mm512_reduce_add_ps(_mm512_loadu_ps(s->b) + _mm512_loadu_ps(s->b + VL));
+#else
     UNROLLED for (size_t w = VL / 2; w > 0; w /= 2) {
         SIMD for (size_t l = 0; l < w; l++) s->a[l] += s->a[l + w], s->b[l] += s->b[l + w];
     }
+#endif
 }
 
 /* ---- Norms by channel ---- */
@@ -403,11 +412,12 @@ TARGET static void layer_norm(void *to, float *statistics, const void *from, con
                               const float *bias, double eps, size_t rows, size_t n) {
     const element *x = from;
     element *y = to;
+    double each = 1 / (double)n;
     for (size_t r = 0; r < rows; r++, x += n, y += n, statistics += 2) {
         two_sums s = {{0}, {0}};
         size_t k = 0;
-        for (; k + VL <= n; k += VL) {
-            SIMD for (size_t l = 0; l < VL; l++) {
+        for (; k + LANES <= n; k += LANES) {
+            SIMD for (size_t l = 0; l < LANES; l++) {
                 few a = GET(x, k + l);
                 s.a[l] += a;
                 s.b[l] += a * a;
@@ -419,10 +429,10 @@ TARGET static void layer_norm(void *to, float *statistics, const void *from, con
             s.b[0] += a * a;
         }
         add_lanes(&s);
-        double average = (double)s.a[0] / (double)n;
-        double variance = (double)s.b[0] / (double)n - average * average;
+        double average = (double)s.a[0] * each;
+        double variance = (double)s.b[0] * each - average * average;
         float mean = (float)average;
-        float scale = (float)(1 / sqrt((variance > 0 ? variance : 0) + eps));
+        float scale = (float)(1 / ROOT((few)((variance > 0 ? variance : 0) + eps)));
         MAP(y, n, FMA((GET(x, i) - mean) * scale, gain[i], bias[i]));
         statistics[0] = mean;
         statistics[1] = scale;
@@ -435,8 +445,8 @@ INLINE void layer_norm_row(element *dx, const element *x, const element *dy, con
     float mean = statistics[0], scale = statistics[1];
     two_sums s = {{0}, {0}};
     size_t k = 0;
-    for (; k + VL <= n; k += VL) {
-        SIMD for (size_t l = 0; l < VL; l++) {
+    for (; k + LANES <= n; k += LANES) {
+        SIMD for (size_t l = 0; l < LANES; l++) {
             float xhat = (GET(x, k + l) - mean) * scale, d = GET(dy, k + l) * gain[k + l];
             s.a[l] += (few)d;
             s.b[l] += (few)d * xhat;
