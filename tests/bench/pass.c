@@ -2,29 +2,16 @@
  * read back included. pass CONFIG.json BACKEND BATCH TOKENS [PEAK] prints the best and the median
  * of nine after three that make ready; PEAK: TFLOP/s of which a share is said. (With guidance a
  * picture is two of the batch.) tests/bench/pass.py is the same in torch. */
-#include "distill/engine/backend.h"
 #include "distill/engine/cost.h"
 #include "distill/models/unet.h"
 #include "io/os.h"
 #include "kernels/philox.h"
+#include "tests/bench/bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 enum { READY = 3, TIMES = 9 };
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s == CK_OK) return;
-    fprintf(stderr, "pass: %s\n", err.message);
-    exit(1);
-}
-
-static int by_time(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
 
 /* An input with numbers of chance, and how many they are. */
 static size_t fill(ck_exec *e, const ck_graph *g, ck_node n, float **numbers) {
@@ -49,19 +36,17 @@ static void time_passes(ck_exec *e, const ck_graph *g, const ck_node in[3], ck_n
         ok(ck_exec_read(e, out, answer, count, &err));
         if (i >= 0) seconds[i] = ck_seconds() - start;
     }
-    qsort(seconds, TIMES, sizeof *seconds, by_time);
+    sort_times(seconds, TIMES);
     for (int i = 0; i < 3; i++) free(data[i]);
 }
 
 static void tell(char **argv, const ck_backend *b, const ck_exec *e, const double seconds[TIMES]) {
-    size_t available = 0, all = 0;
     double middle = seconds[TIMES / 2], speed = ck_exec_operations(e) / middle / 1e12;
-    if (b->memory) b->memory(&available, &all);
     printf("%s, pass, batch %s: %.2f ms (best %.2f), %.2f TFLOP/s", argv[2], argv[3], 1e3 * middle,
            1e3 * seconds[0], speed);
     if (argv[5]) printf(" (%.1f%% of %s)", 100 * speed / atof(argv[5]), argv[5]);
     printf(", plan %.0f MiB", (double)ck_exec_peak(e) / 0x1p20);
-    if (all) printf(", of the card %.0f MiB taken", (double)(all - available) / 0x1p20);
+    print_taken(b);
     printf("\n");
 }
 

@@ -7,22 +7,15 @@
 #include "distill/methods/distill.h"
 #include "distill/run/shard.h"
 #include "distill/run/trainer.h"
-#include "kernels/philox.h"
 #include "io/os.h"
+#include "kernels/philox.h"
+#include "tests/bench/bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { READY = 3, TIMES = 7 };
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s == CK_OK) return;
-    fprintf(stderr, "step: %s\n", err.message);
-    exit(1);
-}
 
 /* The same data in every round: making it takes no part of the time. */
 static ck_status batch(void *self, const ck_batch *b, ck_error *e) {
@@ -65,11 +58,6 @@ static void build(ck_distill *d, const ck_world *world, const ck_unet_config *c,
     fill(d, CK_FEED_X0), fill(d, CK_FEED_CONTEXT), fill(d, CK_FEED_NO_CONTEXT);
 }
 
-static int by_time(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* Each step ends with its loss and norm in the program's memory, and the next begins after the
  * update was asked for: as runs do. *waited: the share of it in which a card alone was busy. */
 static void time_steps(ck_trainer *t, ck_distill *d, double seconds[TIMES], double *loss,
@@ -88,15 +76,13 @@ static void time_steps(ck_trainer *t, ck_distill *d, double seconds[TIMES], doub
         *loss = report.loss;
     }
     *waited = (ck_trainer_waited(t) - before) / all;
-    qsort(seconds, TIMES, sizeof *seconds, by_time);
+    sort_times(seconds, TIMES);
 }
 
 /* samples/s of all processes, TFLOP/s of each. */
 static void tell(char **argv, const ck_trainer *t, const ck_distill *d, const ck_backend *b,
                  const double seconds[TIMES], double loss, double waited) {
-    size_t available = 0, all = 0;
     double middle = seconds[TIMES / 2], work = 0;
-    if (b->memory) b->memory(&available, &all);
     for (size_t i = 0; i < d->part_count; i++) work += ck_trainer_operations(t, i);
     double speed = work / middle / 1e12;
     printf("%s, %s, batch %s", argv[2], argv[3], argv[4]);
@@ -107,7 +93,7 @@ static void tell(char **argv, const ck_trainer *t, const ck_distill *d, const ck
     if (!b->host) printf(", %.0f%% of the time only waiting for the card", 100 * waited);
     printf(", plan %.0f MiB, weights and moments %.0f MiB", (double)ck_trainer_peak(t) / 0x1p20,
            (double)ck_trainer_held(t) / 0x1p20);
-    if (all) printf(", of the card %.0f MiB taken", (double)(all - available) / 0x1p20);
+    print_taken(b);
     printf(", loss %.4g\n", loss);
 }
 

@@ -5,9 +5,9 @@
  * from; then by operation the seconds, of each the best, and where they are for products the speed.
  * tests/bench/train.py is the same in torch.
  */
-#include "distill/engine/backend.h"
 #include "distill/engine/cost.h"
 #include "distill/models/unet.h"
+#include "tests/bench/bench.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -16,14 +16,6 @@
 #include <sys/resource.h>
 
 enum { MOST = 8192, TIMES = 5 };
-
-static ck_error err;
-
-static void ok(ck_status s) {
-    if (s == CK_OK) return;
-    fprintf(stderr, "train: %s\n", err.message);
-    exit(1);
-}
 
 static double total(const ck_exec *e) {
     double sum = 0;
