@@ -138,7 +138,9 @@ ck_status ck_backend_open(const char *name, const ck_backend **b, ck_error *err)
 /* CK_MEMORY: what, how much it takes, how much there is, and what to change. */
 ck_status ck_backend_fail_memory(const ck_backend *b, const char *what, size_t bytes,
                                  ck_error *err);
-/* The same by a backend's `memory`; bytes 0: nobody knows. */
+/* That, unless there are so many bytes, or nobody knows. */
+ck_status ck_backend_fits(const ck_backend *b, const char *what, size_t bytes, ck_error *err);
+/* As ck_backend_fail_memory, by a backend's `memory`; bytes 0: nobody knows. */
 ck_status ck_fail_full(void (*memory)(size_t *available, size_t *all), const char *what,
                        size_t bytes, ck_error *err);
 

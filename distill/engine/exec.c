@@ -261,26 +261,25 @@ static bool is_read_weight(const ck_exec *e, size_t n) {
     return e->graph->nodes[n].op == CK_OP_PARAM && e->needed[n];
 }
 
-size_t ck_exec_weights(const ck_exec *e) {
+/* Bytes of the weights that are read, or of those that are not there yet. */
+static size_t weights_of(const ck_exec *e, bool all) {
     size_t bytes = 0;
-    for (size_t i = 0; i < e->count; i++)
-        if (is_read_weight(e, i))
-            bytes += (size_t)ck_shape_count(&e->graph->nodes[i].shape) * (e->half[i] ? 2 : 4);
+    for (size_t i = 0; i < e->count; i++) {
+        const ck_graph_node *n = &e->graph->nodes[i];
+        if (is_read_weight(e, i) && (all || !ck_params_holds(n->params, n->param, e->half[i])))
+            bytes += (size_t)ck_shape_count(&n->shape) * (e->half[i] ? 2 : 4);
+    }
     return bytes;
 }
 
+size_t ck_exec_weights(const ck_exec *e) {
+    return weights_of(e, true);
+}
+
 ck_status ck_exec_fits(const ck_exec *e, ck_error *err) {
-    size_t need = ck_exec_peak(e), available, all;
     if (!e->backend->host) return CK_OK;
-    for (size_t i = 0; i < e->count; i++) {
-        const ck_graph_node *n = &e->graph->nodes[i];
-        if (is_read_weight(e, i) && !ck_params_holds(n->params, n->param, e->half[i]))
-            need += (size_t)ck_shape_count(&n->shape) * (e->half[i] ? 2 : 4);
-    }
-    e->backend->memory(&available, &all);
-    return !available || need <= available
-               ? CK_OK
-               : ck_backend_fail_memory(e->backend, "a graph and its weights", need, err);
+    return ck_backend_fits(e->backend, "a graph and its weights",
+                           ck_exec_peak(e) + weights_of(e, false), err);
 }
 
 ck_status ck_exec_share(ck_exec *e, ck_resident *r, ck_error *err) {

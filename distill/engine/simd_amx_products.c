@@ -139,6 +139,10 @@ static int64_t pixels_of(const sums *s) {
     return s->meeting.n * s->meeting.p * s->meeting.q;
 }
 
+static int64_t parts_of(const sums *s) {
+    return (pixels_of(s) + PIXELS - 1) / PIXELS;
+}
+
 static int64_t results_of(const sums *s) {
     return s->meeting.k * s->meeting.r * s->meeting.s * s->meeting.c;
 }
@@ -167,7 +171,7 @@ static sums sums_of(const ck_graph *g, ck_node id) {
     }
     s.still.vectors = s.meeting.k;
     s.moving.vectors = s.meeting.c;
-    int64_t parts = (pixels_of(&s) + PIXELS - 1) / PIXELS;
+    int64_t parts = parts_of(&s);
     s.splits = results_of(&s) > SMALL ? 1 : parts < SPLITS ? parts : SPLITS;
     return s;
 }
@@ -289,7 +293,7 @@ static void run_shared(const ck_call *call, const sums *s) {
 /* Memory: the sums; and for each thread what add_sums needs, then tiles of the still side. */
 static void run_split(const ck_call *call, const sums *s) {
     const tiled *t = call->state;
-    int64_t n = results_of(s), parts = (pixels_of(s) + PIXELS - 1) / PIXELS;
+    int64_t n = results_of(s), parts = parts_of(s);
     float *each = call->scratch, *dw = call->dst;
 #pragma omp parallel num_threads(t->threads) if (ck_convolution_work(&s->meeting) > ALONE)
     {

@@ -388,10 +388,8 @@ ck_status ck_trainer_allocate(ck_trainer *t, size_t limit, ck_error *err) {
                        "batch (and accumulate), or turn checkpointing on",
                        (double)need / 0x1p20, (double)limit / 0x1p20);
     /* The processor's weights are there already. */
-    size_t more = need - (t->backend->host ? weights_bytes(t) : 0), available, all;
-    t->backend->memory(&available, &all);
-    if (available && more > available)
-        return ck_backend_fail_memory(t->backend, "training", more, err);
+    size_t more = need - (t->backend->host ? weights_bytes(t) : 0);
+    CK_TRY(ck_backend_fits(t->backend, "training", more, err));
     if (t->world.size > 1) CK_TRY(ck_shard_join(&t->world, t->backend, err));
     CK_TRY(take_in(t, true, err));
     for (size_t i = 0; i < t->d->part_count; i++) {
