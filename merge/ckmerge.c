@@ -457,28 +457,25 @@ static void print_method(const ck_method *m, bool whole) {
 /* What is no method, as it looks at all tensors of a model before anything is merged. */
 static const char rebasin_doc[] =
     "Git re-basin (Ainsworth, Hayase, Srinivasa 2022) by weight matching, of SD1, SD2 and SDXL: "
-    "the "
-    "order of B's channels for which the sum of A's weights times B's is largest, group after "
-    "group "
-    "until no order gets better. Goes with every method, for all models but the first; in recipes "
-    "\"rebasin\": true of a model. Channels of blocks (attention heads, norm groups) change places "
-    "within blocks, and blocks with each other. sd-mecha and meh take groups at random, so that "
-    "their results differ from run to run.";
+    "the order of B's channels for which the sum of A's weights times B's is largest, group "
+    "after group until no order gets better. Goes with every method, for all models but the "
+    "first; in recipes \"rebasin\": true of a model. Channels of blocks (attention heads, norm "
+    "groups) change places within blocks, and blocks with each other. sd-mecha and meh take "
+    "groups at random, so that their results differ from run to run.";
 
 static int print_help(const char *name) {
-    const ck_method *m = ck_method_find(name);
-    if (m) {
-        print_method(m, true);
-        return EXIT_DONE;
-    }
+    const ck_method *m;
+    ck_error err;
     if (strcmp(name, "rebasin") == 0 || strcmp(name, "git-rebasin") == 0) {
         puts("--rebasin        B's channels in the order that is nearest to A, before the merge\n");
         ck_cli_wrap(stdout, rebasin_doc, 0);
         return EXIT_DONE;
     }
-    const char *near = ck_flags_near_method(name);
-    fprintf(stderr, "ckmerge: there is no method '%s'%s%s%s; see `ckmerge methods`\n", name,
-            near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    if (ck_flags_method(name, &m, &err) == CK_OK) {
+        print_method(m, true);
+        return EXIT_DONE;
+    }
+    fprintf(stderr, "ckmerge: %s\n", err.message);
     return EXIT_USAGE;
 }
 

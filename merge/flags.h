@@ -42,7 +42,8 @@ ck_status ck_flags_recipe(ck_recipe *r, const char *const *paths, size_t count,
  * "a-b-c-add-difference-0.7.safetensors", or the recipe's name. NULL: out of memory. */
 char *ck_flags_output(const ck_recipe *r);
 
-/* The name of the method that is spelled most like this one, or NULL. */
-const char *ck_flags_near_method(const char *name);
+/* The method of this name. CK_USAGE: there is none; the error has the one that is spelled most like
+ * it. */
+ck_status ck_flags_method(const char *name, const ck_method **method, ck_error *err);
 
 #endif

@@ -55,11 +55,15 @@ static ck_status apply_setting(ck_recipe *r, const char *text, ck_error *err) {
     return ck_recipe_set(r, r->root, name, items, count, err);
 }
 
-const char *ck_flags_near_method(const char *name) {
+ck_status ck_flags_method(const char *name, const ck_method **method, ck_error *err) {
     const char *names[64];
     size_t count = 0;
+    *method = ck_method_find(name);
+    if (*method) return CK_OK;
     for (; ck_methods[count] && count < 64; count++) names[count] = ck_methods[count]->name;
-    return ck_cli_nearest(name, names, count);
+    const char *near = ck_cli_nearest(name, names, count);
+    return ck_fail(err, CK_USAGE, "there is no method '%s'%s%s%s; see `ckmerge methods`", name,
+                   near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 }
 
 static ck_status choose_method(size_t models, const ck_method **method, ck_error *err) {
@@ -72,11 +76,7 @@ static ck_status choose_method(size_t models, const ck_method **method, ck_error
                        "%zu models need --method, such as add-difference for A + alpha (B - C), or "
                        "--weight W1,W2,... for their weighted sum",
                        models);
-    *method = ck_method_find(name);
-    if (*method) return CK_OK;
-    const char *near = ck_flags_near_method(name);
-    return ck_fail(err, CK_USAGE, "there is no method '%s'%s%s%s; see `ckmerge methods`", name,
-                   near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    return ck_flags_method(name, method, err);
 }
 
 /* Models are called a, b, c, ... as in formulas; after z: m27, m28, ... A base comes first. */

@@ -32,28 +32,30 @@ typedef struct kit_method {
     const char *name, *ours;
     base_use base;
     const char *theirs, *renamed; /* a parameter that has another name here */
+    const char *otherwise;        /* what it is here where base_model is missing, or is given
+                                   * though not wanted; NULL: an error */
 } kit_method;
 
 static const kit_method kit_methods[] = {
-    {"linear", "linear", NO_BASE, NULL, NULL},
-    {"slerp", "slerp", PAIR, "t", "alpha"},
-    {"nuslerp", "nuslerp", BASE, NULL, NULL},
-    {"multislerp", "multi-slerp", NO_BASE, NULL, NULL},
-    {"karcher", "karcher", NO_BASE, NULL, NULL},
-    {"task_arithmetic", "task-arithmetic", BASE, NULL, NULL},
-    {"ties", "ties", BASE, NULL, NULL},
-    {"dare_ties", "dare-ties", BASE, NULL, NULL},
-    {"dare_linear", "dare-linear", BASE, NULL, NULL},
-    {"breadcrumbs", "breadcrumbs", BASE, NULL, NULL},
-    {"breadcrumbs_ties", "breadcrumbs-ties", BASE, NULL, NULL},
-    {"della", "della", BASE, NULL, NULL},
-    {"della_linear", "della-linear", BASE, NULL, NULL},
-    {"model_stock", "model-stock", BASE, NULL, NULL},
-    {"sce", "sce", BASE, "select_topk", "select"},
-    {"arcee_fusion", "arcee-fusion", PAIR, NULL, NULL},
-    {"nearswap", "near-swap", PAIR, NULL, NULL},
-    {"ram", "ram", BASE, "epsilon", "least"},
-    {"passthrough", "scale", NO_BASE, NULL, NULL},
+    {"linear", "linear", NO_BASE, NULL, NULL, NULL},
+    {"slerp", "slerp", PAIR, "t", "alpha", NULL},
+    {"nuslerp", "nuslerp", BASE, NULL, NULL, "slerp"},
+    {"multislerp", "multi-slerp", NO_BASE, NULL, NULL, "multi-slerp-of-changes"},
+    {"karcher", "karcher", NO_BASE, NULL, NULL, NULL},
+    {"task_arithmetic", "task-arithmetic", BASE, NULL, NULL, NULL},
+    {"ties", "ties", BASE, NULL, NULL, NULL},
+    {"dare_ties", "dare-ties", BASE, NULL, NULL, NULL},
+    {"dare_linear", "dare-linear", BASE, NULL, NULL, NULL},
+    {"breadcrumbs", "breadcrumbs", BASE, NULL, NULL, NULL},
+    {"breadcrumbs_ties", "breadcrumbs-ties", BASE, NULL, NULL, NULL},
+    {"della", "della", BASE, NULL, NULL, NULL},
+    {"della_linear", "della-linear", BASE, NULL, NULL, NULL},
+    {"model_stock", "model-stock", BASE, NULL, NULL, NULL},
+    {"sce", "sce", BASE, "select_topk", "select", NULL},
+    {"arcee_fusion", "arcee-fusion", PAIR, NULL, NULL, NULL},
+    {"nearswap", "near-swap", PAIR, NULL, NULL, NULL},
+    {"ram", "ram", BASE, "epsilon", "least", NULL},
+    {"passthrough", "scale", NO_BASE, NULL, NULL, NULL},
 };
 
 /* Parameters of mergekit's that are no parameters here: the value that does what is done here, NAN
@@ -410,13 +412,10 @@ static ck_status read_models(reading *in, const ck_yaml_node *root, ck_error *er
                             "one of \"models\" and \"slices\" must be there");
     if (base && ck_yaml_null(base)) base = NULL;
     in->base_is_input = in->kit->base != NO_BASE;
-    if (strcmp(in->kit->name, "nuslerp") == 0 && !base) {
-        in->base_is_input = false;
-        in->alpha_of_weights = true;
-        in->method = ck_method_find("slerp");
-    } else if (strcmp(in->kit->name, "multislerp") == 0 && base) {
-        in->base_is_input = true;
-        in->method = ck_method_find("multi-slerp-of-changes");
+    if (in->kit->otherwise && in->base_is_input != (base != NULL)) {
+        in->base_is_input = base != NULL;
+        in->method = ck_method_find(in->kit->otherwise);
+        in->alpha_of_weights = !base;
     }
     if (in->base_is_input && !base)
         return ck_yaml_fail(in->doc, root, err, "%s needs \"base_model\"", in->kit->name);

@@ -1,14 +1,10 @@
 /* Model stock: as far from the base as several fine-tunes agree. */
 #include "io/os.h"
 #include "merge/method.h"
+#include "merge/methods/gram.h"
 
 #include <float.h>
 #include <math.h>
-
-/* The inner product of x_i - base and x_j - base; the base is input 0. */
-static double difference(const double *gram, size_t n, size_t i, size_t j) {
-    return gram[i * n + j] - gram[i * n] - gram[j * n] + gram[0];
-}
 
 static void combine(const ck_arguments *args, const double *gram, double *c) {
     size_t n = args->inputs;
@@ -16,9 +12,10 @@ static void combine(const ck_arguments *args, const double *gram, double *c) {
     double cosine = 0;
     for (size_t i = 1; i < n; i++)
         for (size_t j = 1; j < i; j++, pairs++) {
-            double lengths =
-                sqrt(fmax(0, difference(gram, n, i, i))) * sqrt(fmax(0, difference(gram, n, j, j)));
-            if (lengths > 0) cosine += fmax(-1, fmin(1, difference(gram, n, i, j) / lengths));
+            double lengths = sqrt(fmax(0, ck_change_product(gram, n, i, i))) *
+                             sqrt(fmax(0, ck_change_product(gram, n, j, j)));
+            if (lengths > 0)
+                cosine += fmax(-1, fmin(1, ck_change_product(gram, n, i, j) / lengths));
         }
     cosine /= (double)pairs;
     double divisor = 1 + (double)(models - 1) * cosine;

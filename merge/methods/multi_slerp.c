@@ -1,6 +1,7 @@
 /* The mean direction of any number of models, with their mean length; or of what they learned over
  * a base. */
 #include "merge/method.h"
+#include "merge/methods/gram.h"
 
 #include <math.h>
 
@@ -42,8 +43,7 @@ static void combine_changes(const ck_arguments *args, const double *gram, double
     size_t n = args->inputs, models = n - 1;
     for (size_t i = 0; i < models; i++)
         for (size_t j = 0; j < models; j++)
-            changes[i * models + j] =
-                gram[(i + 1) * n + j + 1] - gram[i + 1] - gram[j + 1] + gram[0];
+            changes[i * models + j] = ck_change_product(gram, n, i + 1, j + 1);
     mean_direction(args->values[WEIGHT].items, models, changes, c + 1);
     c[0] = 1;
     for (size_t i = 1; i < n; i++) c[0] -= c[i];
