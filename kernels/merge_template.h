@@ -18,6 +18,7 @@
  * and goes the same way.
  */
 #include "kernels/kernels.h"
+#include "kernels/unrolled.h"
 
 #include <stdint.h>
 #include <string.h>
@@ -386,75 +387,31 @@ TARGET static void thin(float *out, const float *pa, const float *pb, const uint
     for (; i < n; i++) out[i] = (pa[i] - pb[i]) * (drawn[i] < sure ? scale : 0);
 }
 
-/* Eight sums at a time or more, as many as hide the latency of an addition: six or four rows by two
- * vectors of one panel, or one row by two vectors of four. */
-#define TERM(i, weight, b)                                                                         \
-    left##i = FMA(weight, load_f32(b), left##i);                                                   \
-    right##i = FMA(weight, load_f32((b) + VL), right##i);
-#define STORE(i, out)                                                                              \
-    memcpy(out, &left##i, sizeof left##i);                                                         \
-    memcpy((out) + VL, &right##i, sizeof right##i);
-
-INLINE void one_row(float *out, const float *a, const float *b, size_t r) {
-    vf left0 = {0}, right0 = {0};
-    for (size_t k = 0; k < r; k++) {
-        TERM(0, splat(a[k]), b + k * CK_PANEL)
+/* NAME: COUNT sums of two vectors, as many as hide the latency of an addition: of rows of a and one
+ * panel, or of a row and panels. FROM, PANEL and TO are the distances between the sums in a, b and
+ * out. (A macro, because clang unrolls loops before it knows what an inline function is given.) */
+#define SUMS(NAME, COUNT, FROM, PANEL, TO)                                                         \
+    INLINE void NAME(float *out, size_t stride, const float *a, const float *b, size_t r) {        \
+        vf left[COUNT] = {{0}}, right[COUNT] = {{0}};                                              \
+        (void)stride;                                                                              \
+        for (size_t k = 0; k < r; k++) {                                                           \
+            UNROLLED for (size_t i = 0; i < COUNT; i++) {                                          \
+                vf weight = splat(a[(FROM)*i + k]);                                                \
+                const float *row = b + (PANEL)*i + k * CK_PANEL;                                   \
+                left[i] = FMA(weight, load_f32(row), left[i]);                                     \
+                right[i] = FMA(weight, load_f32(row + VL), right[i]);                              \
+            }                                                                                      \
+        }                                                                                          \
+        UNROLLED for (size_t i = 0; i < COUNT; i++) {                                              \
+            memcpy(out + (TO)*i, &left[i], sizeof left[i]);                                        \
+            memcpy(out + (TO)*i + VL, &right[i], sizeof right[i]);                                 \
+        }                                                                                          \
     }
-    STORE(0, out)
-}
 
-INLINE void four_panels(float *out, const float *a, const float *b, size_t r) {
-    vf left0 = {0}, left1 = {0}, left2 = {0}, left3 = {0};
-    vf right0 = {0}, right1 = {0}, right2 = {0}, right3 = {0};
-    for (size_t k = 0; k < r; k++) {
-        vf weight = splat(a[k]);
-        const float *row = b + k * CK_PANEL;
-        TERM(0, weight, row)
-        TERM(1, weight, row + r * CK_PANEL)
-        TERM(2, weight, row + 2 * r * CK_PANEL)
-        TERM(3, weight, row + 3 * r * CK_PANEL)
-    }
-    STORE(0, out)
-    STORE(1, out + CK_PANEL)
-    STORE(2, out + 2 * CK_PANEL)
-    STORE(3, out + 3 * CK_PANEL)
-}
-
-INLINE void four_rows(float *out, size_t stride, const float *a, const float *b, size_t r) {
-    vf left0 = {0}, left1 = {0}, left2 = {0}, left3 = {0};
-    vf right0 = {0}, right1 = {0}, right2 = {0}, right3 = {0};
-    for (size_t k = 0; k < r; k++) {
-        const float *row = b + k * CK_PANEL;
-        TERM(0, splat(a[k]), row)
-        TERM(1, splat(a[r + k]), row)
-        TERM(2, splat(a[2 * r + k]), row)
-        TERM(3, splat(a[3 * r + k]), row)
-    }
-    STORE(0, out)
-    STORE(1, out + stride)
-    STORE(2, out + 2 * stride)
-    STORE(3, out + 3 * stride)
-}
-
-INLINE void six_rows(float *out, size_t stride, const float *a, const float *b, size_t r) {
-    vf left0 = {0}, left1 = {0}, left2 = {0}, left3 = {0}, left4 = {0}, left5 = {0};
-    vf right0 = {0}, right1 = {0}, right2 = {0}, right3 = {0}, right4 = {0}, right5 = {0};
-    for (size_t k = 0; k < r; k++) {
-        const float *row = b + k * CK_PANEL;
-        TERM(0, splat(a[k]), row)
-        TERM(1, splat(a[r + k]), row)
-        TERM(2, splat(a[2 * r + k]), row)
-        TERM(3, splat(a[3 * r + k]), row)
-        TERM(4, splat(a[4 * r + k]), row)
-        TERM(5, splat(a[5 * r + k]), row)
-    }
-    STORE(0, out)
-    STORE(1, out + stride)
-    STORE(2, out + 2 * stride)
-    STORE(3, out + 3 * stride)
-    STORE(4, out + 4 * stride)
-    STORE(5, out + 5 * stride)
-}
+SUMS(one_row, 1, 0, 0, 0)
+SUMS(four_panels, 4, 0, (r * CK_PANEL), CK_PANEL)
+SUMS(four_rows, 4, r, 0, stride)
+SUMS(six_rows, 6, r, 0, stride)
 
 /* A vector pair's columns of all panels at a time. The last four rows may begin among those before,
  * which are then made twice. */
@@ -477,9 +434,9 @@ TARGET static void panels(float *out, size_t stride, const float *a, const float
             float *to = out + i * stride + j;
             size_t p = 0;
             for (; p + 4 <= count; p += 4)
-                four_panels(to + p * CK_PANEL, a + i * r, b + p * r * CK_PANEL + j, r);
+                four_panels(to + p * CK_PANEL, stride, a + i * r, b + p * r * CK_PANEL + j, r);
             for (; p < count; p++)
-                one_row(to + p * CK_PANEL, a + i * r, b + p * r * CK_PANEL + j, r);
+                one_row(to + p * CK_PANEL, stride, a + i * r, b + p * r * CK_PANEL + j, r);
         }
     }
 }

@@ -8,6 +8,7 @@
 #define CK_NN_AMX_INT_H
 
 #include "kernels/nn.h"
+#include "kernels/unrolled.h"
 
 #include <immintrin.h>
 #include <stdint.h>
@@ -18,12 +19,6 @@
         target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,amx-tile,amx-bf16,fma")))
 #define ALIGNED __attribute__((aligned(64)))
 #define INLINE  static inline __attribute__((always_inline)) TARGET
-
-#if defined(__clang__)
-#define UNROLLED _Pragma("unroll")
-#else
-#define UNROLLED _Pragma("GCC unroll 16")
-#endif
 
 typedef uint32_t pair; /* two bf16 */
 

@@ -11,6 +11,7 @@
  * says itself what is in registers.
  */
 #include "kernels/nn.h"
+#include "kernels/unrolled.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -18,11 +19,6 @@
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 #define SIMD   _Pragma("omp simd")
-#if defined(__clang__)
-#define UNROLLED _Pragma("unroll")
-#else
-#define UNROLLED _Pragma("GCC unroll 8")
-#endif
 
 /* ---- Elements of arrays ---- */
 
@@ -144,45 +140,45 @@ INLINE float decay(float x) {
     return p;
 }
 
-INLINE float sigmoid(float x) {
-    float e = decay(-fabsf(x));
-    return (x < 0 ? e : 1) / (1 + e);
-}
-
 /* As below, off by 5e-5. */
-INLINE float normal(float x, float *density) {
-    float t = 1 / FMA(fabsf(x), 0.25f, 1.f);
+INLINE float tail_factor(float x, float *t_of_x) {
+    float t = *t_of_x = 1 / FMA(x, 0.25f, 1.f);
     float p = FMA(t, 0.241726369f, -0.104193173f);
     p = FMA(p, t, 0.180666968f);
     p = FMA(p, t, 0.0804193988f);
-    p = FMA(p, t, 0.101361223f);
-    float e = decay(-0.5f * x * x), tail = e * p * t;
-    *density = e * 0.398942280f;
-    return x > 0 ? 1 - tail : tail;
+    return FMA(p, t, 0.101361223f);
 }
 #else
-INLINE float sigmoid(float x) {
-    float e = exponential_up_to_89(-fabsf(x));
-    return (x < 0 ? e : 1) / (1 + e);
+INLINE float decay(float x) {
+    return exponential_up_to_89(x);
 }
 
-/* P(z < x) of a normal z, and its density. The upper tail is the density times a polynomial in
- * 1 / (1 + 0.3 x): the form of Abramowitz and Stegun 26.2.17, fitted for an error of 1.5e-7
- * relative. */
-INLINE float normal(float x, float *density) {
-    float t = 1 / FMA(fabsf(x), 0.3f, 1.f);
+/* A normal z is above x >= 0 with the probability e^(-x^2 / 2) p t, t = 1 / (1 + 0.3 x), p a
+ * polynomial in t, which is returned: the form of Abramowitz and Stegun 26.2.17, fitted for an
+ * error of 1.5e-7 relative. */
+INLINE float tail_factor(float x, float *t_of_x) {
+    float t = *t_of_x = 1 / FMA(x, 0.3f, 1.f);
     float p = FMA(t, 0.0356746806f, -0.157202671f);
     p = FMA(p, t, 0.206352762f);
     p = FMA(p, t, -0.0536829311f);
     p = FMA(p, t, 0.128561236f);
     p = FMA(p, t, 0.0999136138f);
     p = FMA(p, t, 0.120753936f);
-    p = FMA(p, t, 0.1196293f);
-    float e = exponential_up_to_89(-0.5f * x * x), tail = e * p * t;
+    return FMA(p, t, 0.1196293f);
+}
+#endif
+
+INLINE float sigmoid(float x) {
+    float e = decay(-fabsf(x));
+    return (x < 0 ? e : 1) / (1 + e);
+}
+
+/* P(z < x) of a normal z, and its density. */
+INLINE float normal(float x, float *density) {
+    float t, p = tail_factor(fabsf(x), &t), e = decay(-0.5f * x * x), tail = e * p * t;
     *density = e * 0.398942280f;
     return x > 0 ? 1 - tail : tail;
 }
-#endif
 
 /* ---- Element by element ---- */
 

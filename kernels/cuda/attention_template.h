@@ -35,6 +35,13 @@ CK_GPU_FUNCTION void NAMED(fetch)(uint16_t *to, const attention_args *a, const u
     }
 }
 
+/* A tile of keys, then one of values. */
+CK_GPU_FUNCTION void NAMED(fetch_keys)(uint16_t *to, const attention_args *a, const place *at,
+                                       int64_t first, int tile, int t) {
+    NAMED(fetch)(to, a, a->k + at->key, first, tile, a->keys, t);
+    NAMED(fetch)(to + tile * STRIDE, a, a->v + at->key, first, tile, a->keys, t);
+}
+
 /* s: 16 rows of every warp by `tile` rows, their products over the head's channels. */
 #define SCORES(s, own, other, tile)                                                                \
     do {                                                                                           \
@@ -112,8 +119,7 @@ CK_GPU_LARGE_KERNEL(NAMED(attention), attention_args, FORWARD_BYTES, CK_WIDTH > 
     CK_GPU_OWN(float, total, 2);
     CK_GPU_THREADS(t) {
         NAMED(fetch)(own, a, a->q + at.query, at.first, ROWS, a->queries, t);
-        NAMED(fetch)(tiles, a, a->k + at.key, 0, KEYS, a->keys, t);
-        NAMED(fetch)(tiles + KEYS * STRIDE, a, a->v + at.key, 0, KEYS, a->keys, t);
+        NAMED(fetch_keys)(tiles, a, &at, 0, KEYS, t);
         CK_GPU_UNROLL
         for (int i = 0; i < CK_WIDTH / 2; i++) sums[CK_GPU_MINE(t)][i] = 0;
         CK_GPU_UNROLL
@@ -127,8 +133,7 @@ CK_GPU_LARGE_KERNEL(NAMED(attention), attention_args, FORWARD_BYTES, CK_WIDTH > 
         int64_t key = tile * KEYS;
         if (tile + 1 < count) {
             CK_GPU_THREADS(t) {
-                NAMED(fetch)(next, a, a->k + at.key, key + KEYS, KEYS, a->keys, t);
-                NAMED(fetch)(next + KEYS * STRIDE, a, a->v + at.key, key + KEYS, KEYS, a->keys, t);
+                NAMED(fetch_keys)(next, a, &at, key + KEYS, KEYS, t);
             }
         }
         ck_gpu_sent();
@@ -200,8 +205,7 @@ CK_GPU_LARGE_KERNEL(NAMED(attention_dq), attention_args, BACKWARD_BYTES, CK_WIDT
     CK_GPU_THREADS(t) {
         NAMED(fetch)(own, a, a->q + at.query, at.first, ROWS, a->queries, t);
         NAMED(fetch)(dy, a, a->dy + at.query, at.first, ROWS, a->queries, t);
-        NAMED(fetch)(tiles, a, a->k + at.key, 0, TILE, a->keys, t);
-        NAMED(fetch)(tiles + TILE * STRIDE, a, a->v + at.key, 0, TILE, a->keys, t);
+        NAMED(fetch_keys)(tiles, a, &at, 0, TILE, t);
         CK_GPU_UNROLL
         for (int i = 0; i < CK_WIDTH / 2; i++) sums[CK_GPU_MINE(t)][i] = 0;
         CK_GPU_UNROLL
@@ -219,8 +223,7 @@ CK_GPU_LARGE_KERNEL(NAMED(attention_dq), attention_args, BACKWARD_BYTES, CK_WIDT
         int64_t key = tile * TILE;
         if (tile + 1 < count) {
             CK_GPU_THREADS(t) {
-                NAMED(fetch)(next, a, a->k + at.key, key + TILE, TILE, a->keys, t);
-                NAMED(fetch)(next + TILE * STRIDE, a, a->v + at.key, key + TILE, TILE, a->keys, t);
+                NAMED(fetch_keys)(next, a, &at, key + TILE, TILE, t);
             }
         }
         ck_gpu_sent();
