@@ -7,6 +7,7 @@
 #include "distill/models/clip_text.h"
 #include "distill/models/generate.h"
 #include "distill/models/model_network.h"
+#include "distill/models/t5_text.h"
 #include "distill/models/vae.h"
 #include "io/os.h"
 #include "kernels/nn.h"
@@ -316,12 +317,103 @@ static void test_ends(void **state) {
     assert_int_equal(ends[1], 5);
 }
 
+/* ---- Configs of text encoders ---- */
+
+/* What Stable Diffusion 1's, SDXL's and SD3's folders have, and all that older versions of
+ * transformers write when asked for everything. */
+static const char old_clip[] =
+    "{\"_name_or_path\": \"openai/clip-vit-large-patch14\", \"architectures\": "
+    "[\"CLIPTextModel\"], \"attention_dropout\": 0.0, \"bos_token_id\": 0, \"dropout\": 0.0, "
+    "\"eos_token_id\": 2, \"hidden_act\": \"quick_gelu\", \"hidden_size\": 768, "
+    "\"initializer_factor\": 1.0, \"initializer_range\": 0.02, \"intermediate_size\": 3072, "
+    "\"layer_norm_eps\": 1e-05, \"max_position_embeddings\": 77, \"model_type\": "
+    "\"clip_text_model\", \"num_attention_heads\": 12, \"num_hidden_layers\": 12, "
+    "\"pad_token_id\": 1, \"projection_dim\": 768, \"torch_dtype\": \"float32\", "
+    "\"transformers_version\": \"4.22.0.dev0\", \"vocab_size\": 49408%s}";
+static const char old_t5[] =
+    "{\"architectures\": [\"T5EncoderModel\"], \"classifier_dropout\": 0.0, \"d_ff\": 10240, "
+    "\"d_kv\": 64, \"d_model\": 4096, \"decoder_start_token_id\": 0, \"dense_act_fn\": "
+    "\"gelu_new\", \"dropout_rate\": 0.1, \"eos_token_id\": 1, \"feed_forward_proj\": "
+    "\"gated-gelu\", \"initializer_factor\": 1.0, \"is_encoder_decoder\": true, "
+    "\"is_gated_act\": true, \"layer_norm_epsilon\": 1e-06, \"model_type\": \"t5\", "
+    "\"num_decoder_layers\": 24, \"num_heads\": 64, \"num_layers\": 24, \"output_past\": true, "
+    "\"pad_token_id\": 0, \"relative_attention_max_distance\": 128, "
+    "\"relative_attention_num_buckets\": 32, \"tie_word_embeddings\": false, \"torch_dtype\": "
+    "\"float16\", \"transformers_version\": \"4.41.2\", \"use_cache\": true, "
+    "\"vocab_size\": 32128%s}";
+static const char leftovers[] =
+    ", \"return_dict\": true, \"output_attentions\": false, \"pruned_heads\": {}, \"is_decoder\": "
+    "false, \"add_cross_attention\": false, \"max_length\": 20, \"num_beams\": 1, \"top_p\": 1.0, "
+    "\"bad_words_ids\": null, \"id2label\": {\"0\": \"LABEL_0\"}, \"prefix\": null, "
+    "\"task_specific_params\": {\"summarization\": {\"num_beams\": 4}}, \"_commit_hash\": null, "
+    "\"_attn_implementation_autoset\": true, \"begin_suppress_tokens\": null";
+
+/* Of the config with `more` at its end. */
+static ck_status read_text_config(bool t5, const char *more) {
+    fixture f;
+    ck_clip_config clip;
+    ck_t5_config t;
+    fixture_make(&f);
+    char *text = ck_sprintf(t5 ? old_t5 : old_clip, more);
+    assert_non_null(text);
+    const char *path = fixture_file(&f, "config.json", text, strlen(text));
+    ck_status s = t5 ? ck_t5_read(path, &t, &err) : ck_clip_read(path, &clip, &err);
+    free(text);
+    fixture_remove(&f);
+    return s;
+}
+
+static void test_text_configs(void **state) {
+    (void)state;
+    static const struct {
+        bool t5;
+        const char *more, *says;
+    } refused[] = {
+        {false, "\"text_config\": {}", "$.text_config: a setting of clip_text_model that is not"},
+        {false, "\"hidden\": 1", "$.hidden: a setting of clip_text_model that is not known"},
+        {false, "\"\": 1", "that is not known"},
+        {false, "\"is_decoder\": true", "$.is_decoder: not implemented"},
+        {false, "\"pruned_heads\": {\"1\": [0, 2]}", "$.pruned_heads: not implemented"},
+        {true, "\"quantization_config\": {}", "$.quantization_config: a setting of t5 that is not"},
+        {true, "\"dropout\": 0.1", "$.dropout: a setting of t5 that is not known"},
+        {true, "\"add_cross_attention\": true", "$.add_cross_attention: not implemented"},
+    };
+    for (int t5 = 0; t5 < 2; t5++) {
+        ok(read_text_config(t5, ""));
+        ok(read_text_config(t5, leftovers));
+    }
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        char more[128];
+        snprintf(more, sizeof more, ", %s", refused[i].more);
+        assert_int_equal(read_text_config(refused[i].t5, more), CK_INPUT);
+        if (!strstr(err.message, refused[i].says)) print_error("%s\n", err.message);
+        assert_non_null(strstr(err.message, refused[i].says));
+    }
+}
+
+/* (UMT5's layers each have a table of places.) */
+static void test_other_encoders(void **state) {
+    (void)state;
+    static const char umt5[] = "{\"model_type\": \"umt5\", \"feed_forward_proj\": \"gated-gelu\"}";
+    fixture f;
+    ck_clip_config clip;
+    ck_t5_config t5;
+    fixture_make(&f);
+    const char *path = fixture_file(&f, "config.json", umt5, sizeof umt5 - 1);
+    assert_int_equal(ck_t5_read(path, &t5, &err), CK_INPUT);
+    assert_non_null(strstr(err.message, "the text encoder is 'umt5', not t5"));
+    assert_int_equal(ck_clip_read(path, &clip, &err), CK_INPUT);
+    assert_non_null(strstr(err.message, "the text encoder is 'umt5', not clip_text_model"));
+    fixture_remove(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vae),       cmocka_unit_test(test_clip),
-        cmocka_unit_test(test_ends),      cmocka_unit_test(test_generate),
-        cmocka_unit_test(test_unloading), cmocka_unit_test(test_frozen),
-        cmocka_unit_test(test_fetching),  cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_vae),          cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_ends),         cmocka_unit_test(test_generate),
+        cmocka_unit_test(test_unloading),    cmocka_unit_test(test_frozen),
+        cmocka_unit_test(test_fetching),     cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_text_configs), cmocka_unit_test(test_other_encoders),
     };
     return cmocka_run_group_tests_name("models", tests, NULL, NULL);
 }

@@ -73,6 +73,14 @@ void ck_clip_ends(const ck_clip_config *c, const int32_t *ids, size_t n, size_t 
 
 /* ---- Its config.json ---- */
 
+static const ck_model_setting settings[] = {
+    {"vocab_size max_position_embeddings hidden_size intermediate_size num_attention_heads "
+     "num_hidden_layers projection_dim hidden_act layer_norm_eps",
+     NULL},
+    {"attention_dropout dropout initializer_factor initializer_range", ""}, /* of training */
+    {0},
+};
+
 static ck_status read_config(const ck_json *doc, ck_clip_config *c, ck_error *err) {
     static const char *const classes[] = {"CLIPTextModel", "CLIPTextModelWithProjection", NULL};
     static const char *const activations[] = {"quick_gelu", "gelu", NULL};
@@ -88,6 +96,7 @@ static ck_status read_config(const ck_json *doc, ck_clip_config *c, ck_error *er
     int64_t end = 49407, projection = 512;
     const cJSON *list = ck_model__field(doc, "architectures");
     CK_TRY(ck_model__choice(doc, cJSON_IsArray(list) ? list->child : NULL, classes, &which, err));
+    CK_TRY(ck_model__check_text(doc, "clip_text_model", settings, err));
     CK_TRY(
         ck_model__choice(doc, ck_model__field(doc, "hidden_act"), activations, &activation, err));
     CK_TRY(ck_model__size(doc, "vocab_size", 1, MOST, &c->vocabulary, err));

@@ -136,11 +136,12 @@ void ck_flux_detect(const ck_params *params, ck_flux_config *c) {
 /* ---- Its config.json ---- */
 
 static const ck_model_setting settings[] = {
-    {"_class_name", ""},           {"_diffusers_version", ""},    {"_name_or_path", ""},
-    {"patch_size", "[1]"},         {"in_channels", NULL},         {"out_channels", NULL},
-    {"num_layers", NULL},          {"num_single_layers", NULL},   {"attention_head_dim", NULL},
-    {"num_attention_heads", NULL}, {"joint_attention_dim", NULL}, {"pooled_projection_dim", NULL},
-    {"guidance_embeds", NULL},     {"axes_dims_rope", NULL},      {0},
+    {"in_channels out_channels num_layers num_single_layers attention_head_dim "
+     "num_attention_heads joint_attention_dim pooled_projection_dim guidance_embeds "
+     "axes_dims_rope",
+     NULL},
+    {"patch_size", "[1]"},
+    {0},
 };
 
 enum { MOST = 1 << 20 };

@@ -78,21 +78,10 @@ ck_status ck_mmdit_tell(ck_params *params, ck_mmdit_config *c, ck_error *err) {
 /* ---- Its config.json ---- */
 
 static const ck_model_setting settings[] = {
-    {"_class_name", ""},
-    {"_diffusers_version", ""},
-    {"_name_or_path", ""},
-    {"sample_size", NULL},
-    {"patch_size", NULL},
-    {"in_channels", NULL},
-    {"out_channels", NULL},
-    {"num_layers", NULL},
-    {"attention_head_dim", NULL},
-    {"num_attention_heads", NULL},
-    {"joint_attention_dim", NULL},
-    {"caption_projection_dim", NULL},
-    {"pooled_projection_dim", NULL},
-    {"pos_embed_max_size", NULL},
-    {"dual_attention_layers", NULL},
+    {"sample_size patch_size in_channels out_channels num_layers attention_head_dim "
+     "num_attention_heads joint_attention_dim caption_projection_dim pooled_projection_dim "
+     "pos_embed_max_size dual_attention_layers",
+     NULL},
     {"qk_norm", "[null, \"rms_norm\"]"},
     {0},
 };

@@ -8,8 +8,51 @@
 #include <stdlib.h>
 #include <string.h>
 
-static ck_status check_model_setting(const ck_json *doc, const cJSON *node,
-                                     const ck_model_setting *setting, ck_error *err) {
+/* What both libraries write for any class, and what has no part in what is computed here: where it
+ * is from, how text would be generated, how classes would be named. */
+static const ck_model_setting of_diffusers[] = {
+    {"_class_name _diffusers_version _name_or_path", ""},
+    {0},
+};
+static const ck_model_setting of_transformers[] = {
+    {"architectures model_type eos_token_id", NULL},
+    {"_name_or_path _commit_hash transformers_version dtype torch_dtype use_bfloat16 torchscript "
+     "_attn_implementation _attn_implementation_autoset attn_implementation",
+     ""},
+    {"return_dict output_hidden_states output_attentions use_cache chunk_size_feed_forward "
+     "gradient_checkpointing tf_legacy_loss tie_word_embeddings tie_encoder_decoder "
+     "is_encoder_decoder cross_attention_hidden_size",
+     ""},
+    {"bos_token_id pad_token_id sep_token_id decoder_start_token_id tokenizer_class prefix "
+     "task_specific_params finetuning_task problem_type num_labels id2label label2id",
+     ""},
+    {"max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty "
+     "temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size "
+     "encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores "
+     "return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values "
+     "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens",
+     ""},
+    {"is_decoder add_cross_attention", "[null, false]"},
+    {"pruned_heads", "[null, {}]"},
+    {0},
+};
+
+static bool has_word(const char *words, const char *word) {
+    for (const char *at = words; *at; at += strspn(at, " ")) {
+        size_t n = strcspn(at, " ");
+        if (n == strlen(word) && memcmp(at, word, n) == 0) return true;
+        at += n;
+    }
+    return false;
+}
+
+static const ck_model_setting *find(const ck_model_setting *settings, const char *name) {
+    while (settings->names && !has_word(settings->names, name)) settings++;
+    return settings->names ? settings : NULL;
+}
+
+static ck_status check_setting(const ck_json *doc, const cJSON *node,
+                               const ck_model_setting *setting, ck_error *err) {
     if (!setting->accepted || !*setting->accepted) return CK_OK;
     cJSON *accepted = cJSON_Parse(setting->accepted);
     if (!accepted) return ck_fail_memory(err, doc->name);
@@ -21,6 +64,21 @@ static ck_status check_model_setting(const ck_json *doc, const cJSON *node,
     return ck_json_fail(doc, node, err, "not implemented; implemented is: %s", setting->accepted);
 }
 
+static ck_status check_settings(const ck_json *doc, const char *what, const ck_model_setting *own,
+                                const ck_model_setting *general, ck_error *err) {
+    for (const cJSON *node = doc->root->child; node; node = node->next) {
+        const ck_model_setting *s = find(own, node->string);
+        if (!s) s = find(general, node->string);
+        if (!s)
+            return ck_json_fail(doc, node, err,
+                                "a setting of %s that is not known; it may make another network of "
+                                "it (take it out if it does not)",
+                                what);
+        CK_TRY(check_setting(doc, node, s, err));
+    }
+    return CK_OK;
+}
+
 ck_status ck_model__check(const ck_json *doc, const char *class_name,
                           const ck_model_setting *settings, ck_error *err) {
     if (!cJSON_IsObject(doc->root)) return ck_json_fail(doc, doc->root, err, "must be an object");
@@ -29,22 +87,18 @@ ck_status ck_model__check(const ck_json *doc, const char *class_name,
     if (!class_here || strcmp(class_here, class_name) != 0)
         return ck_json_fail(doc, cJSON_GetObjectItemCaseSensitive(doc->root, "_class_name"), err,
                             "the class is '%s', not %s", class_here ? class_here : "", class_name);
-    for (const cJSON *node = doc->root->child; node; node = node->next) {
-        const ck_model_setting *s = settings;
-        while (s->name && strcmp(s->name, node->string) != 0) s++;
-        if (!s->name)
-            return ck_json_fail(doc, node, err,
-                                "a setting of %s that is not known; it may make another network of "
-                                "it (take it out if it does not)",
-                                class_name);
-        CK_TRY(check_model_setting(doc, node, s, err));
-    }
-    return CK_OK;
+    return check_settings(doc, class_name, settings, of_diffusers, err);
 }
 
-ck_status ck_model__accept(const ck_json *doc, const ck_model_setting *setting, ck_error *err) {
-    const cJSON *node = ck_model__field(doc, setting->name);
-    return node ? check_model_setting(doc, node, setting, err) : CK_OK;
+ck_status ck_model__check_text(const ck_json *doc, const char *model_type,
+                               const ck_model_setting *settings, ck_error *err) {
+    if (!cJSON_IsObject(doc->root)) return ck_json_fail(doc, doc->root, err, "must be an object");
+    const char *type = model_type;
+    CK_TRY(ck_json_text(doc, doc->root, "model_type", &type, err));
+    if (strcmp(type, model_type) != 0)
+        return ck_json_fail(doc, cJSON_GetObjectItemCaseSensitive(doc->root, "model_type"), err,
+                            "the text encoder is '%s', not %s", type, model_type);
+    return check_settings(doc, model_type, settings, of_transformers, err);
 }
 
 const cJSON *ck_model__field(const ck_json *doc, const char *name) {

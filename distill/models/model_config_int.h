@@ -4,21 +4,21 @@
 
 #include "io/json.h"
 
-/* A setting that a file may have. */
+/* Settings that a file may have. */
 typedef struct ck_model_setting {
-    const char *name;
+    const char *names; /* apart by spaces */
     /* NULL: the model's reader asks for it. "": any value, it does not change the network. Else
      * a JSON list of the values that are implemented. */
     const char *accepted;
 } ck_model_setting;
 
 /* CK_INPUT unless the document is an object, its _class_name is this one, and all its settings are
- * in the table (which ends with a NULL name) and accepted. */
+ * accepted, by the table (which ends with NULL names) or as what diffusers writes for any class. */
 ck_status ck_model__check(const ck_json *doc, const char *class_name,
                           const ck_model_setting *settings, ck_error *err);
-
-/* One setting; absent is accepted. */
-ck_status ck_model__accept(const ck_json *doc, const ck_model_setting *setting, ck_error *err);
+/* The same of a config of transformers, whose model_type, if it says one, is this one. */
+ck_status ck_model__check_text(const ck_json *doc, const char *model_type,
+                               const ck_model_setting *settings, ck_error *err);
 
 /* The field, or NULL where it is absent or null. */
 const cJSON *ck_model__field(const ck_json *doc, const char *name);

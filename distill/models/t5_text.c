@@ -104,9 +104,16 @@ void ck_t5_buckets(const ck_t5_config *c, size_t tokens, int32_t *out) {
 /* ---- Its config.json ---- */
 
 static const ck_model_setting settings[] = {
+    {"vocab_size d_model d_ff d_kv num_heads num_layers relative_attention_num_buckets "
+     "relative_attention_max_distance layer_norm_epsilon",
+     NULL},
     {"feed_forward_proj", "[\"gated-gelu\"]"},
     {"dense_act_fn", "[\"gelu_new\"]"},
     {"is_gated_act", "[true]"},
+    /* Of its decoder, and of training. */
+    {"num_decoder_layers scale_decoder_outputs n_positions output_past classifier_dropout "
+     "dropout_rate initializer_factor",
+     ""},
     {0},
 };
 
@@ -119,8 +126,7 @@ static ck_status check(const ck_json *doc, ck_error *err) {
         return ck_json_fail(doc, doc->root, err,
                             "feed_forward_proj is missing: the first T5 is not implemented, only "
                             "v1.1 with gated-gelu");
-    for (const ck_model_setting *s = settings; s->name; s++) CK_TRY(ck_model__accept(doc, s, err));
-    return CK_OK;
+    return ck_model__check_text(doc, "t5", settings, err);
 }
 
 static ck_status read_config(const ck_json *doc, ck_t5_config *c, ck_error *err) {

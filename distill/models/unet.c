@@ -220,31 +220,14 @@ ck_status ck_unet_write(const char *from, const ck_unet_config *c, const char *t
 /* ---- Its config.json ---- */
 
 static const ck_model_setting settings[] = {
-    {"_class_name", ""},
-    {"_diffusers_version", ""},
-    {"_name_or_path", ""},
-    {"sample_size", NULL},
-    {"in_channels", NULL},
-    {"out_channels", NULL},
-    {"block_out_channels", NULL},
-    {"down_block_types", NULL},
-    {"up_block_types", NULL},
-    {"mid_block_type", NULL},
-    {"layers_per_block", NULL},
-    {"attention_head_dim", NULL},
+    {"sample_size in_channels out_channels block_out_channels down_block_types "
+     "up_block_types mid_block_type layers_per_block attention_head_dim "
+     "transformer_layers_per_block reverse_transformer_layers_per_block cross_attention_dim "
+     "norm_num_groups norm_eps flip_sin_to_cos freq_shift time_cond_proj_dim "
+     "addition_embed_type addition_time_embed_dim projection_class_embeddings_input_dim",
+     NULL},
     {"num_attention_heads", "[null]"},
-    {"transformer_layers_per_block", NULL},
-    {"reverse_transformer_layers_per_block", NULL},
-    {"cross_attention_dim", NULL},
-    {"norm_num_groups", NULL},
-    {"norm_eps", NULL},
     {"use_linear_projection", ""}, /* a 1x1 convolution is the same */
-    {"flip_sin_to_cos", NULL},
-    {"freq_shift", NULL},
-    {"time_cond_proj_dim", NULL},
-    {"addition_embed_type", NULL},
-    {"addition_time_embed_dim", NULL},
-    {"projection_class_embeddings_input_dim", NULL},
     {"addition_embed_type_num_heads", ""},
     {"act_fn", "[\"silu\", \"swish\"]"},
     {"attention_type", "[\"default\"]"},
@@ -272,13 +255,7 @@ static const ck_model_setting settings[] = {
     {"timestep_post_act", "[null]"},
     {"upcast_attention", ""}, /* attention is f32 here in any case */
     /* Of weights averaged in training. */
-    {"decay", ""},
-    {"inv_gamma", ""},
-    {"min_decay", ""},
-    {"optimization_step", ""},
-    {"power", ""},
-    {"update_after_step", ""},
-    {"use_ema_warmup", ""},
+    {"decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup", ""},
     {0},
 };
 

@@ -84,17 +84,16 @@ int64_t ck_vae_factor(const ck_vae_config *c) {
 /* ---- Its config.json ---- */
 
 static const ck_model_setting settings[] = {
-    {"_class_name", ""},           {"_diffusers_version", ""},
-    {"_name_or_path", ""},         {"in_channels", NULL},
-    {"out_channels", NULL},        {"latent_channels", NULL},
-    {"block_out_channels", NULL},  {"layers_per_block", NULL},
-    {"norm_num_groups", NULL},     {"use_quant_conv", NULL},
-    {"use_post_quant_conv", NULL}, {"mid_block_add_attention", NULL},
-    {"scaling_factor", NULL},      {"shift_factor", NULL},
-    {"down_block_types", NULL},    {"up_block_types", NULL},
-    {"act_fn", "[\"silu\"]"},      {"force_upcast", ""},
-    {"latents_mean", "[null]"},    {"latents_std", "[null]"},
-    {"sample_size", ""},           {0},
+    {"in_channels out_channels latent_channels block_out_channels layers_per_block "
+     "norm_num_groups use_quant_conv use_post_quant_conv mid_block_add_attention "
+     "scaling_factor shift_factor down_block_types up_block_types",
+     NULL},
+    {"act_fn", "[\"silu\"]"},
+    {"force_upcast", ""},
+    {"latents_mean", "[null]"},
+    {"latents_std", "[null]"},
+    {"sample_size", ""},
+    {0},
 };
 
 enum { MOST = 1 << 20 };
