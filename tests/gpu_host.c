@@ -183,7 +183,7 @@ static void put(void *x, bool half, int64_t i, float value) {
 }
 
 static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const void *a, const void *b,
-                   const void *row, void *c) {
+                   const void *row, const void *more, void *c) {
     bool backwards = adds_backwards(p);
     for (int64_t i = 0; i < p->batch * p->m; i++) {
         int64_t r = i % p->m, left = i / p->m * p->m * p->k, right = i / p->m * p->k * p->n;
@@ -196,17 +196,19 @@ static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const void 
                 if (backwards) sum = (float)sum;
             }
             if (row) sum += get(row, p->half_c, s);
-            if (p->add) sum += get(c, p->half_c, i * p->n + s);
+            if (more) sum += get(more, p->half_c, i * p->n + s);
             put(c, p->half_c, i * p->n + s, (float)sum);
         }
     }
 }
 
-/* (The bias is added at once to images of an even width, as a library has it for some.) */
+/* (Bias and residual are added at once to images of an even width, as a library has it for some.)
+ */
 static ck_status prepare_convolution(const ck_gpu_library *l, const ck_graph *g, ck_node n,
-                                     bool *bias, void **plan, size_t *workspace, ck_error *err) {
+                                     ck_gpu_added *added, void **plan, size_t *workspace,
+                                     ck_error *err) {
     (void)l, (void)err;
-    *bias = *bias && g->nodes[n].shape.d[2] % 2 == 0;
+    if (g->nodes[n].shape.d[2] % 2 != 0) *added = (ck_gpu_added){false, false};
     *plan = NULL;
     *workspace = 100; /* no multiple of anything: what lies behind must be aligned all the same */
     return CK_OK;
@@ -220,22 +222,26 @@ static float *f32_of(const void *x, int64_t n) {
 }
 
 static void convolve(const ck_call *call, const void *plan, const void *first, const void *second,
-                     const void *bias, void *dst, void *workspace) {
+                     const void *bias, const void *residual, void *dst, void *workspace) {
     (void)plan;
     memset(workspace, 0xff, 100);
     ck_call alone = *call;
     alone.dst = dst, alone.src[0] = first, alone.src[1] = second, alone.src[2] = bias;
     ck_reference_f32[ck_call_node(call)->op](&alone);
+    int64_t n = residual ? ck_shape_count(&ck_call_node(call)->shape) : 0;
+    for (int64_t i = 0; i < n; i++) ((float *)dst)[i] += ((const float *)residual)[i];
 }
 
 static void convolve_halves(const ck_call *call, const void *plan, const void *first,
-                            const void *second, const void *bias, void *dst, void *workspace) {
+                            const void *second, const void *bias, const void *residual, void *dst,
+                            void *workspace) {
     ck_shape a = ck_call_shape(call, 0), b = ck_call_shape(call, 1);
     int64_t n = ck_shape_count(&ck_call_node(call)->shape);
     float *x = f32_of(first, ck_shape_count(&a)), *w = f32_of(second, ck_shape_count(&b));
     float *y = malloc((size_t)n * sizeof *y);
-    convolve(call, plan, x, w, bias, y, workspace);
-    for (int64_t i = 0; i < n; i++) put(dst, true, i, y[i]);
+    convolve(call, plan, x, w, bias, NULL, y, workspace);
+    for (int64_t i = 0; i < n; i++)
+        put(dst, true, i, y[i] + (residual ? get(residual, true, i) : 0));
     free(x), free(w), free(y);
 }
 
@@ -245,10 +251,10 @@ static const ck_gpu_library f32 = {NULL, false, SCORES, 0, matmul, prepare_convo
 static ck_gpu_library bf16 = {NULL, true, SCORES, 0, matmul, prepare_convolution, convolve_halves};
 
 static ck_status prepare(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
-                         ck_kernel *kernel, ck_error *err) {
+                         bool residual, ck_kernel *kernel, ck_error *err) {
     const char *shared = getenv("CK_GPU_HOST_SHARED");
     bf16.shared = shared ? strtoull(shared, NULL, 10) : 0;
-    return ck_gpu_prepare(b->takes_half ? &bf16 : &f32, g, n, half, kernel, err);
+    return ck_gpu_prepare(b->takes_half ? &bf16 : &f32, g, n, half, residual, kernel, err);
 }
 
 /* What a card records is here only that it was. */
@@ -335,9 +341,10 @@ static const ck_peers peers = {ck_nccl_invite, ck_nccl_join, ck_nccl_leave, exch
 #define ON_HOST(backend_name, halves)                                                              \
     {                                                                                              \
         .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = sizeof(float),             \
-        .takes_half = halves, .prepare = prepare, .alloc = take, .free = give, .write = copy,      \
-        .read = read_back, .zero = zero, .copy = copy, .updates = &updates, .memory = memory,      \
-        .run = run, .forget = forget, .peers = &peers, .choices = &choices                         \
+        .takes_half = halves, .takes_residual = ck_gpu_takes_residual, .prepare = prepare,         \
+        .alloc = take, .free = give, .write = copy, .read = read_back, .zero = zero, .copy = copy, \
+        .updates = &updates, .memory = memory, .run = run, .forget = forget, .peers = &peers,      \
+        .choices = &choices                                                                        \
     }
 
 static const ck_backend backends[] = {

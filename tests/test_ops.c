@@ -926,6 +926,87 @@ static void test_stored_bf16(void **state) {
     between_products = false;
 }
 
+/* ---- Additions that products make (residual.h) ---- */
+
+/* p: shape of x, side of the kernel: x + its convolution */
+static ck_node conv_and_source(net *n, const int *p) {
+    ck_node x = in(n, four(p)), w = in(n, CK_SHAPE(p[3], p[4], p[4], p[3]));
+    const int side = p[4] / 2, pad[] = {side, side, side, side};
+    return ck_add(n->g, x, ck_conv(n->g, x, w, in(n, CK_SHAPE(p[3])), 1, pad));
+}
+
+/* p: images, tokens, channels: x + W x, of rows with a bias */
+static ck_node linear_and_source(net *n, const int *p) {
+    ck_node x = in(n, CK_SHAPE(p[0], p[1], p[2])), w = in(n, CK_SHAPE(p[2], p[2]));
+    return ck_add(n->g, ck_linear(n->g, x, w, in(n, CK_SHAPE(p[2]))), x);
+}
+
+/* p: the same: a product that is read again, and one that is added to itself */
+static ck_node products_read_twice(net *n, const int *p) {
+    ck_node x = in(n, CK_SHAPE(p[0], p[1], p[2])), w = in(n, CK_SHAPE(p[2], p[2]));
+    ck_node h = ck_linear(n->g, x, w, CK_NONE), y = ck_linear(n->g, x, w, CK_NONE);
+    h = ck_add(n->g, ck_add(n->g, x, h), ck_unary_op(n->g, CK_GELU, h, 0));
+    return ck_add(n->g, h, ck_add(n->g, y, y));
+}
+
+/* p: the same, two of them; a row and an image of others do not take the place of a residual */
+static ck_node product_and_rows(net *n, const int *p) {
+    ck_node x = in(n, CK_SHAPE(p[0], p[1], p[2])), row = in(n, CK_SHAPE(1, 1, p[2]));
+    ck_node w = in(n, CK_SHAPE(p[2], p[2])), one = in(n, CK_SHAPE(p[0], 1, p[2]));
+    ck_node h = ck_add(n->g, ck_linear(n->g, x, w, CK_NONE), row);
+    h = ck_add(n->g, h, ck_linear(n->g, one, w, CK_NONE));
+    return ck_add(n->g, ck_linear(n->g, h, w, CK_NONE), ck_linear(n->g, x, w, CK_NONE));
+}
+
+static const op_case residuals[] = {
+    {"conv and source, even", conv_and_source, {2, 5, 6, 16, 3}},
+    {"conv and source, odd", conv_and_source, {2, 6, 5, 16, 3}},
+    {"conv 1 and source", conv_and_source, {1, 4, 8, 12, 1}},
+    {"linear and source", linear_and_source, {2, 31, 48}},
+    {"products read twice", products_read_twice, {2, 17, 24}},
+    {"product and rows", product_and_rows, {2, 17, 24}},
+};
+enum { RESIDUALS = sizeof residuals / sizeof *residuals };
+
+static void test_residuals(void **state) {
+    (void)state;
+    for (int k = 0; k < RESIDUALS; k++) compare("cuda", &residuals[k], "reference", 5e-6);
+    for (int k = 0; k < RESIDUALS; k++) compare("cuda-bf16", &residuals[k], "reference", 1.5e-2);
+    between_products = true;
+    for (int k = 0; k < RESIDUALS; k++) compare("cuda-bf16", &residuals[k], "reference", 2e-2);
+    between_products = false;
+}
+
+/* 1 + 2^-9 - 1, where bf16 does not have the sum of the first two: what a residual is added to
+ * never was an array of bf16. p: pixels in a row, whether by a convolution */
+static double residual_of_little(const int *p) {
+    net n;
+    between_products = true;
+    make(&n, p[1] ? conv_and_source : linear_and_source,
+         p[1] ? (const int[]){1, 2, p[0], 2, 1} : (const int[]){1, p[0], 2});
+    between_products = false;
+    ck_exec *e = exec_of(&n, "cuda-bf16", &n.y, 1);
+    write_inputs(e, &n);
+    double x[64];
+    for (size_t i = 0; i < count_of(&n, n.in[0]); i++) x[i] = i % 2 ? 1 : -1;
+    write_numbers(e, &n, n.in[0], x);
+    write_numbers(e, &n, n.in[1], NUMBERS(0, 1, 0, 1)); /* both channels are the second */
+    write_numbers(e, &n, n.in[2], NUMBERS(0x1p-9, 0));
+    run(e);
+    double *y = values_of(e, &n, n.y, sizeof(float)), first = y[0];
+    free(y);
+    ck_exec_free(e);
+    ck_graph_free(n.g);
+    return first;
+}
+
+static void test_residual_is_rounded_once(void **state) {
+    (void)state;
+    assert_true(residual_of_little((const int[]){4, 0}) == 0x1p-9);
+    assert_true(residual_of_little((const int[]){4, 1}) == 0x1p-9);
+    assert_true(residual_of_little((const int[]){3, 1}) == 0); /* the library does not add it */
+}
+
 /* Far out functions go to their limits, and a loss that is not a number any more shows. */
 static void test_extreme_values(void **state) {
     (void)state;
@@ -1071,12 +1152,14 @@ static void test_threads(void **state) {
 
 /* ---- Checkpointing ---- */
 
-/* Two blocks, the second with a connection past it, as in a UNet. */
+/* Two blocks, the second with a connection past it, as in a UNet. The product that is added is read
+ * twice, but once where a block is computed again. */
 static void make_deep(net *n, bool blocks) {
     *n = (net){.g = ck_graph_new(), .ids = CK_NONE, .weight = CK_NONE};
     ck_graph *g = n->g;
     const int around[4] = {1, 1, 1, 1};
     ck_node x = in(n, CK_SHAPE(2, 8, 8, 16)), w = in(n, CK_SHAPE(16, 3, 3, 16));
+    ck_node square = in(n, CK_SHAPE(16, 16));
     for (int i = 0; i < 2; i++) {
         if (blocks) ck_block_begin(g);
         ck_node gain = in(n, CK_SHAPE(16)); /* what is given inside a block stays outside it */
@@ -1086,6 +1169,9 @@ static void make_deep(net *n, bool blocks) {
         h = ck_reshape(g, ck_attention(g, tokens, tokens, tokens, 2, false, 0.35),
                        CK_SHAPE(2, 8, 8, 16));
         x = ck_add(g, x, ck_unary_op(g, CK_GELU, h, 0));
+        h = ck_linear(g, x, square, CK_NONE);
+        x = ck_unary_op(g, CK_SILU, ck_add(g, x, h), 0);
+        x = ck_add(g, x, ck_affine(g, h, 0.5, 0));
         if (blocks) ck_block_end(g);
     }
     n->y = x;
@@ -1434,6 +1520,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_bf16_rounding),
         cmocka_unit_test(test_fused_attention),
         cmocka_unit_test(test_stored_bf16),
+        cmocka_unit_test(test_residuals),
+        cmocka_unit_test(test_residual_is_rounded_once),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_checkpointing),
         cmocka_unit_test(test_places),

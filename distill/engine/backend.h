@@ -19,7 +19,7 @@
 #include "distill/engine/graph.h"
 #include "distill/engine/update.h"
 
-enum { CK_BACKEND_ABI = 5 };
+enum { CK_BACKEND_ABI = 6 };
 
 /* One operation, ready to run: where its result and sources lie. */
 typedef struct ck_call {
@@ -28,6 +28,7 @@ typedef struct ck_call {
     const bool *half; /* by node: whether its numbers are stored as bfloat16 */
     void *dst;
     const void *src[CK_MAX_SRC]; /* NULL for CK_NONE */
+    const void *residual;        /* see takes_residual; NULL: nothing */
     void *scratch;               /* of the size that prepare asked for */
     void *state;                 /* of prepare */
 } ck_call;
@@ -106,10 +107,13 @@ typedef struct ck_backend {
      * weight, whether there may be a copy of it (where memory is the program's: in its place, of
      * those that are frozen). NULL: none is. */
     bool (*takes_half)(const ck_graph *g, ck_node n, int source);
-    /* How node n will be run; half: by node, what is stored as bfloat16. CK_USAGE with the
-     * operation's name when it cannot be. */
+    /* Whether node n can add an array that is like its result, and does not overlap it, to what it
+     * computes, and rounds the sum alone. NULL: none can. */
+    bool (*takes_residual)(const ck_graph *g, ck_node n);
+    /* How node n will be run; half: by node, what is stored as bfloat16; residual: calls have one.
+     * CK_USAGE with the operation's name when it cannot be. */
     ck_status (*prepare)(const struct ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
-                         ck_kernel *kernel, ck_error *err);
+                         bool residual, ck_kernel *kernel, ck_error *err);
     void *(*alloc)(size_t bytes); /* aligned to 64 bytes */
     void (*free)(void *p);
     void (*write)(void *dst, const void *src, size_t bytes); /* from host memory */

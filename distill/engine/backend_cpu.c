@@ -18,34 +18,34 @@ static ck_status prepare_plain(ck_run *const table[], const ck_graph *g, ck_node
 }
 
 static ck_status prepare_f32(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
-                             ck_kernel *kernel, ck_error *err) {
-    (void)b, (void)half;
+                             bool residual, ck_kernel *kernel, ck_error *err) {
+    (void)b, (void)half, (void)residual;
     return prepare_plain(ck_reference_f32, g, n, kernel, err);
 }
 
 static ck_status prepare_f64(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
-                             ck_kernel *kernel, ck_error *err) {
-    (void)b, (void)half;
+                             bool residual, ck_kernel *kernel, ck_error *err) {
+    (void)b, (void)half, (void)residual;
     return prepare_plain(ck_reference_f64, g, n, kernel, err);
 }
 
 /* The first that can: oneDNN, own kernels in vectors, plain ones. */
 static ck_status prepare_cpu(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
-                             ck_kernel *kernel, ck_error *err) {
+                             bool residual, ck_kernel *kernel, ck_error *err) {
     bool done;
     CK_TRY(ck_onednn_prepare(g, n, half, false, kernel, &done, err));
     if (!done) CK_TRY(ck_simd_prepare(g, n, half, kernel, &done, err));
-    return done ? CK_OK : prepare_f32(b, g, n, half, kernel, err);
+    return done ? CK_OK : prepare_f32(b, g, n, half, residual, kernel, err);
 }
 
 /* The same, with convolutions, products and attention of numbers rounded to bfloat16 on the way in.
  */
 static ck_status prepare_bf16(const ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
-                              ck_kernel *kernel, ck_error *err) {
+                              bool residual, ck_kernel *kernel, ck_error *err) {
     bool done;
     CK_TRY(ck_simd_prepare_bf16(g, n, kernel, &done, err));
     if (!done) CK_TRY(ck_onednn_prepare(g, n, half, true, kernel, &done, err));
-    return done ? CK_OK : prepare_cpu(b, g, n, half, kernel, err);
+    return done ? CK_OK : prepare_cpu(b, g, n, half, residual, kernel, err);
 }
 
 static void copy(void *dst, const void *src, size_t bytes) {

@@ -1,14 +1,16 @@
 /* Running a graph: what is needed, where it lies, then one kernel after the other. See backend.h.
  *
  * A view lies where its source does, and the result of work element by element where a source was
- * that is not needed any more. Everything else that is needed gets a place in one arena that
- * it holds from the node that makes it to the last one that reads it. Inputs and outputs hold
- * theirs for the whole run, and so does a copy of a weight where the backend needs one. Weights in
- * a memory that is not the program's are resident.h's.
+ * that is not needed any more. An addition may be made by a product that it alone reads, which is
+ * then run in its place (residual.h), and has no memory. Everything else that is needed gets a
+ * place in one arena that it holds from the node that makes it to the last one that reads it.
+ * Inputs and outputs hold theirs for the whole run, and so does a copy of a weight where the
+ * backend needs one. Weights in a memory that is not the program's are resident.h's.
  */
 #include "distill/engine/backend.h"
 #include "distill/engine/cost.h"
 #include "distill/engine/half.h"
+#include "distill/engine/residual.h"
 #include "distill/engine/resident.h"
 #include "io/os.h"
 
@@ -29,8 +31,10 @@ struct ck_exec {
     const ck_backend *backend;
     const ck_graph *graph;
     size_t count;        /* nodes of the graph when this was planned; it may grow */
-    slot *slots;         /* by node, as the next three */
+    slot *slots;         /* by node, as the next five */
     bool *needed, *half; /* half: stored as bfloat16 */
+    ck_node *product;    /* what makes an addition in its place; or CK_NONE (residual.h) */
+    bool *moved;         /* a product that is run there */
     ck_kernel *kernels;
     size_t scratch, arena; /* bytes */
     char *memory;          /* arena, then scratch; NULL before ck_exec_allocate */
@@ -72,6 +76,16 @@ static void mark_needed(ck_exec *e, const ck_node *outputs, size_t count) {
             if (e->graph->nodes[i].src[s] != CK_NONE) e->needed[e->graph->nodes[i].src[s]] = true;
 }
 
+/* What n reads is alive until `when`. */
+static void keep_sources(ck_exec *e, ck_node n, ck_node when) {
+    const ck_node *src = e->graph->nodes[n].src;
+    for (int k = 0; k < CK_MAX_SRC; k++)
+        if (src[k] != CK_NONE) {
+            slot *root = &e->slots[e->slots[src[k]].root];
+            if (root->last < when) root->last = when;
+        }
+}
+
 static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
     ck_node end = (ck_node)e->count;
     for (ck_node i = 0; i < end; i++) {
@@ -83,21 +97,20 @@ static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
             const slot *from = &e->slots[n->src[0]];
             s->root = from->root;
             s->shift = from->shift + bytes_to(e, n->src[0], n->i[0]);
-        } else if (!is_elsewhere(e, i)) {
+        } else if (!is_elsewhere(e, i) && !e->moved[i]) {
             s->bytes = aligned(bytes_to(e, i, ck_shape_count(&n->shape)));
         }
         if (n->op == CK_OP_INPUT || n->op == CK_OP_PARAM) s->first = 0, s->last = end;
-        for (int k = 0; k < CK_MAX_SRC; k++)
-            if (n->src[k] != CK_NONE) {
-                slot *root = &e->slots[e->slots[n->src[k]].root];
-                if (root->last < i) root->last = i;
-            }
+        keep_sources(e, i, i);
+        if (e->product[i] != CK_NONE) keep_sources(e, e->product[i], i);
     }
     for (size_t i = 0; i < count; i++) e->slots[e->slots[outputs[i]].root].last = end;
 }
 
 /* Element by element: the result may lie where a source of as many elements lies. */
-static bool is_elementwise(ck_op op) {
+static bool is_elementwise(const ck_exec *e, ck_node n) {
+    ck_op op = e->graph->nodes[n].op;
+    if (e->product[n] != CK_NONE) return false;
     return op == CK_OP_ADD || op == CK_OP_MUL || op == CK_OP_AFFINE || op == CK_OP_UNARY ||
            op == CK_OP_UNARY_GRAD;
 }
@@ -124,7 +137,7 @@ static void share_places(ck_exec *e) {
     for (ck_node i = 0; i < (ck_node)e->count; i++) {
         slot *s = &e->slots[i];
         s->root = e->slots[s->root].root; /* of a view: where its source went */
-        if (!e->needed[i] || !is_elementwise(e->graph->nodes[i].op)) continue;
+        if (!e->needed[i] || !is_elementwise(e, i)) continue;
         ck_node root = dying_source(e, i);
         if (root == CK_NONE) continue;
         e->slots[root].last = s->last;
@@ -180,14 +193,22 @@ static void place(ck_exec *e, block *blocks, const block **placed) {
 
 static bool is_run(const ck_exec *e, size_t n) {
     ck_op op = e->graph->nodes[n].op;
-    return e->needed[n] && op != CK_OP_INPUT && op != CK_OP_PARAM && op != CK_OP_VIEW;
+    return e->needed[n] && op != CK_OP_INPUT && op != CK_OP_PARAM && op != CK_OP_VIEW &&
+           !e->moved[n];
+}
+
+/* What is run in the place of n: itself, or the product that makes the addition that n is. */
+static ck_node made_by(const ck_exec *e, ck_node n) {
+    return e->product[n] == CK_NONE ? n : e->product[n];
 }
 
 static ck_status prepare(ck_exec *e, ck_error *err) {
     for (size_t i = 0; i < e->count; i++) {
         if (!is_run(e, i)) continue;
         ck_kernel *k = &e->kernels[i];
-        CK_TRY(e->backend->prepare(e->backend, e->graph, (ck_node)i, e->half, k, err));
+        ck_node made = made_by(e, (ck_node)i);
+        CK_TRY(
+            e->backend->prepare(e->backend, e->graph, made, e->half, made != (ck_node)i, k, err));
         if (aligned(k->scratch) > e->scratch) e->scratch = aligned(k->scratch);
     }
     return CK_OK;
@@ -198,13 +219,22 @@ static ck_status plan(ck_exec *e, const ck_node *outputs, size_t count, ck_error
     e->slots = ck_alloc_array(n, sizeof *e->slots);
     e->needed = ck_alloc_array(n, sizeof *e->needed);
     e->half = ck_alloc_array(n, sizeof *e->half);
+    e->product = ck_alloc_array(n, sizeof *e->product);
+    e->moved = ck_alloc_array(n, sizeof *e->moved);
     e->kernels = ck_alloc_array(n, sizeof *e->kernels);
     block *blocks = ck_alloc_array(n, sizeof *blocks);
     const block **placed = ck_alloc_array(n, sizeof(block *));
-    bool ok = e->slots && e->needed && e->half && e->kernels && blocks && placed;
+    bool ok = e->slots && e->needed && e->half && e->product && e->moved && e->kernels && blocks &&
+              placed;
     if (ok) {
         mark_needed(e, outputs, count);
         ck_half_choose(e->backend, e->graph, e->needed, outputs, count, e->half);
+        ok = ck_residual_choose(e->backend, e->graph, e->needed, outputs, count, e->half,
+                                e->product);
+    }
+    if (ok) {
+        for (size_t i = 0; i < n; i++)
+            if (e->product[i] != CK_NONE) e->moved[e->product[i]] = true;
         find_lifetimes(e, outputs, count);
         share_places(e);
         place(e, blocks, placed);
@@ -241,6 +271,8 @@ void ck_exec_free(ck_exec *e) {
     free(e->slots);
     free(e->needed);
     free(e->half);
+    free(e->product);
+    free(e->moved);
     free(e);
 }
 
@@ -375,15 +407,17 @@ ck_status ck_exec_read(const ck_exec *e, ck_node output, void *data, size_t n, c
 /* ---- Running ---- */
 
 static void run_node(ck_exec *e, ck_node i) {
-    const ck_graph_node *n = &e->graph->nodes[i];
+    ck_node made = made_by(e, i);
+    const ck_graph_node *n = &e->graph->nodes[made];
     ck_call call = {.graph = e->graph,
-                    .node = i,
+                    .node = made,
                     .half = e->half,
                     .dst = address(e, i),
                     .scratch = e->memory + e->arena,
                     .state = e->kernels[i].state};
     for (int s = 0; s < CK_MAX_SRC; s++)
         if (n->src[s] != CK_NONE) call.src[s] = address(e, n->src[s]);
+    if (made != i) call.residual = address(e, ck_residual_of(e->graph, i, made));
     e->kernels[i].run(&call);
 }
 

@@ -1,4 +1,4 @@
-/* See convolutions.h. By cuDNN's graphs, each of one operation, or of one and the bias: its arrays,
+/* See convolutions.h. By cuDNN's graphs, each of one operation and what is added to it: its arrays,
  * then engines that are proposed, then a plan, which is run with addresses. */
 #include "distill/engine/cuda/convolutions.h"
 
@@ -20,12 +20,12 @@ typedef struct kind {
     ck_op op;
     ck_convolution v;
     ck_cuda_precision precision;
-    bool bias;
+    ck_gpu_added added;
 } kind;
 
 typedef struct plan {
     kind of;
-    descriptor plan; /* NULL: nothing that adds the bias at once */
+    descriptor plan; /* NULL: nothing that adds that at once */
     size_t workspace;
 } plan;
 
@@ -35,8 +35,9 @@ static struct {
     size_t count, capacity;
 } dnn;
 
-/* The names of arrays in a graph, also by their place in it. */
-enum { X, W, Y, ARRAYS, SUM = ARRAYS, BIAS };
+/* The names of arrays in a graph, also by their place in it. BARE and SUM lie in no memory: the
+ * convolution alone, and with the bias. */
+enum { X, W, Y, ARRAYS, BIAS = ARRAYS, RESIDUAL, BARE, SUM };
 
 #define NOTE(call)                                                                                 \
     do {                                                                                           \
@@ -148,36 +149,53 @@ static words words_of(ck_op op) {
 }
 
 /* What a graph is made of, to be dropped after it: arrays by their names, and the rest. */
-enum { GEOMETRY = BIAS + 1, CONVOLUTION, ADDITION, ADDING, PARTS };
+enum { GEOMETRY = SUM + 1, CONVOLUTION, ADDITION, ADDING_BIAS, ADDING_RESIDUAL, PARTS };
 
-static void make_convolution(const kind *k, descriptor parts[PARTS]) {
+static void make_convolution(const kind *k, int result, descriptor parts[PARTS]) {
     const words w = words_of(k->op);
     const float one = 1, zero = 0;
     descriptor operation = parts[CONVOLUTION] = make(w.type);
     set_descriptor(operation, w.geometry, parts[GEOMETRY]);
     for (int i = 0; i < ARRAYS; i++)
-        set_descriptor(operation, w.arrays[i], parts[k->bias && i == Y ? SUM : i]);
+        set_descriptor(operation, w.arrays[i], parts[i == Y ? result : i]);
     set(operation, w.alpha, CUDNN_TYPE_FLOAT, 1, &one);
     set(operation, w.beta, CUDNN_TYPE_FLOAT, 1, &zero);
     NOTE(cudnnBackendFinalize(operation));
 }
 
-/* Y = SUM + BIAS, all of it in f32 but the result; false where the library does not do this. */
-static bool make_addition(const ck_convolution *v, descriptor parts[PARTS]) {
+/* y = x + b; false where the library does not do this. */
+static bool make_addition(int operation, int x, int b, int y, descriptor parts[PARTS]) {
+    descriptor d = parts[operation] = make(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+    set_descriptor(d, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, parts[ADDITION]);
+    set_descriptor(d, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, parts[x]);
+    set_descriptor(d, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, parts[b]);
+    set_descriptor(d, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, parts[y]);
+    return cudnnBackendFinalize(d) == CUDNN_STATUS_SUCCESS;
+}
+
+/* What is added, all of it in f32 but the residual and the result. */
+static bool make_additions(const kind *k, cudnnDataType_t type, descriptor parts[PARTS]) {
     const cudnnPointwiseMode_t add = CUDNN_POINTWISE_ADD;
-    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
-    parts[SUM] = array(type, SUM, true, v->n, v->k, v->p, v->q);
-    parts[BIAS] = array(type, BIAS, false, 1, v->k, 1, 1);
+    const cudnnDataType_t f32 = CUDNN_DATA_FLOAT;
+    const ck_convolution *v = &k->v;
+    bool both = k->added.bias && k->added.residual;
+    parts[BARE] = array(f32, BARE, true, v->n, v->k, v->p, v->q);
     parts[ADDITION] = make(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
     set(parts[ADDITION], CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &add);
-    set(parts[ADDITION], CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &type);
+    set(parts[ADDITION], CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &f32);
     NOTE(cudnnBackendFinalize(parts[ADDITION]));
-    descriptor adding = parts[ADDING] = make(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
-    set_descriptor(adding, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, parts[ADDITION]);
-    set_descriptor(adding, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, parts[SUM]);
-    set_descriptor(adding, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, parts[BIAS]);
-    set_descriptor(adding, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, parts[Y]);
-    return cudnnBackendFinalize(adding) == CUDNN_STATUS_SUCCESS;
+    if (both) parts[SUM] = array(f32, SUM, true, v->n, v->k, v->p, v->q);
+    if (k->added.bias) {
+        parts[BIAS] = array(f32, BIAS, false, 1, v->k, 1, 1);
+        if (!make_addition(ADDING_BIAS, BARE, BIAS, both ? SUM : Y, parts)) return false;
+    }
+    if (!k->added.residual) return true;
+    parts[RESIDUAL] = array(type, RESIDUAL, false, v->n, v->k, v->p, v->q);
+    return make_addition(ADDING_RESIDUAL, both ? SUM : BARE, RESIDUAL, Y, parts);
+}
+
+static bool adds(const kind *k) {
+    return k->added.bias || k->added.residual;
 }
 
 /* NULL where the library does not have it. */
@@ -188,13 +206,15 @@ static descriptor graph_of(const kind *k, descriptor parts[PARTS]) {
     parts[W] = array(type, W, false, v->k, v->c, v->r, v->s);
     parts[Y] = array(type, Y, false, v->n, v->k, v->p, v->q);
     parts[GEOMETRY] = geometry(v);
-    if (k->bias && !make_addition(v, parts)) return NULL;
-    make_convolution(k, parts);
-    descriptor graph = make(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-    const descriptor operations[] = {parts[CONVOLUTION], parts[ADDING]};
+    if (adds(k) && !make_additions(k, type, parts)) return NULL;
+    make_convolution(k, adds(k) ? BARE : Y, parts);
+    descriptor graph = make(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR), operations[3];
+    int64_t count = 0;
+    operations[count++] = parts[CONVOLUTION];
+    if (k->added.bias) operations[count++] = parts[ADDING_BIAS];
+    if (k->added.residual) operations[count++] = parts[ADDING_RESIDUAL];
     set(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
-    set(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1 + k->bias,
-        operations);
+    set(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, count, operations);
     if (cudnnBackendFinalize(graph) == CUDNN_STATUS_SUCCESS) return graph;
     drop(graph);
     return NULL;
@@ -276,7 +296,7 @@ static bool read_choice(const char *text, choice *c) {
     return true;
 }
 
-/* In the place of an engine: the bias is added by a kernel of our own. */
+/* In the place of an engine: what is added is so by kernels of our own. */
 static const char apart[] = "apart";
 
 bool ck_cuda_is_convolution_choice(const char *text) {
@@ -394,9 +414,10 @@ static void name_kind(const kind *k, char text[256]) {
     const ck_convolution *v = &k->v;
     snprintf(
         text, 256,
-        "%s%s precision %d n %lld h %lld w %lld c %lld by k %lld r %lld s %lld to p %lld q %lld "
+        "%s%s%s precision %d n %lld h %lld w %lld c %lld by k %lld r %lld s %lld to p %lld q %lld "
         "stride %lld top %lld left %lld",
-        ck_op_name(k->op), k->bias ? " and bias" : "", (int)k->precision, (long long)v->n,
+        ck_op_name(k->op), k->added.bias ? " and bias" : "",
+        k->added.residual ? " and residual" : "", (int)k->precision, (long long)v->n,
         (long long)v->h, (long long)v->w, (long long)v->c, (long long)v->k, (long long)v->r,
         (long long)v->s, (long long)v->p, (long long)v->q, (long long)v->stride, (long long)v->top,
         (long long)v->left);
@@ -408,17 +429,17 @@ static ck_status choose(plan *p, descriptor graph, ck_error *err) {
     char name[256], text[CHOICE_TEXT] = "";
     name_kind(&p->of, name);
     const char *kept = ck_choices_find(name);
-    if (kept && p->of.bias && strcmp(kept, apart) == 0) return CK_OK;
+    if (kept && adds(&p->of) && strcmp(kept, apart) == 0) return CK_OK;
     if (kept && graph) p->plan = kept_engine(graph, kept, p->of.precision, &p->workspace);
     if (kept && !p->plan)
         return ck_fail(err, CK_USAGE,
                        "cuDNN refuses the engine that plans.json keeps for %s; without that file "
                        "another is chosen",
                        name);
-    size_t count = p->of.bias ? 1 : 2; /* what is slow is no gain over adding the bias apart */
+    size_t count = adds(&p->of) ? 1 : 2; /* what is slow is no gain over adding apart */
     for (size_t i = 0; i < count && !p->plan && graph; i++)
         p->plan = first_engine(graph, ways[i], p->of.precision, &p->workspace, text);
-    if (!p->plan && p->of.bias) return ck_choices_add(name, apart, err);
+    if (!p->plan && adds(&p->of)) return ck_choices_add(name, apart, err);
     if (!p->plan)
         return ck_fail(err, CK_USAGE,
                        "cuDNN has nothing for %s that gives the same bits every time", name);
@@ -456,9 +477,12 @@ static ck_status plan_of(const kind *k, plan **found, ck_error *err) {
     return s;
 }
 
-static void execute(const plan *p, void *x, void *w, void *y, void *bias, void *workspace) {
-    const int64_t names[] = {X, W, Y, BIAS}, count = ARRAYS + p->of.bias;
-    void *const places[] = {x, w, y, bias};
+static void execute(const plan *p, void *x, void *w, void *y, const void *bias,
+                    const void *residual, void *workspace) {
+    int64_t names[] = {X, W, Y, 0, 0}, count = ARRAYS;
+    void *places[] = {x, w, y, NULL, NULL};
+    if (bias) names[count] = BIAS, places[count++] = (void *)bias;
+    if (residual) names[count] = RESIDUAL, places[count++] = (void *)residual;
     descriptor pack = make(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     set(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, names);
     set(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, places);
@@ -469,19 +493,19 @@ static void execute(const plan *p, void *x, void *w, void *y, void *bias, void *
 }
 
 void ck_cuda_convolve(const void *plan_of_it, const void *first, const void *second,
-                      const void *bias, void *dst, void *workspace) {
+                      const void *bias, const void *residual, void *dst, void *workspace) {
     const plan *p = plan_of_it;
     void *a = (void *)first, *b = (void *)second;
     if (p->of.op == CK_OP_CONV_DATA_GRAD)
-        execute(p, dst, b, a, NULL, workspace);
+        execute(p, dst, b, a, NULL, NULL, workspace);
     else if (p->of.op == CK_OP_CONV_WEIGHT_GRAD)
-        execute(p, a, dst, b, NULL, workspace);
+        execute(p, a, dst, b, NULL, NULL, workspace);
     else
-        execute(p, a, b, dst, (void *)bias, workspace);
+        execute(p, a, b, dst, bias, residual, workspace);
 }
 
-ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck_node n, bool *bias,
-                              void **made, size_t *workspace, ck_error *err) {
+ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck_node n,
+                              ck_gpu_added *added, void **made, size_t *workspace, ck_error *err) {
     const ck_convolution v = ck_convolution_of(g, n);
     kind k;
     plan *p = NULL;
@@ -489,12 +513,17 @@ ck_status ck_cuda_convolution(ck_cuda_precision precision, const ck_graph *g, ck
     k.op = g->nodes[n].op;
     memcpy(&k.v, &v, sizeof v);
     k.precision = precision;
-    k.bias = *bias;
+    k.added = *added;
     CK_TRY(plan_of(&k, &p, err));
-    if (!p->plan) {
-        k.bias = *bias = false;
+    if (!p->plan && k.added.residual) {
+        k.added.residual = false;
         CK_TRY(plan_of(&k, &p, err));
     }
+    if (!p->plan) {
+        k.added.bias = false;
+        CK_TRY(plan_of(&k, &p, err));
+    }
+    *added = k.added;
     *made = p;
     *workspace = p->workspace;
     return CK_OK;

@@ -8,8 +8,8 @@
 
 typedef struct prepared {
     const ck_gpu_library *library;
-    void *plan; /* of a convolution */
-    bool bias;  /* which the library adds */
+    void *plan;         /* of a convolution */
+    ck_gpu_added added; /* by the library */
     size_t workspace;
 } prepared;
 
@@ -361,7 +361,7 @@ static void run_matmul(const ck_call *call) {
     ck_gpu_array left = as(call, l->half, source_of(call, 0), p.m * p.k, &scratch);
     ck_gpu_array right = as(call, l->half, source_of(call, 1), p.k * p.n, &scratch), row = {0};
     if (call->src[2]) row = as(call, y.half, source_of(call, 2), p.n, &scratch);
-    l->matmul(l, &p, left.at, right.at, row.at, y.at);
+    l->matmul(l, &p, left.at, right.at, row.at, call->residual, y.at);
 }
 
 /* Copies of what is stored otherwise than the library takes it. */
@@ -383,6 +383,25 @@ static size_t matmul_scratch(const planned *p) {
 
 /* ---- Convolutions ---- */
 
+/* y = made + bias, or + residual, where the library does not add them. */
+static void add_rest(const ck_call *call, ck_gpu_array y, ck_gpu_array made) {
+    const prepared *p = call->state;
+    const ck_graph_node *n = ck_call_node(call);
+    int64_t c = last_of(n->shape), pixels = count_of(call) / c;
+    ck_gpu_walk walk = {.rank = 2, .d = {pixels, c}, .y = {c, 1}, .x = {0, 1}};
+    if (n->op == CK_OP_CONV && call->src[2] && !p->added.bias) {
+        ck_gpu_binary(stream_of(call), true, y, made, source_of(call, 2), &walk);
+        made = y;
+    }
+    if (call->residual && !p->added.residual) {
+        walk.x[0] = c;
+        ck_gpu_array residual = {(void *)call->residual, y.half};
+        ck_gpu_binary(stream_of(call), true, y, made, residual, &walk);
+        made = y;
+    }
+    if (made.at != y.at) convert(call, y, made, count_of(call));
+}
+
 /* (The libraries' results are of bf16 where their sources are.) */
 static void run_convolution(const ck_call *call) {
     const prepared *p = call->state;
@@ -393,15 +412,9 @@ static void run_convolution(const ck_call *call) {
     for (int i = 0; i < 2; i++)
         x[i] = as(call, half, source_of(call, i), count_at(call->graph, n->src[i]), &scratch);
     if (y.half != half) made = (ck_gpu_array){scratch, half};
-    p->library->convolve(call, p->plan, x[0].at, x[1].at, p->bias ? call->src[2] : NULL, made.at,
-                         call->scratch);
-    if (n->op == CK_OP_CONV && call->src[2] && !p->bias) {
-        int64_t c = last_of(n->shape), pixels = count_of(call) / c;
-        ck_gpu_walk channels = {.rank = 2, .d = {pixels, c}, .y = {c, 1}, .x = {0, 1}};
-        ck_gpu_binary(stream_of(call), true, y, made, source_of(call, 2), &channels);
-    } else if (y.half != half) {
-        convert(call, y, made, count_of(call));
-    }
+    p->library->convolve(call, p->plan, x[0].at, x[1].at, p->added.bias ? call->src[2] : NULL,
+                         p->added.residual ? call->residual : NULL, made.at, call->scratch);
+    add_rest(call, y, made);
 }
 
 static size_t convolution_scratch(const planned *p) {
@@ -584,13 +597,13 @@ static void run_attention(const ck_call *call) {
         move_heads(call, &a, &p, a.keys, true, at.v, source_of(call, 2));
         for (int64_t row = 0; row < a.queries; row += a.tile) {
             int64_t some = between(0, a.queries - row, a.tile), query = row * a.width;
-            ck_gpu_product scores = {false, true, some, a.keys, a.width, batch, false, false};
-            l->matmul(l, &scores, from(at.q, query).at, at.k.at, NULL, at.scores.at);
+            ck_gpu_product scores = {false, true, some, a.keys, a.width, batch, false};
+            l->matmul(l, &scores, from(at.q, query).at, at.k.at, NULL, NULL, at.scores.at);
             ck_gpu_softmax(l->stream, at.p, at.scores.at,
                            sums + (p.image * a.heads + p.head) * a.queries + row,
                            (ck_gpu_rows){batch * some, a.queries, a.keys, row}, a.scale, a.causal);
-            ck_gpu_product result = {false, false, some, a.width, a.keys, batch, l->half, false};
-            l->matmul(l, &result, at.p.at, at.v.at, NULL, from(at.dy, query).at);
+            ck_gpu_product result = {false, false, some, a.width, a.keys, batch, l->half};
+            l->matmul(l, &result, at.p.at, at.v.at, NULL, NULL, from(at.dy, query).at);
         }
         move_heads(call, &a, &p, a.queries, false, at.dy, result_of(call));
     }
@@ -599,20 +612,21 @@ static void run_attention(const ck_call *call) {
 /* Gradients of some queries of a part, and what they add to those of keys and values. */
 static void grad_of_queries(const ck_gpu_library *l, const attention *a, const places *at,
                             const float *sums, int64_t batch, int64_t row, int64_t some) {
-    bool more = row > 0;
+    float *dk = at->dk.at, *dv = at->dv.at;
+    bool first = row == 0;
     ck_gpu_array q = from(at->q, row * a->width), dq = from(at->dq, row * a->width);
     ck_gpu_array dy = from(at->dy, row * a->width);
     ck_gpu_rows rows = {batch * some, a->queries, a->keys, row};
-    ck_gpu_product scores = {false, true, some, a->keys, a->width, batch, false, false};
-    ck_gpu_product to_keys = {true, false, a->keys, a->width, some, batch, false, more};
-    ck_gpu_product to_queries = {false, false, some, a->width, a->keys, batch, l->half, false};
-    l->matmul(l, &scores, q.at, at->k.at, NULL, at->scores.at);
+    ck_gpu_product scores = {false, true, some, a->keys, a->width, batch, false};
+    ck_gpu_product to_keys = {true, false, a->keys, a->width, some, batch, false};
+    ck_gpu_product to_queries = {false, false, some, a->width, a->keys, batch, l->half};
+    l->matmul(l, &scores, q.at, at->k.at, NULL, NULL, at->scores.at);
     ck_gpu_softmax_again(l->stream, at->p, at->scores.at, sums + row, rows, a->scale, a->causal);
-    l->matmul(l, &to_keys, at->p.at, dy.at, NULL, at->dv.at);
-    l->matmul(l, &scores, dy.at, at->v.at, NULL, at->scores.at);
+    l->matmul(l, &to_keys, at->p.at, dy.at, NULL, first ? NULL : dv, dv);
+    l->matmul(l, &scores, dy.at, at->v.at, NULL, NULL, at->scores.at);
     ck_gpu_softmax_grad(l->stream, at->p, at->p, at->scores.at, rows, a->scale);
-    l->matmul(l, &to_keys, at->p.at, q.at, NULL, at->dk.at);
-    l->matmul(l, &to_queries, at->p.at, at->k.at, NULL, dq.at);
+    l->matmul(l, &to_keys, at->p.at, q.at, NULL, first ? NULL : dk, dk);
+    l->matmul(l, &to_queries, at->p.at, at->k.at, NULL, NULL, dq.at);
 }
 
 static void run_attention_grad(const ck_call *call) {
@@ -703,8 +717,12 @@ bool ck_gpu_takes_half(const ck_graph *g, ck_node n, int source) {
     return half >> (source + 1) & 1;
 }
 
+bool ck_gpu_takes_residual(const ck_graph *g, ck_node n) {
+    return g->nodes[n].op == CK_OP_MATMUL || g->nodes[n].op == CK_OP_CONV;
+}
+
 ck_status ck_gpu_prepare(const ck_gpu_library *l, const ck_graph *g, ck_node n, const bool *half,
-                         ck_kernel *kernel, ck_error *err) {
+                         bool residual, ck_kernel *kernel, ck_error *err) {
     const row *r = &rows[g->nodes[n].op];
     const char *name = ck_op_name(g->nodes[n].op);
     planned p = {l, g, n, half, 0};
@@ -713,9 +731,11 @@ ck_status ck_gpu_prepare(const ck_gpu_library *l, const ck_graph *g, ck_node n, 
     if (!state) return ck_fail_memory(err, name);
     state->library = l;
     *kernel = (ck_kernel){.run = r->run, .state = state, .release = free};
-    state->bias = g->nodes[n].op == CK_OP_CONV && g->nodes[n].src[2] != CK_NONE;
+    state->added.bias = g->nodes[n].op == CK_OP_CONV && g->nodes[n].src[2] != CK_NONE;
+    state->added.residual = residual && half[n] == l->half;
     if (r->run == run_convolution)
-        CK_TRY(l->prepare_convolution(l, g, n, &state->bias, &state->plan, &state->workspace, err));
+        CK_TRY(
+            l->prepare_convolution(l, g, n, &state->added, &state->plan, &state->workspace, err));
     p.workspace = state->workspace;
     kernel->scratch = r->scratch ? r->scratch(&p) : 0;
     return CK_OK;

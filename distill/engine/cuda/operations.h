@@ -2,7 +2,7 @@
  * whatever library there is.
  *
  *   static const ck_gpu_library library = {NULL, false, 1 << 25, matmul, prepare_convolution,
- * convolve}; CK_TRY(ck_gpu_prepare(&library, g, n, half, &kernel, err));
+ * convolve}; CK_TRY(ck_gpu_prepare(&library, g, n, half, residual, &kernel, err));
  *
  * The plugin (plugin.c) brings NVIDIA's libraries; the tests (gpu_host.c) bring the reference, and
  * so run every line of this, and of the kernels, without a card.
@@ -13,14 +13,19 @@
 #include "distill/engine/backend.h"
 #include "kernels/cuda/kernels.h"
 
-/* `batch` products c = op(a) op(b) + row (one for all rows, NULL: none), with op(a) m x k, op(b) k
- * x n, c m x n, each array's next matrix right behind the last. All contiguous, rows first. */
+/* `batch` products c = op(a) op(b) + row + more (row: one for all rows; more: like c, and may be c;
+ * NULL: none), with op(a) m x k, op(b) k x n, c m x n, each array's next matrix right behind the
+ * last. All contiguous, rows first. */
 typedef struct ck_gpu_product {
     bool ta, tb; /* a lies as k x m, b as n x k */
     int64_t m, n, k, batch;
-    bool half_c; /* c and row are of bf16 */
-    bool add;    /* to what is in c; there is no row then */
+    bool half_c; /* c, row and more are of bf16 */
 } ck_gpu_product;
+
+/* What is added to a convolution. */
+typedef struct ck_gpu_added {
+    bool bias, residual;
+} ck_gpu_added;
 
 typedef struct ck_gpu_library {
     ck_gpu_stream stream;
@@ -28,22 +33,26 @@ typedef struct ck_gpu_library {
     int64_t most_scores; /* of attention in scratch memory, at least one query's */
     size_t shared;       /* bytes that a block of the card's threads can share */
     void (*matmul)(const struct ck_gpu_library *l, const ck_gpu_product *p, const void *a,
-                   const void *b, const void *row, void *c);
-    /* A convolution, or one of its gradients. *bias: whether one is to be added to it, and then
-     * whether the library does. *plan is never released; workspace: bytes that convolve needs. */
+                   const void *b, const void *row, const void *more, void *c);
+    /* A convolution, or one of its gradients. *added: what is to be added to it, and then what of
+     * that the library adds. *plan is never released; workspace: bytes that convolve needs. */
     ck_status (*prepare_convolution)(const struct ck_gpu_library *l, const ck_graph *g, ck_node n,
-                                     bool *bias, void **plan, size_t *workspace, ck_error *err);
-    /* first, second: the node's sources, of bf16 where the library is, as dst; bias, of f32, where
-     * it is the library's. */
+                                     ck_gpu_added *added, void **plan, size_t *workspace,
+                                     ck_error *err);
+    /* first, second: the node's sources, of bf16 where the library is, as dst and residual; bias,
+     * of f32; NULL: not the library's. */
     void (*convolve)(const ck_call *call, const void *plan, const void *first, const void *second,
-                     const void *bias, void *dst, void *workspace);
+                     const void *bias, const void *residual, void *dst, void *workspace);
 } ck_gpu_library;
 
 /* What backends of bf16 can store so. */
 bool ck_gpu_takes_half(const ck_graph *g, ck_node n, int source);
 
-/* How a node will be run; the library must outlive the kernel. half: see ck_backend. */
+/* Products of matrices and convolutions add residuals. */
+bool ck_gpu_takes_residual(const ck_graph *g, ck_node n);
+
+/* How a node will be run; the library must outlive the kernel. half, residual: see ck_backend. */
 ck_status ck_gpu_prepare(const ck_gpu_library *l, const ck_graph *g, ck_node n, const bool *half,
-                         ck_kernel *kernel, ck_error *err);
+                         bool residual, ck_kernel *kernel, ck_error *err);
 
 #endif

@@ -18,28 +18,29 @@ enum { SCORES = 32 << 20 };
 /* A backend's functions know by their names alone how it computes. */
 #define PRECISION(name, halves, precision)                                                         \
     static void product_##name(const ck_gpu_library *l, const ck_gpu_product *p, const void *a,    \
-                               const void *b, const void *row, void *c) {                          \
+                               const void *b, const void *row, const void *more, void *c) {        \
         (void)l;                                                                                   \
-        ck_cuda_product(precision, p, a, b, row, c);                                               \
+        ck_cuda_product(precision, p, a, b, row, more, c);                                         \
     }                                                                                              \
     static ck_status convolution_##name(const ck_gpu_library *l, const ck_graph *g, ck_node n,     \
-                                        bool *bias, void **plan, size_t *workspace,                \
+                                        ck_gpu_added *added, void **plan, size_t *workspace,       \
                                         ck_error *err) {                                           \
         (void)l;                                                                                   \
-        return ck_cuda_convolution(precision, g, n, bias, plan, workspace, err);                   \
+        return ck_cuda_convolution(precision, g, n, added, plan, workspace, err);                  \
     }                                                                                              \
     static ck_gpu_library name = {NULL,    halves, SCORES, 0, product_##name, convolution_##name,  \
                                   convolve};                                                       \
     static ck_status prepare_##name(const ck_backend *b, const ck_graph *g, ck_node n,             \
-                                    const bool *half, ck_kernel *kernel, ck_error *err) {          \
+                                    const bool *half, bool residual, ck_kernel *kernel,            \
+                                    ck_error *err) {                                               \
         (void)b;                                                                                   \
-        return ck_gpu_prepare(&name, g, n, half, kernel, err);                                     \
+        return ck_gpu_prepare(&name, g, n, half, residual, kernel, err);                           \
     }
 
 static void convolve(const ck_call *call, const void *plan, const void *first, const void *second,
-                     const void *bias, void *dst, void *workspace) {
+                     const void *bias, const void *residual, void *dst, void *workspace) {
     (void)call;
-    ck_cuda_convolve(plan, first, second, bias, dst, workspace);
+    ck_cuda_convolve(plan, first, second, bias, residual, dst, workspace);
 }
 
 PRECISION(f32, false, CK_CUDA_F32)
@@ -108,9 +109,10 @@ static const ck_choices choices = {chosen_by, ck_choices_at, take_choice};
 #define ON_CARD(backend_name, halves, prepare_function)                                            \
     {                                                                                              \
         .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = sizeof(float),             \
-        .takes_half = halves, .prepare = prepare_function, .alloc = ck_card_alloc,                 \
-        .free = ck_card_free, .write = ck_card_write, .read = ck_card_read, .zero = ck_card_zero,  \
-        .copy = ck_card_copy, .updates = &updates, .memory = ck_card_memory, .run = ck_card_run,   \
+        .takes_half = halves, .takes_residual = ck_gpu_takes_residual,                             \
+        .prepare = prepare_function, .alloc = ck_card_alloc, .free = ck_card_free,                 \
+        .write = ck_card_write, .read = ck_card_read, .zero = ck_card_zero, .copy = ck_card_copy,  \
+        .updates = &updates, .memory = ck_card_memory, .run = ck_card_run,                         \
         .forget = ck_card_forget, .peers = &peers, .choices = &choices                             \
     }
 

@@ -18,7 +18,7 @@ enum { WORKSPACE = 64 << 20 };
 typedef struct kind {
     ck_gpu_product product;
     ck_cuda_precision precision;
-    bool has_row;
+    bool has_row, has_more;
     uint32_t aligned; /* bytes that all addresses are multiples of */
 } kind;
 
@@ -116,7 +116,8 @@ static void name_kind(const kind *k, char text[192]) {
              "product precision %d m %" PRId64 " n %" PRId64 " k %" PRId64 " batch %" PRId64
              "%s%s%s%s%s aligned %" PRIu32,
              (int)k->precision, p->m, p->n, p->k, p->batch, p->ta ? " ta" : "", p->tb ? " tb" : "",
-             k->has_row ? " row" : "", p->half_c ? " half" : "", p->add ? " add" : "", k->aligned);
+             k->has_row ? " row" : "", p->half_c ? " half" : "", k->has_more ? " add" : "",
+             k->aligned);
 }
 
 /* (Checked: one that is kept may be of a library that only calls itself the same.) */
@@ -183,26 +184,27 @@ static choice *find(const kind *k, const void *row) {
     return lt.choices[lt.count++] = c;
 }
 
-static uint32_t alignment(const void *a, const void *b, const void *c, const void *d) {
-    uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d | 256;
+static uint32_t alignment(uintptr_t bits) {
+    bits |= 256;
     return (uint32_t)(bits & -bits);
 }
 
 void ck_cuda_product(ck_cuda_precision precision, const ck_gpu_product *p, const void *a,
-                     const void *b, const void *row, void *c) {
+                     const void *b, const void *row, const void *more, void *c) {
     static const float one = 1, zero = 0;
     kind k;
     memset(&k, 0, sizeof k);
     k.product.ta = p->ta, k.product.tb = p->tb;
-    k.product.half_c = p->half_c, k.product.add = p->add;
+    k.product.half_c = p->half_c;
     k.product.m = p->m, k.product.n = p->n, k.product.k = p->k, k.product.batch = p->batch;
     k.precision = precision;
-    k.has_row = row != NULL;
-    k.aligned = alignment(a, b, c, row);
+    k.has_row = row != NULL, k.has_more = more != NULL;
+    k.aligned =
+        alignment((uintptr_t)a | (uintptr_t)b | (uintptr_t)row | (uintptr_t)more | (uintptr_t)c);
     choice *with = find(&k, row);
     if (!with) return;
     if (row) set_row(with, row);
-    NOTE(cublasLtMatmul(lt.handle, with->product, &one, b, with->b, a, with->a,
-                        p->add ? &one : &zero, c, with->c, c, with->c, &with->algorithm,
-                        lt.workspace, WORKSPACE, ck_card_stream()));
+    NOTE(cublasLtMatmul(lt.handle, with->product, &one, b, with->b, a, with->a, more ? &one : &zero,
+                        more ? more : c, with->c, c, with->c, &with->algorithm, lt.workspace,
+                        WORKSPACE, ck_card_stream()));
 }

@@ -19,6 +19,6 @@ size_t ck_cuda_products_version(void);
 bool ck_cuda_is_product_choice(const char *text);
 /* See ck_gpu_library. */
 void ck_cuda_product(ck_cuda_precision precision, const ck_gpu_product *p, const void *a,
-                     const void *b, const void *row, void *c);
+                     const void *b, const void *row, const void *more, void *c);
 
 #endif

@@ -1,0 +1,87 @@
+/* See residual.h. */
+#include "distill/engine/residual.h"
+
+#include "io/os.h"
+
+#include <stdlib.h>
+
+typedef struct choice {
+    const ck_backend *backend;
+    const ck_graph *graph;
+    const bool *needed, *half;
+    int *readers; /* by node; the caller is one of outputs */
+    ck_node *product;
+} choice;
+
+static void count_readers(choice *c, const ck_node *outputs, size_t count) {
+    for (size_t i = 0; i < c->graph->count; i++)
+        for (int s = 0; s < CK_MAX_SRC && c->needed[i]; s++)
+            if (c->graph->nodes[i].src[s] != CK_NONE) c->readers[c->graph->nodes[i].src[s]]++;
+    for (size_t i = 0; i < count; i++) c->readers[outputs[i]]++;
+}
+
+static ck_node shown_by(const ck_graph *g, ck_node n) {
+    while (g->nodes[n].op == CK_OP_VIEW) n = g->nodes[n].src[0];
+    return n;
+}
+
+static bool is_like(const choice *c, ck_node a, ck_node b) {
+    ck_shape x = ck_node_shape(c->graph, a), y = ck_node_shape(c->graph, b);
+    return ck_shape_count(&x) == ck_shape_count(&y) && c->half[a] == c->half[b];
+}
+
+/* Whether source `source` of addition n is a product, or a view of a whole one, that can make it.
+ */
+static bool can_make(const choice *c, ck_node n, int source) {
+    const ck_graph *g = c->graph;
+    ck_node other = g->nodes[n].src[1 - source], at = g->nodes[n].src[source];
+    for (; c->readers[at] == 1 && g->nodes[at].op == CK_OP_VIEW; at = g->nodes[at].src[0]) {
+    }
+    return c->readers[at] == 1 && g->nodes[at].op != CK_OP_VIEW &&
+           c->backend->takes_residual(g, at) && is_like(c, at, n) && is_like(c, other, n);
+}
+
+/* (The later one, whose sources are kept for the shortest time.) */
+static ck_node choose(const choice *c, ck_node n) {
+    ck_node best = CK_NONE;
+    for (int s = 0; s < 2; s++) {
+        ck_node product = shown_by(c->graph, c->graph->nodes[n].src[s]);
+        if (product > best && can_make(c, n, s)) best = product;
+    }
+    return best;
+}
+
+/* Whether n is made as the node that it recomputes; else neither is by a product. */
+static bool agree(choice *c, ck_node n) {
+    ck_node original = c->graph->nodes[n].original, *mine = &c->product[n];
+    ck_node *theirs = &c->product[original];
+    if (original == n || !c->needed[n] || !c->needed[original]) return true;
+    if (*mine == CK_NONE ? *theirs == CK_NONE : c->graph->nodes[*mine].original == *theirs)
+        return true;
+    *mine = *theirs = CK_NONE;
+    return false;
+}
+
+bool ck_residual_choose(const ck_backend *b, const ck_graph *g, const bool *needed,
+                        const ck_node *outputs, size_t count, const bool *half, ck_node *product) {
+    ck_node end = (ck_node)g->count;
+    choice c = {b, g, needed, half, NULL, product};
+    for (ck_node i = 0; i < end; i++) product[i] = CK_NONE;
+    if (!b->takes_residual) return true;
+    c.readers = ck_alloc_array(g->count, sizeof *c.readers);
+    if (!c.readers) return false;
+    count_readers(&c, outputs, count);
+    for (ck_node i = 0; i < end; i++)
+        if (needed[i] && g->nodes[i].op == CK_OP_ADD) product[i] = choose(&c, i);
+    for (bool all = false; !all;) {
+        all = true;
+        for (ck_node i = 0; i < end; i++) all = agree(&c, i) && all;
+    }
+    free(c.readers);
+    return true;
+}
+
+ck_node ck_residual_of(const ck_graph *g, ck_node n, ck_node product) {
+    const ck_graph_node *at = &g->nodes[n];
+    return at->src[shown_by(g, at->src[0]) == product ? 1 : 0];
+}
