@@ -151,6 +151,17 @@ cuda:
 	@exit 1
 endif
 
+# What cuDNN says of convolutions, which it does without a card.
+ifeq ($(CUDA),yes)
+TESTS += test_cudnn
+$(BUILD)/tests/gpu/test_cudnn.o: ALL_CFLAGS += $(CUDA_CFLAGS)
+$(BUILD)/tests/test_cudnn: $(BUILD)/tests/gpu/test_cudnn.o $(BUILD)/pic/distill/engine/cuda/convolutions.o \
+    $(BUILD)/pic/distill/engine/cuda/choices.o $(BUILD)/libck.a
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS) \
+	    $(addprefix -L,$(CUDA_LIBS)) $(addprefix -Wl$(comma)-rpath$(comma),$(CUDA_LIBS)) \
+	    -lcudnn -lcudart_static -ldl -lrt -lpthread
+endif
+
 # The one of the tests, which needs no card; and one of another version.
 GPU_HOST_SRC := $(PLUGIN_SRC) $(wildcard kernels/cuda/*.c) distill/engine/reference_f32.c tests/gpu_host.c
 $(BUILD)/tests/libck-cuda.so: $(GPU_HOST_SRC:%.c=$(BUILD)/pic/%.o) $(BUILD)/tests/libnccl.so.2

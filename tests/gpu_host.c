@@ -239,10 +239,11 @@ static void convolve_halves(const ck_call *call, const void *plan, const void *f
     int64_t n = ck_shape_count(&ck_call_node(call)->shape);
     float *x = f32_of(first, ck_shape_count(&a)), *w = f32_of(second, ck_shape_count(&b));
     float *y = malloc((size_t)n * sizeof *y);
-    convolve(call, plan, x, w, bias, NULL, y, workspace);
+    float *row = bias ? f32_of(bias, ck_call_node(call)->shape.d[3]) : NULL;
+    convolve(call, plan, x, w, row, NULL, y, workspace);
     for (int64_t i = 0; i < n; i++)
         put(dst, true, i, y[i] + (residual ? get(residual, true, i) : 0));
-    free(x), free(w), free(y);
+    free(x), free(w), free(y), free(row);
 }
 
 /* (Scores of few queries at once, so that attention is made in pieces.) */

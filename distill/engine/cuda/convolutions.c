@@ -31,12 +31,13 @@ typedef struct plan {
 
 static struct {
     cudnnHandle_t handle;
+    descriptor card; /* NULL: the handle's; else plans are only made, and never run */
     plan **plans;
     size_t count, capacity;
 } dnn;
 
 /* The names of arrays in a graph, also by their place in it. BARE and SUM lie in no memory: the
- * convolution alone, and with the bias. */
+ * convolution alone, and with the residual. */
 enum { X, W, Y, ARRAYS, BIAS = ARRAYS, RESIDUAL, BARE, SUM };
 
 #define NOTE(call)                                                                                 \
@@ -77,6 +78,14 @@ static void set_descriptor(descriptor d, cudnnBackendAttributeName_t name, descr
     set(d, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &value);
 }
 
+ck_status ck_cuda_convolutions_plan_for(const char *card, ck_error *err) {
+    dnn.card = make(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
+    set(dnn.card, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, (int64_t)strlen(card),
+        card);
+    NOTE(cudnnBackendFinalize(dnn.card));
+    return ck_card_check(err);
+}
+
 /* Images: N C H W in the library's order, whatever their order in memory; weights: K C R S. One
  * that is passing lies in no memory. */
 static descriptor array(cudnnDataType_t type, int64_t name, bool passing, int64_t n, int64_t c,
@@ -93,16 +102,21 @@ static descriptor array(cudnnDataType_t type, int64_t name, bool passing, int64_
     return d;
 }
 
-static int64_t at_least_zero(int64_t x) {
-    return x < 0 ? 0 : x;
+/* Zeros behind `size` pixels: as many as before where that comes to as many results, as there are
+ * engines that take nothing else; else as few as will do. */
+static int64_t padding_after(int64_t size, int64_t results, int64_t side, int64_t stride,
+                             int64_t before) {
+    int64_t least = (results - 1) * stride + side - before - size;
+    if ((size + 2 * before - side) / stride + 1 == results) return before;
+    return least < 0 ? 0 : least;
 }
 
 static descriptor geometry(const ck_convolution *v) {
     descriptor d = make(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
     const int64_t dims = 2, dilation[] = {1, 1}, stride[] = {v->stride, v->stride};
     const int64_t before[] = {v->top, v->left};
-    const int64_t after[] = {at_least_zero((v->p - 1) * v->stride + v->r - v->top - v->h),
-                             at_least_zero((v->q - 1) * v->stride + v->s - v->left - v->w)};
+    const int64_t after[] = {padding_after(v->h, v->p, v->r, v->stride, v->top),
+                             padding_after(v->w, v->q, v->s, v->stride, v->left)};
     cudnnDataType_t type = CUDNN_DATA_FLOAT;
     cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
     set(d, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &dims);
@@ -173,7 +187,8 @@ static bool make_addition(int operation, int x, int b, int y, descriptor parts[P
     return cudnnBackendFinalize(d) == CUDNN_STATUS_SUCCESS;
 }
 
-/* What is added, all of it in f32 but the residual and the result. */
+/* What is added, in f32. (Residual before bias, and the bias of the numbers that all have, is how
+ * the library's own engines add them while they compute; others it has to compile.) */
 static bool make_additions(const kind *k, cudnnDataType_t type, descriptor parts[PARTS]) {
     const cudnnPointwiseMode_t add = CUDNN_POINTWISE_ADD;
     const cudnnDataType_t f32 = CUDNN_DATA_FLOAT;
@@ -185,13 +200,13 @@ static bool make_additions(const kind *k, cudnnDataType_t type, descriptor parts
     set(parts[ADDITION], CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &f32);
     NOTE(cudnnBackendFinalize(parts[ADDITION]));
     if (both) parts[SUM] = array(f32, SUM, true, v->n, v->k, v->p, v->q);
-    if (k->added.bias) {
-        parts[BIAS] = array(f32, BIAS, false, 1, v->k, 1, 1);
-        if (!make_addition(ADDING_BIAS, BARE, BIAS, both ? SUM : Y, parts)) return false;
+    if (k->added.residual) {
+        parts[RESIDUAL] = array(type, RESIDUAL, false, v->n, v->k, v->p, v->q);
+        if (!make_addition(ADDING_RESIDUAL, BARE, RESIDUAL, both ? SUM : Y, parts)) return false;
     }
-    if (!k->added.residual) return true;
-    parts[RESIDUAL] = array(type, RESIDUAL, false, v->n, v->k, v->p, v->q);
-    return make_addition(ADDING_RESIDUAL, both ? SUM : BARE, RESIDUAL, Y, parts);
+    if (!k->added.bias) return true;
+    parts[BIAS] = array(type, BIAS, false, 1, v->k, 1, 1);
+    return make_addition(ADDING_BIAS, both ? SUM : BARE, BIAS, Y, parts);
 }
 
 static bool adds(const kind *k) {
@@ -211,9 +226,9 @@ static descriptor graph_of(const kind *k, descriptor parts[PARTS]) {
     descriptor graph = make(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR), operations[3];
     int64_t count = 0;
     operations[count++] = parts[CONVOLUTION];
-    if (k->added.bias) operations[count++] = parts[ADDING_BIAS];
     if (k->added.residual) operations[count++] = parts[ADDING_RESIDUAL];
-    set(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
+    if (k->added.bias) operations[count++] = parts[ADDING_BIAS];
+    if (!dnn.card) set(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
     set(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, count, operations);
     if (cudnnBackendFinalize(graph) == CUDNN_STATUS_SUCCESS) return graph;
     drop(graph);
@@ -257,7 +272,10 @@ static descriptor try_engine(descriptor configuration, ck_cuda_precision precisi
     drop(engine);
     if (!good) return NULL;
     made = make(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-    set(made, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
+    if (dnn.card)
+        set_descriptor(made, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, dnn.card);
+    else
+        set(made, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
     set_descriptor(made, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration);
     good = cudnnBackendFinalize(made) == CUDNN_STATUS_SUCCESS &&
            cudnnBackendGetAttribute(made, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
@@ -365,6 +383,7 @@ static descriptor kept_engine(descriptor graph, const char *text, ck_cuda_precis
     descriptor configuration = make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
     set_descriptor(engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, graph);
     set(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &c.engine);
+    if (dnn.card) set_descriptor(engine, CUDNN_ATTR_ENGINE_DEVICEPROP, dnn.card);
     cudnnBackendFinalize(engine);
     cudnnBackendSetAttribute(configuration, CUDNN_ATTR_ENGINECFG_ENGINE,
                              CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &engine);
@@ -391,6 +410,7 @@ static descriptor first_engine(descriptor graph, cudnnBackendHeurMode_t way,
     for (int i = 0; i < MOST_ENGINES; i++) proposed[i] = make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
     set_descriptor(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
     set(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &way);
+    if (dnn.card) set_descriptor(heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, dnn.card);
     if (cudnnBackendFinalize(heuristic) != CUDNN_STATUS_SUCCESS ||
         cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
                                  CUDNN_TYPE_BACKEND_DESCRIPTOR, MOST_ENGINES, &count,

@@ -8,6 +8,9 @@
 #include "distill/engine/cuda/products.h"
 
 ck_status ck_cuda_convolutions_open(ck_error *err);
+/* In its place, without a card: plans are made for one that cuDNN has described so (JSON), and
+ * cannot be run. */
+ck_status ck_cuda_convolutions_plan_for(const char *card, ck_error *err);
 size_t ck_cuda_convolutions_version(void);
 /* Whether a text is the choice of an engine. */
 bool ck_cuda_is_convolution_choice(const char *choice);

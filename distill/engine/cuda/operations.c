@@ -364,18 +364,19 @@ static void run_matmul(const ck_call *call) {
     l->matmul(l, &p, left.at, right.at, row.at, call->residual, y.at);
 }
 
-/* Copies of what is stored otherwise than the library takes it. */
-static size_t sources_scratch(const planned *p) {
+/* Copies of the first so many sources that are stored otherwise than the library takes them. */
+static size_t sources_scratch(const planned *p, int count) {
     const ck_graph_node *n = &p->graph->nodes[p->node];
     size_t bytes = 0;
-    for (int s = 0; s < 2 && p->library->half; s++)
-        if (!p->half[n->src[s]]) bytes += half_bytes(count_at(p->graph, n->src[s]));
+    for (int s = 0; s < count && p->library->half; s++)
+        if (n->src[s] != CK_NONE && !p->half[n->src[s]])
+            bytes += half_bytes(count_at(p->graph, n->src[s]));
     return bytes;
 }
 
 static size_t matmul_scratch(const planned *p) {
     const ck_graph_node *n = &p->graph->nodes[p->node];
-    size_t bytes = sources_scratch(p);
+    size_t bytes = sources_scratch(p, 2);
     if (n->src[2] != CK_NONE && p->half[n->src[2]] != p->half[p->node])
         bytes += aligned((size_t)n->shape.d[1] * sizeof(float));
     return bytes;
@@ -408,17 +409,18 @@ static void run_convolution(const ck_call *call) {
     const ck_graph_node *n = ck_call_node(call);
     bool half = p->library->half;
     char *scratch = (char *)call->scratch + aligned(p->workspace);
-    ck_gpu_array x[2], y = result_of(call), made = y;
+    ck_gpu_array x[2], bias = {0}, y = result_of(call), made = y;
     for (int i = 0; i < 2; i++)
         x[i] = as(call, half, source_of(call, i), count_at(call->graph, n->src[i]), &scratch);
+    if (p->added.bias) bias = as(call, half, source_of(call, 2), last_of(n->shape), &scratch);
     if (y.half != half) made = (ck_gpu_array){scratch, half};
-    p->library->convolve(call, p->plan, x[0].at, x[1].at, p->added.bias ? call->src[2] : NULL,
+    p->library->convolve(call, p->plan, x[0].at, x[1].at, bias.at,
                          p->added.residual ? call->residual : NULL, made.at, call->scratch);
     add_rest(call, y, made);
 }
 
 static size_t convolution_scratch(const planned *p) {
-    size_t bytes = aligned(p->workspace) + sources_scratch(p);
+    size_t bytes = aligned(p->workspace) + sources_scratch(p, 3);
     return p->half[p->node] == p->library->half ? bytes
                                                 : bytes + half_bytes(count_at(p->graph, p->node));
 }
@@ -690,7 +692,7 @@ static const row rows[CK_OP_COUNT] = {
     [CK_OP_SLICE] = {run_slice, NULL, RESULT | A},
     [CK_OP_PAD] = {run_pad, NULL, RESULT | A},
     [CK_OP_MATMUL] = {run_matmul, matmul_scratch, RESULT | A | B | C},
-    [CK_OP_CONV] = {run_convolution, convolution_scratch, RESULT | A | B},
+    [CK_OP_CONV] = {run_convolution, convolution_scratch, RESULT | A | B | C},
     [CK_OP_CONV_DATA_GRAD] = {run_convolution, convolution_scratch, RESULT | A | B},
     [CK_OP_CONV_WEIGHT_GRAD] = {run_convolution, convolution_scratch, A | B},
     [CK_OP_GROUP_NORM] = {run_group_norm, NULL, RESULT | A},

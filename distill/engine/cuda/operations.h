@@ -39,8 +39,8 @@ typedef struct ck_gpu_library {
     ck_status (*prepare_convolution)(const struct ck_gpu_library *l, const ck_graph *g, ck_node n,
                                      ck_gpu_added *added, void **plan, size_t *workspace,
                                      ck_error *err);
-    /* first, second: the node's sources, of bf16 where the library is, as dst and residual; bias,
-     * of f32; NULL: not the library's. */
+    /* first, second: the node's sources; all arrays are of bf16 where the library is. bias,
+     * residual: NULL where they are not the library's. */
     void (*convolve)(const ck_call *call, const void *plan, const void *first, const void *second,
                      const void *bias, const void *residual, void *dst, void *workspace);
 } ck_gpu_library;
