@@ -53,4 +53,4 @@ static ck_status run(const char *const *operands, size_t count, ck_error *err) {
 }
 
 const ck_tool ck_tool_methods = {
-    .command = &command, .min_operands = 0, .max_operands = 1, .run = run};
+    .command = &command, .min_operands = 0, .max_operands = 0, .run = run};

@@ -5,6 +5,7 @@
 #include "distill/tools.h"
 #include "io/os.h"
 #include "io/view.h"
+#include "io/writer.h"
 #include "merge/save.h"
 
 #include <math.h>
@@ -190,7 +191,8 @@ static ck_status parse_size(const ck_model *m, ck_generate_options *o, ck_error 
     if (!size_text) return CK_OK;
     unsigned w, h;
     char end;
-    if (sscanf(size_text, "%ux%u%c", &w, &h, &end) != 2)
+    if (strspn(size_text, "0123456789x") < strlen(size_text) ||
+        sscanf(size_text, "%9ux%9u%c", &w, &h, &end) != 2)
         return ck_fail(err, CK_USAGE, "--size %s: write it as 512x512", size_text);
     o->width = w, o->height = h;
     return CK_OK;
@@ -308,9 +310,10 @@ static ck_status check_count(const ck_generate_options *o, size_t channels, ck_e
     double there = (double)ck_proc_bytes("/proc/meminfo", "MemAvailable:");
     if (!there || bytes <= there) return CK_OK;
     return ck_fail(err, CK_MEMORY,
-                   "%zu pictures of %zux%zu take %.1f MiB, %.1f are free: make fewer at once, the "
-                   "next with another --seed",
-                   o->count, o->width, o->height, bytes / 0x1p20, there / 0x1p20);
+                   "%zu picture%s of %zux%zu take%s %.1f MiB, %.1f are free: make smaller ones, or "
+                   "fewer at once, the next with another --seed",
+                   o->count, o->count == 1 ? "" : "s", o->width, o->height,
+                   o->count == 1 ? "s" : "", bytes / 0x1p20, there / 0x1p20);
 }
 
 static ck_status make(ck_model *m, const ck_backend *b, ck_generate_options *o, ck_error *err) {
@@ -348,8 +351,10 @@ static ck_status run(const char *const *operands, size_t operand_count, ck_error
     ck_model m;
     double start = ck_seconds();
     if (shift_given && !(shift > 0)) return ck_fail(err, CK_USAGE, "--shift must be above 0");
-    if (!count || count > 4096 || !steps)
-        return ck_fail(err, CK_USAGE, "--count and --steps must be at least 1");
+    if (!count || count > 4096) return ck_fail(err, CK_USAGE, "--count must be 1 to 4096");
+    if (!steps) return ck_fail(err, CK_USAGE, "--steps must be at least 1");
+    CK_TRY(ck_writer_check(output, force, err));
+    if (latents_out) CK_TRY(ck_writer_check(latents_out, force, err));
     CK_TRY(ck_backend_open(device, &b, err));
     CK_TRY(open_model(&m, err));
     ck_generate_options o = {.prompt = prompt,
@@ -371,4 +376,4 @@ static ck_status run(const char *const *operands, size_t operand_count, ck_error
 }
 
 const ck_tool ck_tool_sample = {
-    .command = &command, .min_operands = 0, .max_operands = 1, .run = run};
+    .command = &command, .min_operands = 0, .max_operands = 0, .run = run};

@@ -155,6 +155,13 @@ ck_status ck_writer_create(const char *path, uint64_t size, bool replace, ck_wri
     return status;
 }
 
+ck_status ck_writer_check(const char *path, bool replace, ck_error *err) {
+    ck_writer *w;
+    CK_TRY(ck_writer_create(path, 0, replace, &w, err));
+    ck_writer_abort(w);
+    return CK_OK;
+}
+
 ck_status ck_writer__open_partial(const char *path, uint64_t size, bool replace, ck_writer **w,
                                   ck_error *err) {
     CK_TRY(start(path, size, replace, w, err));

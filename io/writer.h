@@ -29,6 +29,9 @@ typedef struct ck_writer ck_writer;
 ck_status ck_writer_create(const char *path, uint64_t size, bool replace, ck_writer **w,
                            ck_error *err);
 
+/* Refuses what ck_writer_create would refuse, for a file that is written after long work. */
+ck_status ck_writer_check(const char *path, bool replace, ck_error *err);
+
 /* Writes n bytes at offset. offset and data are multiples of CK_PAGE; n is too, except for a block
  * that ends at the file's end, which must have room up to the next multiple (what lies there is
  * overwritten with zeros). Thread-safe for blocks that do not overlap. */

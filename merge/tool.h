@@ -14,7 +14,7 @@
 
 typedef struct ck_tool {
     const ck_command *command;
-    size_t min_operands, max_operands; /* max_operands 0: any number */
+    size_t min_operands, max_operands; /* a maximum below the minimum: any number */
     /* With all operands at once. */
     ck_status (*run)(const char *const *operands, size_t count, ck_error *err);
     /* Or with each of them, being files: a bad one does not keep the others from their turn. object

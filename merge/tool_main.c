@@ -54,7 +54,8 @@ static ck_status run_tool(const ck_tool *tool, int argc, char **argv, bool *find
     size_t count;
     CK_TRY(ck_cli_parse(tool->command, argc, argv, &operands, &count, err));
     ck_status status;
-    if (count < tool->min_operands || (tool->max_operands && count > tool->max_operands))
+    bool any = tool->max_operands < tool->min_operands;
+    if (count < tool->min_operands || (!any && count > tool->max_operands))
         status = ck_fail(err, CK_USAGE, "%zu operand%s given; usage: %s %.*s", count,
                          count == 1 ? "" : "s", tool->command->name,
                          (int)strcspn(tool->command->synopsis, "\n"), tool->command->synopsis);

@@ -1363,6 +1363,30 @@ static void test_mistakes(void **state) {
     }
 }
 
+/* Of which libraries cannot count the pixels. */
+static void test_large_images(void **state) {
+    (void)state;
+    static const struct {
+        int64_t height, width;
+        bool fits;
+    } cases[] = {{65536, 32767, true},
+                 {65537, 8, false},
+                 {8, 65537, false},
+                 {65536, 32768, false},
+                 {46341, 46341, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ck_error err = {CK_OK, ""};
+        ck_graph *g = ck_graph_new();
+        ck_node x = ck_input(g, "x", CK_F32, CK_SHAPE(1, cases[i].height, cases[i].width, 4));
+        ck_node w = ck_input(g, "w", CK_F32, CK_SHAPE(4, 3, 3, 4));
+        ck_node y = ck_conv(g, x, w, CK_NONE, 1, (int[4]){1, 1, 1, 1});
+        assert_int_equal(y != CK_NONE, cases[i].fits);
+        assert_int_equal(ck_graph_check(g, &err), cases[i].fits ? CK_OK : CK_USAGE);
+        if (!cases[i].fits) assert_non_null(strstr(err.message, "are too large: convolutions"));
+        ck_graph_free(g);
+    }
+}
+
 static void expect_no_gradient(ck_graph *g, ck_node of, ck_node wrt, const char *why) {
     ck_error err = {CK_OK, ""};
     ck_node grad;
@@ -1527,6 +1551,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_places),
         cmocka_unit_test(test_places_of_mixed_numbers),
         cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_large_images),
         cmocka_unit_test(test_no_gradient),
         cmocka_unit_test(test_unknown_backend),
         cmocka_unit_test(test_extreme_values),

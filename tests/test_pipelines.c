@@ -116,35 +116,72 @@ static void test_flags(void **state) {
                 "--sampler dpmpp_2m --spacing linspace --karras");
 }
 
-/* A weight of a part that is no number: refused before the first of a thousand steps. */
-static void check_broken(const char *part, const char *option) {
+/* The first numbers of a part's weights, or all (SIZE_MAX), become this one. */
+static void check_broken(const char *part, const char *option, size_t numbers, float value,
+                         int steps, const char *says) {
     char folder[] = "/tmp/ck_pipelines.XXXXXX", path[256], *file;
     size_t n;
-    const float nan = NAN;
     assert_non_null(mkdtemp(folder));
     snprintf(path, sizeof path, DATA "sd3/%s", part);
     ok(ck_read_file(path, 1 << 20, &file, &n, &err));
     uint64_t head;
     memcpy(&head, file, sizeof head);
-    memcpy(file + 8 + head, &nan, sizeof nan);
+    for (size_t i = 0; i < numbers && 8 + head + (i + 1) * sizeof value <= n; i++)
+        memcpy(file + 8 + head + i * sizeof value, &value, sizeof value);
     snprintf(path, sizeof path, "%s/broken.safetensors", folder);
     ok(ck_write_file(path, file, n, true, &err));
     free(file);
     outcome *o = program_run(".",
-                             "ckdistill sample --model " DATA "sd3 --prompt x --steps 1000 --size "
+                             "ckdistill sample --model " DATA "sd3 --prompt x --steps %d --size "
                              "16x16 -o %s/x.png --%s %s",
-                             folder, option, path);
-    program_expect(o, 1, NULL, "not a number");
-    assert_non_null(strstr(o->err, "broken.safetensors"));
+                             steps, folder, option, path);
+    program_expect(o, 1, NULL, says);
     snprintf(path, sizeof path, "rm -rf %s", folder);
     assert_int_equal(system(path), 0);
 }
 
 static void test_broken(void **state) {
     (void)state;
-    check_broken("vae/diffusion_pytorch_model.safetensors", "vae");
-    check_broken("transformer/diffusion_pytorch_model.safetensors", "unet");
-    check_broken("text_encoder_3/model.safetensors", "t5");
+    static const char says[] = "broken.safetensors: tensor";
+    static const char transformer[] = "transformer/diffusion_pytorch_model.safetensors";
+    /* Before the first of a thousand steps. */
+    check_broken("vae/diffusion_pytorch_model.safetensors", "vae", 1, NAN, 1000, says);
+    check_broken(transformer, "unet", 1, NAN, 1000, says);
+    check_broken("text_encoder_3/model.safetensors", "t5", 1, NAN, 1000, says);
+    /* A number, of which none can be made. */
+    check_broken(transformer, "unet", SIZE_MAX, 3e38f, 2,
+                 "after 2 steps the latents are not numbers");
+}
+
+/* Settings that make no sense are refused before the first of many steps. */
+static void test_settings(void **state) {
+    (void)state;
+    static const struct {
+        const char *options;
+        int status;
+        const char *says;
+    } cases[] = {
+        {"--size -8x8", 2, "--size -8x8: write it as 512x512"},
+        {"--size 99999999999x8", 2, "write it as 512x512"},
+        {"--size 15x16", 2, "size 15x16: this model needs multiples of 4"},
+        {"--count 4097", 2, "--count must be 1 to 4096"},
+        {"--steps 0", 2, "--steps must be at least 1"},
+        {"cat", 2, "1 operand given"},
+        {"-o /no/such/folder/x.png", 1, "/no/such/folder/x.png: cannot create a file there"},
+        {"--latents-out /no/such/x", 1, "/no/such/x: cannot create a file there"},
+        {"-o tests", 2, "tests: is a folder"},
+        {"-m /no/such/model", 1, "/no/such/model: there is no such folder or file"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        program_expect(program_run(".",
+                                   "ckdistill sample --model " DATA "sd3 -p a --steps 1000 "
+                                   "-fo /tmp/ck_settings.png %s",
+                                   cases[i].options),
+                       cases[i].status, NULL, cases[i].says);
+    assert_int_equal(access("/tmp/ck_settings.png", F_OK), -1);
+    program_expect(program_run(".", "ckdistill info --model " DATA "sd3 cat"), 2, NULL,
+                   "1 operand given");
+    program_expect(program_run(".", "ckdistill methods cat"), 2, NULL, "1 operand given");
 }
 
 /* What does not fit is refused with numbers, not begun. */
@@ -179,6 +216,13 @@ static void test_lacking(void **state) {
         {"rm transformer/diffusion_pytorch_model.safetensors",
          "transformer/diffusion_pytorch_model.safetensors: there is no such file: download it"},
         {"rm text_encoder_3/model.safetensors", "text_encoder_3/model.safetensors: there is no"},
+        {"rm model_index.json", "model_index.json: there is no such file, which the folder of"},
+        {"rm -r vae", "vae/config.json: there is no such file, which the folder of a whole"},
+        {"rm -r text_encoder", "text_encoder/config.json: there is no such file, which the"},
+        {"rm -r scheduler", "scheduler_config.json: there is no such file, which the folder"},
+        {"rm -r text_encoder_2", "the encoders give 16: one is missing, or another model's"},
+        {"sed -i 's/\"!\": 0/\"!\": 694/' tokenizer/vocab.json",
+         "the tokenizer is not this text encoder's, which knows 694 tokens: it has a token 694"},
         {"sed -i s/SD3Transformer2DModel/Other/ transformer/config.json", "config.json: the class"},
         {"sed -i 's/\"patch_size\"/\"patches\"/' transformer/config.json",
          "$.patches: a setting of SD3Transformer2DModel that is not known"},
@@ -190,6 +234,17 @@ static void test_lacking(void **state) {
                                    "rm -r $M; exit $S",
                                    cases[i].change),
                        1, NULL, cases[i].says);
+}
+
+/* The file has more than its config says. */
+static void test_besides(void **state) {
+    (void)state;
+    program_expect(program_run(".",
+                               "M=$(mktemp -d) && cp -rL " DATA "flux/* $M && "
+                               "sed -i 's/\"num_single_layers\": 1/\"num_single_layers\": 0/' "
+                               "$M/transformer/config.json && ckdistill sample --model $M -p x -o "
+                               "$M/x.png; S=$?; rm -r $M; exit $S"),
+                   1, NULL, "more) has no place in the network: the config is another model's");
 }
 
 static void test_lost(void **state) {
@@ -218,7 +273,8 @@ int main(void) {
         cmocka_unit_test(test_sd3),      cmocka_unit_test(test_flux),
         cmocka_unit_test(test_info),     cmocka_unit_test(test_flags),
         cmocka_unit_test(test_broken),   cmocka_unit_test(test_lost),
-        cmocka_unit_test(test_too_much), cmocka_unit_test(test_lacking),
+        cmocka_unit_test(test_settings), cmocka_unit_test(test_too_much),
+        cmocka_unit_test(test_lacking),  cmocka_unit_test(test_besides),
     };
     return cmocka_run_group_tests_name("pipelines", tests, NULL, NULL);
 }

@@ -338,10 +338,21 @@ ck_node ck_linear(ck_graph *g, ck_node x, ck_node w, ck_node bias) {
     return ck_reshape(g, y, shape);
 }
 
+/* Larger ones oneDNN counts wrongly, and dies of it, or writes code without end for. */
+static bool is_image_size(int64_t height, int64_t width) {
+    return height <= 65536 && width <= 65536 && height * width < (int64_t)1 << 31;
+}
+
 ck_node ck_conv(ck_graph *g, ck_node x, ck_node w, ck_node bias, int stride, const int pad[4]) {
     if (bad(g)) return CK_NONE;
     ck_shape s = g->nodes[x].shape, k = g->nodes[w].shape;
     if (s.rank != 4 || k.rank != 4 || s.d[3] != k.d[3]) return misfit(g, CK_OP_CONV, x, w);
+    if (!is_image_size(s.d[1], s.d[2]))
+        return ck_graph_fail(
+            g, CK_USAGE,
+            "images of %lld x %lld are too large: convolutions take sides of up to 65536 "
+            "and fewer than 2^31 pixels",
+            (long long)s.d[2], (long long)s.d[1]);
     if (!per_channel(g, bias, k.d[0])) return misfit(g, CK_OP_CONV, w, bias);
     int64_t below = s.d[1] + pad[0] + pad[2] - k.d[1], right = s.d[2] + pad[1] + pad[3] - k.d[2];
     if (stride < 1 || below < 0 || right < 0) return misfit(g, CK_OP_CONV, x, w);

@@ -430,6 +430,25 @@ ck_status ck_params_check(ck_params *p, ck_error *err) {
     return CK_OK;
 }
 
+ck_status ck_params_check_asked(const ck_params *p, ck_error *err) {
+    const ck_tensor *first = NULL;
+    size_t others = 0, start = strlen(p->prefix);
+    for (size_t i = 0; p->source && i < ck_reader_count(p->source); i++) {
+        const ck_tensor *t = ck_reader_tensor(p->source, i);
+        bool ours = strncmp(t->name, p->prefix, start) == 0 && strchr(t->name + start, '.');
+        if (!ours || p->index_of[i] || !ck_dtype_is_float(t->dtype)) continue;
+        others += first != NULL;
+        if (!first) first = t;
+    }
+    if (!first) return CK_OK;
+    char more[40] = "";
+    if (others) snprintf(more, sizeof more, " (and %zu more)", others);
+    return ck_fail(err, CK_INPUT,
+                   "%s: tensor '%s'%s has no place in the network: the config is another model's, "
+                   "or an adapter's weights are among the model's (cktool inspect tells)",
+                   ck_reader_path(p->source), first->name, more);
+}
+
 static ck_status add(ck_params *p, weight *w, ck_error *err) {
     weight *grown = ck_grow(p->weights, p->count, &p->capacity, sizeof *grown);
     if (!grown) return ck_fail_memory(err, w->name);

@@ -72,6 +72,9 @@ bool ck_params_holds(const ck_params *p, size_t index, bool half);
 /* Checks the values of all weights that were asked for, without keeping any. */
 ck_status ck_params_check(ck_params *p, ck_error *err);
 /* Whether the file has it, or it was made. */
+/* CK_INPUT if the file has weights of this part, tensors of numbers within layers, that nothing
+ * asked for: they are another network's than the one that was built. */
+ck_status ck_params_check_asked(const ck_params *p, ck_error *err);
 bool ck_params_has(const ck_params *p, const char *name);
 /* The tensor in the file, for finding out a model's shape; NULL if there is none. */
 const ck_tensor *ck_params_tensor(const ck_params *p, const char *name);

@@ -140,6 +140,18 @@ static ck_status walk(asker *a, ck_sampler *s, float *x, float *input, float *ou
     return CK_OK;
 }
 
+/* Weights were numbers; what they amount to need not be. */
+static ck_status check_latents(const ck_generate_options *o, const float *latents, size_t n,
+                               ck_error *err) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(latents[i]))
+            return ck_fail(err, CK_INPUT,
+                           "after %zu steps the latents are not numbers: guidance (%g), sampler, "
+                           "prediction or weights do not suit the model",
+                           o->steps, o->cfg);
+    return CK_OK;
+}
+
 static ck_status start_sampler(const asker *a, const size_t size[3], ck_sampler **s,
                                ck_error *err) {
     const ck_generate_options *o = a->o;
@@ -169,6 +181,7 @@ ck_status ck_generate(ck_model *m, const ck_backend *b, const ck_generate_option
             ck_sampler_noise(sampler, latents);
         s = walk(&a, sampler, latents, input, output, err);
     }
+    if (s == CK_OK) s = check_latents(o, latents, n, err);
     free(input);
     free(output);
     ck_sampler_free(sampler);

@@ -2,6 +2,7 @@
 #include "distill/models/model.h"
 
 #include "distill/models/model_int.h"
+#include "distill/models/model_network.h"
 #include "io/os.h"
 
 #include <stdlib.h>
@@ -9,6 +10,18 @@
 #include <sys/stat.h>
 
 /* ---- Opening ---- */
+
+ck_status ck_model__open_tokenizer(const char *folder, const char *suffix, ck_model_text *t,
+                                   ck_error *err) {
+    CK_TRY(ck_tokenizer_open(folder, suffix, &t->tokenizer, err));
+    t->tokens = ck_tokenizer_length(t->tokenizer);
+    if (ck_tokenizer_largest(t->tokenizer) < t->config.vocabulary) return CK_OK;
+    return ck_fail(
+        err, CK_INPUT,
+        "%s: the tokenizer%s is not this text encoder's, which knows %lld tokens: it has "
+        "a token %d",
+        folder, suffix, (long long)t->config.vocabulary, (int)ck_tokenizer_largest(t->tokenizer));
+}
 
 ck_status ck_model__open_unigram(const char *folder, const char *suffix, ck_model_t5 *t,
                                  ck_error *err) {
@@ -51,14 +64,31 @@ static ck_status check_texts(const char *path, const ck_model *m, ck_error *err)
     }
     if (gives != takes)
         return ck_fail(err, CK_INPUT,
-                       "%s: the network takes text of width %lld, the encoders give %lld", path,
-                       (long long)takes, (long long)gives);
+                       "%s: the network takes text of width %lld, the encoders give %lld: one is "
+                       "missing, or another model's",
+                       path, (long long)takes, (long long)gives);
     if (m->kind == CK_MODEL_MMDIT && clip_width(m) > m->mmdit_config.context)
         return ck_fail(err, CK_INPUT, "%s: the encoders give more than the network takes", path);
     if (m->t5.params && m->t5.config.width != (int64_t)ck_model_width(m))
         return ck_fail(err, CK_INPUT, "%s: the network takes text of width %zu, T5 gives %lld",
                        path, ck_model_width(m), (long long)m->t5.config.width);
     return CK_OK;
+}
+
+/* Whether the file has the weights that the config asks for, of their shapes, and no others. */
+static ck_status check_network(ck_model *m, ck_error *err) {
+    ck_model_inputs in;
+    size_t side = ck_model_multiple(m);
+    ck_graph *g = ck_graph_new();
+    if (!g) return ck_fail_memory(err, "a model");
+    ck_params_freeze(m->unet, true);
+    ck_model_network(g, m, 1, side, side, &in);
+    ck_status s = ck_graph_check(g, err);
+    if (s == CK_OK) s = ck_params_check_asked(m->unet, err);
+    ck_params_unload(m->unet);
+    ck_params_freeze(m->unet, false);
+    ck_graph_free(g);
+    return s;
 }
 
 /* Text encoders and VAE are never trained. */
@@ -80,6 +110,7 @@ static ck_status open_model(const char *path, const ck_model_parts *parts, ck_mo
     /* No file says so; its pipeline does it. */
     if (m->kind == CK_MODEL_FLUX) m->schedule.spacing = CK_SPACING_TRAILING;
     if (s == CK_OK) s = check_texts(path, m, err);
+    if (s == CK_OK && !m->planned) s = check_network(m, err);
     if (s != CK_OK)
         ck_model_close(m);
     else

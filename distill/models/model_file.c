@@ -182,10 +182,8 @@ static ck_status open_text(const source *s, ck_part part, int which, const char 
     CK_TRY(ck_detect__clip(t->params, part == CK_PART_CLIP_L, &t->config, err));
     t->tokens = (size_t)t->config.positions;
     if (m->planned) return CK_OK;
-    CK_TRY(ck_tokenizer_open(s->parts->tokenizer, which ? "_2" : "", &t->tokenizer, err));
-    CK_TRY(find_padding(t, s->parts->tokenizer, err));
-    t->tokens = ck_tokenizer_length(t->tokenizer);
-    return CK_OK;
+    CK_TRY(ck_model__open_tokenizer(s->parts->tokenizer, which ? "_2" : "", t, err));
+    return find_padding(t, s->parts->tokenizer, err);
 }
 
 /* SD3 goes without, too. */

@@ -59,6 +59,15 @@ static const char *const model_files[] = {"diffusion_pytorch_model.safetensors",
 static const char *const text_files[] = {"model.safetensors", "model.safetensors.index.json",
                                          "model.fp16.safetensors", NULL};
 
+/* What every folder of a model has, to be read next. */
+static ck_status need(const char *path, ck_error *err) {
+    if (access(path, F_OK) == 0) return CK_OK;
+    return ck_fail(err, CK_IO,
+                   "%s: there is no such file, which the folder of a whole model has: download all "
+                   "of that",
+                   path);
+}
+
 /* ---- Text ---- */
 
 static ck_status open_text(const char *folder, const char *suffix, const char *given, bool planned,
@@ -66,11 +75,11 @@ static ck_status open_text(const char *folder, const char *suffix, const char *g
     char part[32];
     place at;
     snprintf(part, sizeof part, "text_encoder%s", suffix);
-    CK_TRY(ck_clip_read(config_of(folder, part, &at), &t->config, err));
+    CK_TRY(need(config_of(folder, part, &at), err));
+    CK_TRY(ck_clip_read(at.path, &t->config, err));
     t->tokens = (size_t)t->config.positions;
     if (planned) return CK_OK;
-    CK_TRY(ck_tokenizer_open(folder, suffix, &t->tokenizer, err));
-    t->tokens = ck_tokenizer_length(t->tokenizer);
+    CK_TRY(ck_model__open_tokenizer(folder, suffix, t, err));
     return open_weights(folder, part, text_files, given, &t->params, err);
 }
 
@@ -79,7 +88,8 @@ static ck_status open_t5(const char *folder, const char *suffix, const char *giv
     char part[32];
     place at;
     snprintf(part, sizeof part, "text_encoder%s", suffix);
-    CK_TRY(ck_t5_read(config_of(folder, part, &at), &t->config, err));
+    CK_TRY(need(config_of(folder, part, &at), err));
+    CK_TRY(ck_t5_read(at.path, &t->config, err));
     if (planned) return CK_OK;
     CK_TRY(ck_model__open_unigram(folder, suffix, t, err));
     return open_weights(folder, part, text_files, given, &t->params, err);
@@ -106,6 +116,9 @@ static ck_status read_index(const char *folder, ck_model *m, ck_error *err) {
     place at;
     ck_json doc;
     snprintf(at.path, sizeof at.path, "%s/model_index.json", folder);
+    if (access(folder, F_OK) != 0)
+        return ck_fail(err, CK_IO, "%s: there is no such folder or file", folder);
+    CK_TRY(need(at.path, err));
     CK_TRY(ck_json_load(at.path, &doc, err));
     ck_status s = ck_json_bool(&doc, doc.root, "force_zeros_for_empty_prompt", &m->zero_empty, err);
     ck_json_free(&doc);
@@ -152,11 +165,12 @@ ck_status ck_model__open_folder(const char *folder, const ck_model_parts *parts,
     const char *part = transformer ? "transformer" : "unet";
     place at;
     CK_TRY(read_index(folder, m, err));
-    config_of(folder, part, &at);
+    CK_TRY(need(config_of(folder, part, &at), err));
     CK_TRY(transformer ? read_transformer(at.path, m, err)
                        : ck_unet_read(at.path, &m->unet_config, err));
-    CK_TRY(ck_vae_read(config_of(folder, "vae", &at), &m->vae_config, err));
-    path_of(folder, "scheduler", "scheduler_config.json", &at);
+    CK_TRY(need(config_of(folder, "vae", &at), err));
+    CK_TRY(ck_vae_read(at.path, &m->vae_config, err));
+    CK_TRY(need(path_of(folder, "scheduler", "scheduler_config.json", &at), err));
     CK_TRY(ck_schedule_read(at.path, &m->schedule, err));
     CK_TRY(open_network(folder, part, parts->unet, m, err));
     if (!m->planned) CK_TRY(open_weights(folder, "vae", model_files, parts->vae, &m->vae, err));

@@ -14,7 +14,10 @@ ck_status ck_model__open_folder(const char *folder, const ck_model_parts *parts,
 ck_status ck_model__open_file(const char *path, const ck_model_parts *parts, ck_model *m,
                               ck_error *err);
 
-/* T5's tokenizer, of FOLDER/tokenizer SUFFIX or of FOLDER itself, for its encoder's config. */
+/* CLIP's tokenizer, of FOLDER/tokenizer SUFFIX or of FOLDER itself, for its encoder's config. */
+ck_status ck_model__open_tokenizer(const char *folder, const char *suffix, ck_model_text *t,
+                                   ck_error *err);
+/* T5's, of FOLDER/tokenizer SUFFIX or of FOLDER itself, for its encoder's config. */
 ck_status ck_model__open_unigram(const char *folder, const char *suffix, ck_model_t5 *t,
                                  ck_error *err);
 

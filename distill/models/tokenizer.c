@@ -35,7 +35,7 @@ typedef struct merge {
 struct ck_tokenizer {
     bool letters;
     size_t length;
-    int32_t start, end, pad;
+    int32_t start, end, pad, largest;
     bool knows_padding;
     int32_t bytes[2][256]; /* the symbol of a byte within and at the end of a word */
     merge *merges;         /* by pair */
@@ -207,6 +207,8 @@ static ck_status read_clip(ck_tokenizer *t, char *const paths[FILES], ck_error *
     vocabulary v = {0};
     t->length = 77;
     ck_status status = read_vocabulary(paths[VOCABULARY], &v, err);
+    for (size_t i = 0; i < v.count; i++)
+        if (v.words[i].id > t->largest) t->largest = v.words[i].id;
     if (status == CK_OK) status = must_find(&v, start_text, &t->start, err);
     if (status == CK_OK) status = must_find(&v, end_text, &t->end, err);
     if (status == CK_OK) {
@@ -257,6 +259,7 @@ static ck_status try_letters(ck_tokenizer *t, const char *folder, const char *su
     t->start = 1;
     t->end = t->pad = 2;
     t->knows_padding = true;
+    t->largest = LETTER_VOCABULARY - 1;
     return status;
 }
 
@@ -296,6 +299,10 @@ size_t ck_tokenizer_length(const ck_tokenizer *t) {
 
 int32_t ck_tokenizer_end(const ck_tokenizer *t) {
     return t->end;
+}
+
+int32_t ck_tokenizer_largest(const ck_tokenizer *t) {
+    return t->largest;
 }
 
 bool ck_tokenizer_knows_padding(const ck_tokenizer *t) {

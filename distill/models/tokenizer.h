@@ -28,9 +28,10 @@ ck_status ck_tokenizer_open(const char *folder, const char *suffix, ck_tokenizer
                             ck_error *err);
 void ck_tokenizer_close(ck_tokenizer *t); /* NULL is allowed */
 
-size_t ck_tokenizer_length(const ck_tokenizer *t); /* of every encoded prompt: 77, or 16 */
-int32_t ck_tokenizer_end(const ck_tokenizer *t);   /* the end token; the pooled output is at the
-                                                      first of them */
+size_t ck_tokenizer_length(const ck_tokenizer *t);   /* of every encoded prompt: 77, or 16 */
+int32_t ck_tokenizer_end(const ck_tokenizer *t);     /* the end token; the pooled output is at the
+                                                        first of them */
+int32_t ck_tokenizer_largest(const ck_tokenizer *t); /* of all tokens' numbers */
 /* Whether it is known what pads: from the files of FOLDER/tokenizer SUFFIX, not of a folder for all
  * encoders. CLIP's vocabulary is also that of OpenCLIP's encoders, which were trained with "!",
  * its number 0, as padding; OpenAI's with the end token, which is taken unless one says otherwise.
