@@ -1,14 +1,15 @@
 """A whole step of training (forward, backward, clip, AdamW) of a UNet in torch and diffusers on a
    card, timed, as step.c does "finetune": bf16 autocast over f32 weights, channels last; as it is
-   and compiled.
+   and compiled. (Without a card on the processor, only to see that it runs.)
    step.py CONFIG.json BATCH TOKENS"""
 import json, statistics, sys, time
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch_card import device, reset_taken, taken, wait
 
 config, batch, tokens = json.load(open(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
 torch.manual_seed(1)
-device = "cuda"
+torch.backends.cudnn.benchmark = True
 model = UNet2DConditionModel.from_config(config).to(device, memory_format=torch.channels_last)
 size = config["sample_size"]
 x0, noise = (torch.randn(batch, config["in_channels"], size, size, device=device) for _ in "01")
@@ -20,7 +21,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 def step(network):
     t = torch.randint(0, 1000, (batch,), device=device)
     x = scheduler.add_noise(x0, noise, t)
-    with torch.autocast("cuda", dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16):
         out = network(x, t, text).sample
     loss = ((out.float() - noise) ** 2).mean()
     loss.backward()
@@ -31,16 +32,16 @@ def step(network):
 
 
 for name, network in ("eager", model), ("compiled", torch.compile(model)):
-    torch.cuda.reset_peak_memory_stats()
+    reset_taken()
     for _ in range(3):
         step(network)
     seconds = []
     for _ in range(7):
         start = time.perf_counter()
         loss = step(network)
-        torch.cuda.synchronize()
+        wait()
         seconds.append(time.perf_counter() - start)
     middle = statistics.median(seconds)
     print(f"torch {torch.__version__} {name}, finetune, batch {batch}: {1e3 * middle:.1f} ms a step "
-          f"(best {1e3 * min(seconds):.1f}), {batch / middle:.2f} samples/s, "
-          f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB, loss {loss:.4g}", flush=True)
+          f"(best {1e3 * min(seconds):.1f}), {batch / middle:.2f} samples/s{taken()}, loss {loss:.4g}",
+          flush=True)

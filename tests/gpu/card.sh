@@ -5,13 +5,14 @@
 #   card.sh ops step-8     these
 # Each step has a limit of its own, and all together have $SECONDS_IN_ALL. What each said is at once
 # in $OUT/results.jsonl (a line a step) and $OUT/log.txt; steps that passed there are not run again.
-# At the end the numbers are put beside torch's. Exit status 0: all that ran passed.
-# On a machine without a card, `make gpu-dry` runs the same with the card that is none.
+# At the end the numbers are put beside torch's, and beside what is asked for (bars.py). Exit status 0: all
+# that ran passed. On a machine without a card, `make gpu-dry` runs the same with the card that is none.
 set -uo pipefail
 . tests/gpu/env.sh || exit 1
 OUT=${OUT:-$BUILD/gpu-results} SECONDS_IN_ALL=${SECONDS_IN_ALL:-800}
 CONFIG=${CONFIG:-tests/bench/unet860.json}
 PEAK=${PEAK:-989} # the card's dense bf16 TFLOP/s; by default an H100's
+FEW=${FEW:-8} MANY=${MANY:-32} # batches
 results=$OUT/results.jsonl log=$OUT/log.txt failed=""
 mkdir -p "$OUT" && touch "$results" "$log"
 wanted=" $* "
@@ -44,7 +45,8 @@ ours_pass() { try bench "$1" "$2" "$gpu/pass" "$CONFIG" cuda-bf16 "$3" 77 "$PEAK
 in_torch() { # NAME SECONDS step|pass BATCH (Python has libraries of its own.)
     [ -n "$has_torch" ] && try bench "$1" "$2" env -u LD_LIBRARY_PATH "$PYTHON" "tests/bench/$3.py" "$CONFIG" "$4" 77
 }
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+sanitizer=${SANITIZER:-$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)}
+[ -n "$sanitizer" ] || echo "compute-sanitizer: not here, left out"
 sanitized() { # NAME SECONDS TOOL COMMAND...
     local name=$1 limit=$2 tool=$3
     shift 3
@@ -53,18 +55,18 @@ sanitized() { # NAME SECONDS TOOL COMMAND...
 small_step() { echo "$gpu/step recipes/models/base/unet/config.json cuda-bf16 finetune 2 77"; }
 
 try tests ops 120 "$gpu/test_ops"
-ours_step step-8 100 cuda-bf16 finetune 8
-in_torch torch-8 240 step 8
+ours_step "step-$FEW" 100 cuda-bf16 finetune "$FEW"
+in_torch "torch-step-$FEW" 240 step "$FEW"
 try tests unet 90 "$gpu/test_unet"
-ours_step step-32 100 cuda-bf16 finetune 32
+ours_step "step-$MANY" 100 cuda-bf16 finetune "$MANY"
 try tests run 150 "$gpu/test_run"
-ours_pass pass-8 60 8
-in_torch torch-pass-8 150 pass 8
+ours_pass "pass-$FEW" 60 "$FEW"
+in_torch "torch-pass-$FEW" 150 pass "$FEW"
 try tests pictures 90 tests/gpu/pictures.sh "$gpu/ckdistill"
+ours_step "lcm-$FEW" 100 cuda-bf16 lcm "$FEW"
 sanitized memcheck 90 memcheck $(small_step)
 sanitized racecheck 90 racecheck $(small_step)
-in_torch torch-32 200 step 32
-ours_step lcm-8 100 cuda-bf16 lcm 8
+in_torch "torch-step-$MANY" 200 step "$MANY"
 case $(ours "$gpu/test_world" cuda 2>&1) in
 *libnccl*) echo "== world: no NCCL here" ;;
 *) try tests world 90 "$gpu/test_world" ;;
@@ -72,22 +74,16 @@ esac
 sanitized memcheck-train 120 memcheck "$gpu/ckdistill" run recipes/distill/checkerboard-dmd2.json --device cuda \
     --set steps=3 --set 'evaluate.steps=[1]' --set evaluate.teacher=false -q -f -o "$OUT/run"
 sanitized racecheck-ops 150 racecheck "$gpu/test_ops"
-ours_step step-8-tf32 60 cuda-tf32 finetune 8
-ours_step step-8-f32 60 cuda finetune 8
-# One process a card, each with a batch of 8: of cards that lose nothing the step is as long as one's.
+ours_step "step-$FEW-tf32" 60 cuda-tf32 finetune "$FEW"
+ours_step "step-$FEW-f32" 60 cuda finetune "$FEW"
+# One process a card, each with such a batch: of cards that lose nothing the step is as long as one's.
 if [ "$cards" -gt 1 ] && command -v mpirun >/dev/null; then
     try bench "cards-$cards" 120 mpirun --allow-run-as-root --oversubscribe -n "$cards" "$gpu/step" "$CONFIG" \
-        cuda-bf16 finetune 8 77 "$PEAK"
+        cuda-bf16 finetune "$FEW" 77 "$PEAK"
 fi
 rm -rf "$OUT/run"
 
-# Milliseconds a step that a step's line in the results has; of torch, compiled.
-took() { grep "\"step\": \"$1\", \"passed\": true" "$results" | tail -n 1 | grep -oE "$2[^:]*: [0-9.]+ ms" | grep -oE '[0-9.]+ ms' | cut -d' ' -f1; }
-for what in step-8 step-32 pass-8; do
-    own=$(took $what cuda-bf16) other=$(took torch-${what#step-} compiled)
-    [ -n "$own" ] && [ -n "$other" ] &&
-        awk "BEGIN { printf \"$what: %.2f x the speed of torch.compile (1.1 is asked for)\n\", $other / $own }" | tee -a "$log"
-done
+"$PYTHON" tests/gpu/bars.py "$results" "step-$FEW" "step-$MANY" "pass-$FEW" | tee -a "$log"
 [ -z "$failed" ] && { echo "card: all that ran passed; see $results"; exit 0; }
 echo "card: FAILED:$failed; see $results, $log"
 exit 1

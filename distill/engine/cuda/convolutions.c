@@ -86,12 +86,15 @@ ck_status ck_cuda_convolutions_plan_for(const char *card, ck_error *err) {
     return ck_card_check(err);
 }
 
+enum { ALIGNMENT = 16 }; /* bytes, of all arrays */
+
 /* Images: N C H W in the library's order, whatever their order in memory; weights: K C R S. One
  * that is passing lies in no memory. */
 static descriptor array(cudnnDataType_t type, int64_t name, bool passing, int64_t n, int64_t c,
                         int64_t h, int64_t w) {
     descriptor d = make(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
-    const int64_t sizes[] = {n, c, h, w}, distances[] = {h * w * c, 1, w * c, c}, alignment = 16;
+    const int64_t sizes[] = {n, c, h, w}, distances[] = {h * w * c, 1, w * c, c};
+    const int64_t alignment = ALIGNMENT;
     set(d, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &name);
     set(d, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
     set(d, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, sizes);
@@ -281,10 +284,12 @@ static descriptor try_engine(descriptor configuration, ck_cuda_precision precisi
            cudnnBackendGetAttribute(made, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
                                     CUDNN_TYPE_INT64, 1, &count, &bytes) == CUDNN_STATUS_SUCCESS &&
            bytes <= MOST_WORKSPACE;
+    if (!good) {
+        drop(made);
+        return NULL;
+    }
     *workspace = (size_t)bytes;
-    if (good) return made;
-    drop(made);
-    return NULL;
+    return made;
 }
 
 /* ---- Engines as text: "34 5=2 7=0", a number of the library's and how its knobs are turned ----
@@ -503,6 +508,9 @@ static void execute(const plan *p, void *x, void *w, void *y, const void *bias,
     void *places[] = {x, w, y, NULL, NULL};
     if (bias) names[count] = BIAS, places[count++] = (void *)bias;
     if (residual) names[count] = RESIDUAL, places[count++] = (void *)residual;
+    for (int64_t i = 0; i < count; i++)
+        if ((uintptr_t)places[i] % ALIGNMENT != 0)
+            ck_card_note("a convolution", "an array does not begin at a multiple of 16 bytes");
     descriptor pack = make(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     set(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, names);
     set(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, places);

@@ -47,7 +47,7 @@ static struct {
 
 ck_status ck_cuda_products_open(ck_error *err) {
     if (lt.workspace) return CK_OK;
-    NOTE(cublasLtCreate(&lt.handle));
+    if (!lt.handle) NOTE(cublasLtCreate(&lt.handle));
     CK_TRY(ck_card_check(err));
     lt.workspace = ck_card_alloc(WORKSPACE);
     return lt.workspace ? CK_OK
@@ -136,6 +136,7 @@ static void choose(choice *c) {
     cublasLtMatmulPreference_t want = NULL;
     cublasLtMatmulHeuristicResult_t best = {0};
     size_t workspace = WORKSPACE;
+    const uint32_t sums = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; /* never of bf16, in parts */
     int found = 0;
     static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -143,13 +144,16 @@ static void choose(choice *c) {
     NOTE(cublasLtMatmulPreferenceCreate(&want));
     NOTE(cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                               &workspace, sizeof workspace));
+    NOTE(cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                              &sums, sizeof sums));
     for (size_t i = 0; i < sizeof alignments / sizeof *alignments; i++)
         NOTE(cublasLtMatmulPreferenceSetAttribute(want, alignments[i], &c->of.aligned,
                                                   sizeof c->of.aligned));
     NOTE(cublasLtMatmulAlgoGetHeuristic(lt.handle, c->product, c->b, c->a, c->c, c->c, want, 1,
                                         &best, &found));
     NOTE(cublasLtMatmulPreferenceDestroy(want));
-    if (!found) ck_card_note("a product", "cuBLASLt has no algorithm for it");
+    if (!found || best.state != CUBLAS_STATUS_SUCCESS)
+        ck_card_note("a product", "cuBLASLt has no algorithm for it");
     c->algorithm = best.algo;
 }
 
