@@ -5,6 +5,7 @@
  */
 #include "distill/engine/backend.h"
 #include "distill/engine/onednn.h"
+#include "kernels/cuda/kernels.h"
 #include "kernels/half.h"
 #include "kernels/nn.h"
 #include "tests/check.h"
@@ -575,6 +576,7 @@ static const op_case small[] = {
     {"group_norm, channels alone", group_norm, {2, 3, 2, 4, 4, 0, 1}},
     {"group_norm, silu", group_norm, {2, 2, 3, 6, 3, 1, 1}},
     {"group_norm, silu, no bias", group_norm, {1, 2, 3, 6, 2, 1, 0}},
+    {"group_norm, silu, a pixel in a group", group_norm, {3, 1, 1, 8, 1, 1, 1}},
     {"layer_norm", layer_norm, {2, 2, 5, 1, 1}},
     {"layer_norm, gain", layer_norm, {2, 2, 5, 1, 0}},
     {"layer_norm alone", layer_norm, {2, 2, 5, 0, 0}},
@@ -924,6 +926,52 @@ static void test_stored_bf16(void **state) {
     expect_smaller("cuda-bf16", "cuda", &norms);
     expect_smaller("cuda-bf16", "cuda", &gates);
     between_products = false;
+}
+
+/* Norms write no further than the scratch memory that they ask for, nor does the sum at their end.
+ */
+static void test_scratch_of_norms(void **state) {
+    (void)state;
+    enum { PIXELS = 4096, CHANNELS = 8, NUMBERS = PIXELS * CHANNELS, GUARD = 4096 };
+    float *x = malloc(NUMBERS * sizeof *x), *y = malloc(NUMBERS * sizeof *y), dgain[CHANNELS];
+    float statistics[2 * PIXELS], dbias[CHANNELS];
+    uint64_t seed = 5;
+    for (int i = 0; i < NUMBERS; i++) x[i] = fixture_random_float(&seed);
+    for (int rows = 0; rows < 2; rows++) {
+        const ck_gpu_norm v = {.n = rows ? PIXELS : 1,
+                               .pixels = rows ? 1 : PIXELS,
+                               .channels = CHANNELS,
+                               .groups = rows ? 1 : 2,
+                               .x = {x, false}};
+        size_t scratch = ck_gpu_norm_scratch(&v);
+        float *partial = malloc((scratch + GUARD) * sizeof *partial);
+        for (int i = 0; i < GUARD; i++) partial[scratch + i] = 3;
+        ck_gpu_norm_forward(NULL, &v, 1e-5f, (ck_gpu_array){y, false}, statistics, partial);
+        ck_gpu_norm_backward(NULL, &v, statistics, v.x, (ck_gpu_array){y, false}, dgain, dbias,
+                             partial);
+        for (int i = 0; i < GUARD; i++) assert_true(partial[scratch + i] == 3);
+        free(partial);
+    }
+    free(x), free(y);
+}
+
+/* What is off a large mean is not lost in the squares of it. */
+static void test_norm_of_large_numbers(void **state) {
+    (void)state;
+    enum { PIXELS = 200, CHANNELS = 8, NUMBERS = PIXELS * CHANNELS };
+    float x[NUMBERS], y[NUMBERS], statistics[2];
+    double mean = 0, squares = 0;
+    uint64_t seed = 6;
+    for (int i = 0; i < NUMBERS; i++) x[i] = 3000 + fixture_random_float(&seed);
+    for (int i = 0; i < NUMBERS; i++) mean += x[i] / (double)NUMBERS;
+    for (int i = 0; i < NUMBERS; i++) squares += (x[i] - mean) * (x[i] - mean);
+    const ck_gpu_norm v = {
+        .n = 1, .pixels = PIXELS, .channels = CHANNELS, .groups = 1, .x = {x, false}};
+    float *partial = malloc(ck_gpu_norm_scratch(&v) * sizeof *partial);
+    ck_gpu_norm_forward(NULL, &v, 0, (ck_gpu_array){y, false}, statistics, partial);
+    for (int i = 0; i < NUMBERS; i++)
+        assert_true(fabs(y[i] - (x[i] - mean) / sqrt(squares / NUMBERS)) < 2e-3);
+    free(partial);
 }
 
 /* ---- Additions that products make (residual.h) ---- */
@@ -1544,6 +1592,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_bf16_rounding),
         cmocka_unit_test(test_fused_attention),
         cmocka_unit_test(test_stored_bf16),
+        cmocka_unit_test(test_scratch_of_norms),
+        cmocka_unit_test(test_norm_of_large_numbers),
         cmocka_unit_test(test_residuals),
         cmocka_unit_test(test_residual_is_rounded_once),
         cmocka_unit_test(test_threads),

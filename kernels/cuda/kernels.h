@@ -101,9 +101,9 @@ typedef struct ck_gpu_norm {
     bool silu;
 } ck_gpu_norm;
 
-void ck_gpu_norm_forward(ck_gpu_stream s, const ck_gpu_norm *v, float eps, ck_gpu_array y,
-                         float *statistics);
 /* partial: ck_gpu_norm_scratch floats. */
+void ck_gpu_norm_forward(ck_gpu_stream s, const ck_gpu_norm *v, float eps, ck_gpu_array y,
+                         float *statistics, float *partial);
 void ck_gpu_norm_backward(ck_gpu_stream s, const ck_gpu_norm *v, const float *statistics,
                           ck_gpu_array dy, ck_gpu_array dx, float *dgain, float *dbias,
                           float *partial);

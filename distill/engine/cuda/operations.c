@@ -300,7 +300,7 @@ static void forward(const ck_call *call, ck_gpu_norm v) {
     ck_gpu_array y = result_of(call);
     v.x = source_of(call, 0), v.gain = call->src[1], v.bias = call->src[2];
     ck_gpu_norm_forward(stream_of(call), &v, (float)ck_call_node(call)->x[0], y,
-                        behind(y, v.n * v.pixels * v.channels));
+                        behind(y, v.n * v.pixels * v.channels), call->scratch);
 }
 
 /* packed, dy: by the number of their source. */
@@ -695,9 +695,9 @@ static const row rows[CK_OP_COUNT] = {
     [CK_OP_CONV] = {run_convolution, convolution_scratch, RESULT | A | B | C},
     [CK_OP_CONV_DATA_GRAD] = {run_convolution, convolution_scratch, RESULT | A | B},
     [CK_OP_CONV_WEIGHT_GRAD] = {run_convolution, convolution_scratch, A | B},
-    [CK_OP_GROUP_NORM] = {run_group_norm, NULL, RESULT | A},
+    [CK_OP_GROUP_NORM] = {run_group_norm, group_norm_scratch, RESULT | A},
     [CK_OP_GROUP_NORM_GRAD] = {run_group_norm_grad, group_norm_scratch, RESULT | A | D | E},
-    [CK_OP_LAYER_NORM] = {run_layer_norm, NULL, RESULT | A},
+    [CK_OP_LAYER_NORM] = {run_layer_norm, layer_norm_scratch, RESULT | A},
     [CK_OP_LAYER_NORM_GRAD] = {run_layer_norm_grad, layer_norm_scratch, RESULT | A | B | C},
     [CK_OP_GEGLU] = {run_geglu, NULL, RESULT | A},
     [CK_OP_GEGLU_GRAD] = {run_geglu_grad, NULL, RESULT | A | B},
