@@ -125,7 +125,7 @@ CK_GPU_FUNCTION int64_t ck_gpu_divide(int64_t *i, int64_t d) {
 /* Each thread has put a number into x[t]; afterwards the first x of every team, of so many threads
  * that follow each other, is the team's sum, or the largest. A team is a warp, or the block: 32
  * threads or CK_GPU_BLOCK. (Within warps numbers meet in the same order, without barriers.) */
-enum { CK_GPU_WARP = 32 };
+enum { CK_GPU_WARP = 32, CK_GPU_WARPS = CK_GPU_BLOCK / 32 };
 
 CK_GPU_FUNCTION float ck_gpu_join(float a, float b, bool largest) {
     return largest ? fmaxf(a, b) : a + b;

@@ -116,19 +116,28 @@ typedef struct sum_args {
     ck_gpu_array x;
     ck_gpu_walk outer, inner;
     int64_t n, each, splits; /* sums; elements of each; parts of each */
+    int some;                /* sums at once, of those beside each other */
 } sum_args;
 
-/* Sums beside each other are read side by side: a thread each. Others: a block each. */
+/* Sums beside each other are read side by side: a thread for eight of them, or each. Others: a
+ * block each. */
 static bool is_wide(const ck_gpu_walk *outer) {
     int last = outer->rank - 1;
     return outer->d[last] > 1 && outer->x[last] == 1;
+}
+
+static int some_sums(const ck_gpu_walk *outer, const ck_gpu_walk *inner) {
+    for (int i = 0; i < inner->rank; i++)
+        if (inner->d[i] > 1 && inner->x[i] % CK_GPU_SOME != 0) return 1;
+    return goes_by_eight(outer, outer->x) ? CK_GPU_SOME : 1;
 }
 
 static int64_t splits_of(const ck_gpu_walk *outer, const ck_gpu_walk *inner) {
     enum { THREADS = 1 << 16, BLOCKS = 512, LEAST_WIDE = 32, LEAST = 1024 };
     bool wide = is_wide(outer);
     int64_t n = count_of(outer), each = count_of(inner);
-    int64_t want = (wide ? THREADS : BLOCKS) / n, most = each / (wide ? LEAST_WIDE : LEAST);
+    int64_t want = wide ? THREADS / (n / some_sums(outer, inner)) : BLOCKS / n,
+            most = each / (wide ? LEAST_WIDE : LEAST);
     int64_t splits = want < most ? want : most;
     return splits < 1 ? 1 : splits;
 }
@@ -147,13 +156,40 @@ CK_GPU_FUNCTION int64_t split_begin(int64_t each, int64_t splits, int64_t i) {
 CK_GPU_KERNEL(sum_wide, sum_args) {
     CK_GPU_UNUSED_SHARED();
     CK_GPU_THREADS(t) {
-        CK_GPU_EACH(i, t, a->n * a->splits) {
-            int64_t part = i, first = place(&a->outer, ck_gpu_divide(&part, a->n));
-            int64_t end = split_begin(a->each, a->splits, part + 1);
+        CK_GPU_EACH(i, t, a->n / a->some * a->splits) {
+            int64_t part = i, which = ck_gpu_divide(&part, a->n / a->some) * a->some;
+            int64_t first = place(&a->outer, which),
+                    end = split_begin(a->each, a->splits, part + 1);
+            float sum[CK_GPU_SOME] = {0}, x[CK_GPU_SOME];
+            for (int64_t k = split_begin(a->each, a->splits, part); k < end; k++) {
+                ck_gpu_get_some(&a->x, first + place(&a->inner, k), a->some, x);
+                for (int j = 0; j < CK_GPU_SOME; j++) sum[j] += x[j];
+            }
+            for (int j = 0; j < CK_GPU_SOME && j < a->some; j++)
+                a->y[part * a->n + which + j] = sum[j];
+        }
+    }
+}
+
+/* Rows of n sums each, added up: a warp's columns by all warps of a block, which are then joined.
+ * (There are few columns, and what a single thread reads one after the other takes long.) */
+CK_GPU_KERNEL(sum_parts, sum_args) {
+    const float *x = (const float *)a->x.at;
+    for (int64_t first = block * CK_GPU_WARP; first < a->n; first += blocks * CK_GPU_WARP) {
+        CK_GPU_BARRIER();
+        CK_GPU_THREADS(t) {
+            int64_t i = first + t % CK_GPU_WARP;
             float sum = 0;
-            for (int64_t k = split_begin(a->each, a->splits, part); k < end; k++)
-                sum += ck_gpu_get(&a->x, first + place(&a->inner, k));
-            a->y[i] = sum;
+            for (int64_t k = t / CK_GPU_WARP; i < a->n && k < a->each; k += CK_GPU_WARPS)
+                sum += x[k * a->n + i];
+            shared[t] = sum;
+        }
+        CK_GPU_BARRIER();
+        CK_GPU_THREADS(t) {
+            float sum = shared[t];
+            if (t >= CK_GPU_WARP || first + t >= a->n) continue;
+            for (int k = 1; k < CK_GPU_WARPS; k++) sum += shared[t + k * CK_GPU_WARP];
+            a->y[first + t] = sum;
         }
     }
 }
@@ -186,16 +222,15 @@ void ck_gpu_sum(ck_gpu_stream s, float *y, ck_gpu_array x, const ck_gpu_walk *ou
                 const ck_gpu_walk *inner, float *partial) {
     ck_gpu_walk apart = shortened(outer), along = shortened(inner);
     int64_t n = count_of(outer), splits = splits_of(&apart, &along);
-    sum_args a = {splits == 1 ? y : partial, x, apart, along, n, count_of(inner), splits};
+    int some = is_wide(&apart) ? some_sums(&apart, &along) : 1;
+    sum_args a = {splits == 1 ? y : partial, x, apart, along, n, count_of(inner), splits, some};
     if (is_wide(&apart))
-        sum_wide_launch(s, ck_gpu_blocks(n * splits), &a);
+        sum_wide_launch(s, ck_gpu_blocks(n / some * splits), &a);
     else
         sum_narrow_launch(s, n * splits < CK_GPU_MOST_BLOCKS ? n * splits : CK_GPU_MOST_BLOCKS, &a);
     if (splits == 1) return;
-    ck_gpu_walk columns = {.rank = 1, .d = {n}, .x = {1}};
-    ck_gpu_walk rows = {.rank = 1, .d = {splits}, .x = {n}};
-    sum_args second = {y, {partial, false}, columns, rows, n, splits, 1};
-    sum_wide_launch(s, ck_gpu_blocks(n), &second);
+    sum_args second = {.y = y, .x = {partial, false}, .n = n, .each = splits};
+    sum_parts_launch(s, ck_gpu_blocks(n * CK_GPU_WARPS), &second);
 }
 
 /* ---- Images ---- */
