@@ -28,8 +28,8 @@ static const ck_command command = {
         "command goes on where it was. A file that was made of other data or by other "
         "encoders is refused by runs and replaced by this command.",
     .options = options,
-    .examples = "$ ckdistill cache lcm.json --set data.cache=photos.h5\n"
-                "  then: ckdistill run lcm.json --set data.cache=photos.h5",
+    .examples = "$ ckdistill cache recipes/distill/fashion-lcm.json --set data.cache=photos.h5\n"
+                "  then: ckdistill run recipes/distill/fashion-lcm.json --set data.cache=photos.h5",
     .files = true,
 };
 

@@ -40,7 +40,7 @@ static const ck_command command = {
                "estimate: the operations counted, over what this machine does of a large matrix "
                "product.",
     .options = options,
-    .examples = "$ ckdistill info --model models/base\n"
+    .examples = "$ ckdistill info --model recipes/models/base\n"
                 "  whether it fits, before it is tried",
 };
 

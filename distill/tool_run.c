@@ -27,8 +27,8 @@ static uint64_t as_lora;
     }
 #define DEVICE                                                                                     \
     CK_OPTION_DEVICE(device,                                                                       \
-                     "what computes, over the config's backend: the processor, a card, or "        \
-                     "a card if there is one")
+                     "what computes, over the config's backend, a processor, a card, or a card "   \
+                     "if there is one")
 #define FORCE                                                                                      \
     {                                                                                              \
         .name = "force", .letter = 'f', .type = CK_OPT_FLAG, .value = &force,                      \
@@ -80,7 +80,7 @@ static const ck_command command_run = {
     .options = options_run,
     .examples = "$ ckdistill run recipes/distill/checkerboard-pd.json -o pd\n"
                 "  a student that needs one step where its teacher needs 32, in seconds\n"
-                "$ ckdistill run lcm.json --set batch=8 --dry-run\n"
+                "$ ckdistill run recipes/distill/fashion-lcm.json --set batch=8 --dry-run\n"
                 "  what it would take",
     .files = true,
 };

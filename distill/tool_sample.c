@@ -85,7 +85,8 @@ static const ck_option options[] = {
      .type = CK_OPT_CHOICE,
      .value = &sampler,
      .choices = "ddim|euler|euler_a|dpmpp_2m|lcm|tcd|flow_euler",
-     .help = "default: what the model's scheduler says"},
+     .help = "ddim, euler, euler_a, dpmpp_2m, lcm, tcd or flow_euler (default: what the model's "
+             "scheduler says)"},
     {.name = "cfg",
      .argument = "G",
      .type = CK_OPT_NUMBER,
@@ -113,13 +114,15 @@ static const ck_option options[] = {
      .type = CK_OPT_CHOICE,
      .value = &spacing,
      .choices = "leading|trailing|linspace",
-     .help = "which timesteps; trailing for few steps"},
+     .help = "which timesteps: leading, trailing (for few steps) or linspace (default: what the "
+             "model's scheduler says)"},
     {.name = "prediction",
      .argument = "P",
      .type = CK_OPT_CHOICE,
      .value = &prediction,
      .choices = "epsilon|sample|v|flow",
-     .help = "what the UNet predicts"},
+     .help = "what the network predicts: epsilon, sample, v or flow (default: what the model's "
+             "scheduler says)"},
     {.name = "karras",
      .type = CK_OPT_FLAG,
      .value = &karras,
@@ -149,7 +152,7 @@ static const ck_option options[] = {
      .type = CK_OPT_TEXT,
      .value = &latents_out,
      .help = "write the final latents, as safetensors"},
-    CK_OPTION_DEVICE(device, "what computes: the processor, a card, or a card if there is one "
+    CK_OPTION_DEVICE(device, "what computes, a processor, a card, or a card if there is one "
                              "(default cpu)"),
     {.name = "output",
      .letter = 'o',
@@ -175,8 +178,9 @@ static const ck_command command = {
                "merges, can be compared.",
     .options = options,
     .examples =
-        "$ ckdistill sample --model models/base --prompt \"ankle boot\" --cfg 3 -n 8\n"
-        "$ ckdistill sample --model models/base --unet run/student.safetensors --steps 1 --cfg 1 "
+        "$ ckdistill sample --model recipes/models/base --prompt \"ankle boot\" --cfg 3 -n 8\n"
+        "$ ckdistill sample --model recipes/models/base --unet recipes/models/turbo.safetensors "
+        "--steps 1 --cfg 1 "
         "--spacing trailing --prompt bag\n"
         "  a student in one step\n"
         "$ ckdistill sample --model flux1-dev.safetensors --clip clip_l.safetensors --t5 "

@@ -12,7 +12,7 @@ extern const ck_tool ck_tool_sample, ck_tool_run, ck_tool_resume, ck_tool_eval, 
 #define CK_OPTION_DEVICE(variable, what)                                                           \
     {                                                                                              \
         .name = "device", .argument = "D", .type = CK_OPT_CHOICE, .value = &(variable),            \
-        .choices = CK_DEVICES, .help = what                                                        \
+        .choices = CK_DEVICES, .help = what ": " CK_DEVICES                                        \
     }
 
 #endif

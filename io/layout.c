@@ -238,8 +238,9 @@ static ck_status carry_tensor(conversion *c, const ck_tensor *t, ck_part part) {
     bool same = c->target == c->anatomy.layout;
     if (part == CK_PART_OTHER && !same && !c->keep_unknown)
         return ck_fail(c->err, CK_INPUT,
-                       "%s: tensor '%s' is not known: it has no name in the %s layout", path(c),
-                       t->name, ck_layout_name(c->target));
+                       "%s: tensor '%s' is not known: it has no name in the %s layout (cktool "
+                       "join takes a model's parts without such)",
+                       path(c), t->name, ck_layout_name(c->target));
     if (part != CK_PART_MARKER && part != CK_PART_OTHER && !same && c->unused == CK_UNUSED_DROP) {
         count_dropped(c, t);
         return CK_OK;

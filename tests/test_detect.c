@@ -309,7 +309,7 @@ static void test_refused(void **state) {
         {"sd1 file", true, "a Stable Diffusion 1.x of unusual size (width"},
         {"flux-schnell", false, "has no VAE: --vae"},
         {"flux-schnell", true, "heads of 2, not 128"},
-        {"vae4", true, "unknown: of models in one file"},
+        {"vae4", true, "has no UNet and no transformer"},
     };
     const ck_model_parts parts = {.tokenizer = "tests/data/tokenizer"};
     ck_model m;

@@ -202,6 +202,11 @@ static void become(const char *m, const char *other) {
 static void check_model(const char *transformer, const char *parts) {
     program_expect(program_run(f.folder, "cktool convert m one --layout original -q"), 0, NULL,
                    NULL);
+    program_expect(program_run(".",
+                               "cp tests/data/models/base/vae/*.safetensors "
+                               "%s/small.safetensors",
+                               f.folder),
+                   0, NULL, NULL);
     program_expect(program_run(f.folder, "cktool split one -d parts -q"), 0, NULL, NULL);
     sample("folder", "");
     become("dir", "one");
@@ -213,6 +218,19 @@ static void check_model(const char *transformer, const char *parts) {
     /* Every part says something. */
     program_expect(program_run(f.folder, "ckdistill sample --model m --tokenizer dir"), 1, NULL,
                    "has no");
+    program_expect(program_run(f.folder, "ckdistill sample --model parts/vae.safetensors "
+                                         "--tokenizer dir"),
+                   1, NULL, "vae.safetensors: has no UNet and no transformer: --model");
+    program_expect(program_run(f.folder,
+                               "ckdistill sample --model m --tokenizer dir %s "
+                               "--vae small.safetensors",
+                               parts),
+                   1, NULL, "small.safetensors: a VAE of unusual size (16 channels)");
+    program_expect(program_run(f.folder,
+                               "ckdistill sample --model m --tokenizer dir %s "
+                               "--clip small.safetensors",
+                               parts),
+                   1, NULL, "small.safetensors: its text encoder is not complete");
     /* A plan needs the transformer alone. */
     program_expect(program_run(f.folder, "ckdistill info --model m"), 0, "million parameters",
                    NULL);

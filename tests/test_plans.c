@@ -178,7 +178,7 @@ static void test_header(void **state) {
     /* Shapes are looked at: a VAE is no model to train. */
     write_header("vae4", "vae.safetensors");
     o = plan("sdxl-dmd2-lora.json", "vae.safetensors", "");
-    program_expect(o, 1, NULL, "others as folders");
+    program_expect(o, 1, NULL, "has no UNet and no transformer");
 }
 
 int main(void) {

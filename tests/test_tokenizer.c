@@ -80,6 +80,91 @@ static void test_clip(void **state) {
     fixture_remove(&f);
 }
 
+/* tokenizer.json of the small vocabulary, with merges as texts or, as newer versions write them, in
+ * pairs. */
+static void write_whole(const fixture *f, bool pairs) {
+    size_t n;
+    char *vocabulary = (char *)fixture_read(DATA "/vocab.json", &n);
+    cJSON *words = cJSON_ParseWithLength(vocabulary, n);
+    char *merges = (char *)fixture_read(DATA "/merges.txt", &n), *rest = merges, *row;
+    cJSON *root = cJSON_CreateObject(), *model = cJSON_AddObjectToObject(root, "model");
+    merges[n - 1] = 0;
+    cJSON_AddStringToObject(model, "type", "BPE");
+    cJSON_AddStringToObject(model, "end_of_word_suffix", "</w>");
+    cJSON_AddItemToObject(model, "vocab", words);
+    cJSON *list = cJSON_AddArrayToObject(model, "merges");
+    while ((row = strsep(&rest, "\n"))) {
+        char *space = strchr(row, ' ');
+        if (!space || *row == '#') continue;
+        if (!pairs) {
+            cJSON_AddItemToArray(list, cJSON_CreateString(row));
+            continue;
+        }
+        *space = 0;
+        const char *const both[] = {row, space + 1};
+        cJSON_AddItemToArray(list, cJSON_CreateStringArray(both, 2));
+    }
+    char *text = cJSON_Print(root);
+    text_file(f, "tokenizer.json", text);
+    free(text), free(vocabulary), free(merges);
+    cJSON_Delete(root);
+}
+
+static void test_whole(void **state) {
+    (void)state;
+    ck_json doc;
+    ck_error err;
+    fixture f;
+    fixture_make(&f);
+    if (ck_json_load(DATA "/cases.json", &doc, &err) != CK_OK) fail_msg("%s", err.message);
+    for (int pairs = 0; pairs < 2; pairs++) {
+        write_whole(&f, pairs);
+        ck_tokenizer *t = must_open(f.folder, "");
+        size_t cases = 0;
+        const cJSON *one;
+        cJSON_ArrayForEach(one, doc.root) {
+            if (cJSON_GetObjectItem(one, "pad")->valueint == 0) continue;
+            check_case(t, one);
+            cases++;
+        }
+        assert_int_equal(cases, 81);
+        ck_tokenizer_close(t);
+    }
+    ck_json_free(&doc);
+    fixture_remove(&f);
+}
+
+static void test_whole_refused(void **state) {
+    (void)state;
+#define MODEL "{\"model\": {\"type\": \"BPE\", \"end_of_word_suffix\": \"</w>\", "
+#define WORDS                                                                                      \
+    "\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2, \"<|startoftext|>\": 3, \"<|endoftext|>\": 4}"
+    static const struct {
+        const char *text, *message;
+    } bad[] = {
+        {"{}", "tokenizer.json:1: $: has no model"},
+        {"{\"model\": {\"type\": \"Unigram\"}}", "$.model: not CLIP's: that is BPE"},
+        {"{\"model\": {\"type\": \"BPE\"}}", "$.model: not CLIP's: that is BPE"},
+        {MODEL "\"vocab\": []}}", "$.model.vocab: must be an object"},
+        {MODEL WORDS "}}", "$.model: merges must be a list"},
+        {MODEL WORDS ", \"merges\": [[\"a\"]]}}", "$.model.merges[0]: must be two symbols"},
+        {MODEL WORDS ", \"merges\": [1]}}", "$.model.merges[0]: must be two symbols"},
+        {MODEL WORDS ", \"merges\": [\"a b\", \"a c\"]}}", "tokenizer.json:2: a symbol, or both"},
+        {MODEL WORDS ", \"merges\": [\"a b\", [\"a\", \"b\"]]}}", "this pair is there before"},
+    };
+    fixture f;
+    fixture_make(&f);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        text_file(&f, "tokenizer.json", bad[i].text);
+        ck_tokenizer *t;
+        ck_error err = {0};
+        if (ck_tokenizer_open(f.folder, "", &t, &err) != CK_INPUT ||
+            !strstr(err.message, bad[i].message))
+            fail_msg("%zu: '%s' lacks '%s'", i, err.message, bad[i].message);
+    }
+    fixture_remove(&f);
+}
+
 /* The folders of a model, and who says what pads. */
 static void test_folders(void **state) {
     (void)state;
@@ -109,7 +194,7 @@ static void test_folders(void **state) {
     assert_int_equal(ids[4], 0);
     ck_tokenizer_close(t);
     assert_int_equal(ck_tokenizer_open(f.folder, "", &t, &err), CK_INPUT);
-    assert_non_null(strstr(err.message, "no tokenizer/vocab.json; copy"));
+    assert_non_null(strstr(err.message, "neither the folder nor its tokenizer has a vocab.json"));
     fixture_remove(&f);
 }
 
@@ -280,6 +365,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_clip),          cmocka_unit_test(test_folders),
         cmocka_unit_test(test_letters),       cmocka_unit_test(test_prompts_refused),
+        cmocka_unit_test(test_whole),         cmocka_unit_test(test_whole_refused),
         cmocka_unit_test(test_files_refused), cmocka_unit_test(test_faults),
         cmocka_unit_test(test_unicode),
     };

@@ -243,6 +243,10 @@ bool ck_params_has(const ck_params *p, const char *name) {
     return ck_params_tensor(p, name) != NULL || weight_of(p, name) != SIZE_MAX;
 }
 
+const char *ck_params_path(const ck_params *p) {
+    return p->source ? ck_reader_path(p->source) : "weights in memory";
+}
+
 size_t ck_params_count(const ck_params *p) {
     return p->count;
 }
@@ -280,8 +284,11 @@ static bool fits(const ck_tensor *t, int rank, const uint64_t *shape) {
     return true;
 }
 
-static ck_status check_shape(const ck_reader *source, const ck_tensor *t, int rank,
-                             const int64_t *shape, ck_error *err) {
+static ck_status check_tensor(const ck_reader *source, const ck_tensor *t, int rank,
+                              const int64_t *shape, ck_error *err) {
+    if (!ck_dtype_is_float(t->dtype))
+        return ck_fail(err, CK_INPUT, "%s: tensor '%s' is %s; a weight is expected",
+                       ck_reader_path(source), t->name, ck_dtype_name(t->dtype));
     ck_tensor want = {.rank = (size_t)rank};
     uint64_t dims[MAX_RANK];
     file_shape(rank, shape, dims);
@@ -325,9 +332,6 @@ static ck_status decode(const ck_reader *source, const ck_tensor *t, weight *w, 
 }
 
 static ck_status load(const ck_reader *source, const ck_tensor *t, weight *w, ck_error *err) {
-    if (!ck_dtype_is_float(t->dtype))
-        return ck_fail(err, CK_INPUT, "%s: tensor '%s' is %s; a weight is expected",
-                       ck_reader_path(source), t->name, ck_dtype_name(t->dtype));
     bool moves = w->rank == 4 && w->shape[1] * w->shape[2] > 1;
     void *raw = ck_alloc(t->nbytes);
     float *flat = moves ? ck_alloc_array(w->elements, sizeof *flat) : w->data;
@@ -346,7 +350,7 @@ ck_status ck_params_load(ck_params *p, const ck_reader *from, ck_error *err) {
         if (!t)
             return ck_fail(err, CK_INPUT, "%s: no tensor '%s', which the model needs",
                            ck_reader_path(from), full);
-        CK_TRY(check_shape(from, t, w->rank, w->shape, err));
+        CK_TRY(check_tensor(from, t, w->rank, w->shape, err));
         CK_TRY(load(from, t, w, err));
     }
     return CK_OK;
@@ -479,7 +483,7 @@ ck_status ck_params_need(ck_params *p, const char *name, int rank, const int64_t
                        "%s: no tensor '%s%s', which the model needs: is this another part, or "
                        "another model's? (cktool inspect tells)",
                        ck_reader_path(p->source), p->prefix, name);
-    if (t) CK_TRY(check_shape(p->source, t, rank, shape, err));
+    if (t) CK_TRY(check_tensor(p->source, t, rank, shape, err));
     if (*index != SIZE_MAX) return CK_OK;
     CK_TRY(add_named(p, name, rank, shape, t, err));
     *index = p->count - 1;
@@ -647,7 +651,7 @@ static ck_status add_places(const ck_params *p, ck_reader *r, ck_error *err) {
 }
 
 ck_status ck_params_reader(const ck_params *p, ck_reader **out, ck_error *err) {
-    const char *path = p->source ? ck_reader_path(p->source) : "weights in memory";
+    const char *path = ck_params_path(p);
     ck_reader *r = ck_alloc(sizeof *r);
     if (!r) return ck_fail_memory(err, path);
     r->fd = -1;

@@ -80,6 +80,7 @@ bool ck_params_has(const ck_params *p, const char *name);
 const ck_tensor *ck_params_tensor(const ck_params *p, const char *name);
 
 /* Weights that were asked for so far, 0 to count - 1. Data stay where they are until free. */
+const char *ck_params_path(const ck_params *p); /* of the file, or what stands for one */
 size_t ck_params_count(const ck_params *p);
 const char *ck_params_name(const ck_params *p, size_t index);
 float *ck_params_data(const ck_params *p, size_t index);     /* NULL: not there as f32 */

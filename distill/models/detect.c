@@ -17,9 +17,12 @@ static int64_t dimension(const ck_params *p, size_t axis, const char *format, ..
     return t && axis < t->rank ? (int64_t)t->shape[axis] : 0;
 }
 
-static ck_status incomplete(const char *what, ck_error *err) {
-    return ck_fail(err, CK_INPUT, "the %s in the file is not complete, or of a kind not known",
-                   what);
+static ck_status incomplete(const ck_params *p, const char *what, ck_error *err) {
+    return ck_fail(
+        err, CK_INPUT,
+        "%s: its %s is not complete, or of a kind not known (cktool inspect tells what is "
+        "there)",
+        ck_params_path(p), what);
 }
 
 /* ---- UNet ---- */
@@ -83,7 +86,7 @@ ck_status ck_detect__unet(const ck_params *p, ck_unet_config *c, ck_error *err) 
     c->guidance = dimension(p, 1, "time_embedding.cond_proj.weight");
     c->added_width = dimension(p, 1, "add_embedding.linear_1.weight");
     c->added_time = c->added_width ? 256 : 0;
-    return good && c->context ? CK_OK : incomplete("UNet", err);
+    return good && c->context ? CK_OK : incomplete(p, "UNet", err);
 }
 
 /* ---- VAE ---- */
@@ -107,7 +110,13 @@ ck_status ck_detect__vae(const ck_params *p, ck_vae_config *c, ck_error *err) {
     while (dimension(p, 0, "encoder.down_blocks.0.resnets.%d.conv1.weight", (int)c->layers))
         c->layers++;
     bool good = c->in_channels && c->out_channels && c->latent_channels && c->levels;
-    return good ? CK_OK : incomplete("VAE", err);
+    for (int64_t l = 0; l < c->levels; l++)
+        if (c->channels[l] % c->groups)
+            return ck_fail(err, CK_INPUT,
+                           "%s: a VAE of unusual size (%lld channels): the file does not say how "
+                           "many groups it has; open the model as a folder with config.json files",
+                           ck_params_path(p), (long long)c->channels[l]);
+    return good ? CK_OK : incomplete(p, "VAE", err);
 }
 
 /* ---- Text ---- */
@@ -127,7 +136,7 @@ ck_status ck_detect__clip(const ck_params *p, bool openai, ck_clip_config *c, ck
     c->heads = c->width / 64;
     c->activation = openai ? CK_QUICK_GELU : CK_GELU;
     bool good = c->vocabulary && c->heads && c->positions && c->inner && c->layers;
-    return good ? CK_OK : incomplete("text encoder", err);
+    return good ? CK_OK : incomplete(p, "text encoder", err);
 }
 
 ck_status ck_detect__t5(const ck_params *p, ck_t5_config *c, ck_error *err) {
@@ -147,7 +156,7 @@ ck_status ck_detect__t5(const ck_params *p, ck_t5_config *c, ck_error *err) {
     if (c->heads) c->head = dimension(p, 0, "%s.q.weight", self) / c->heads;
     bool good = c->vocabulary && c->inner && c->buckets >= 4 && c->buckets < 4 * c->distance &&
                 c->head && c->layers;
-    return good ? CK_OK : incomplete("T5 encoder", err);
+    return good ? CK_OK : incomplete(p, "T5 encoder", err);
 }
 
 /* ---- Transformers ---- */
@@ -175,7 +184,7 @@ ck_status ck_detect__mmdit(const ck_params *p, ck_mmdit_config *c, ck_error *err
     if (c->patch) c->out_channels = out / (c->patch * c->patch);
     bool good = c->in_channels && c->heads && c->width % 64 == 0 && c->context && c->pooled &&
                 places && c->positions * c->positions == places && c->layers && c->out_channels;
-    return good ? CK_OK : incomplete("SD3 transformer", err);
+    return good ? CK_OK : incomplete(p, "SD3 transformer", err);
 }
 
 ck_status ck_detect__flux(const ck_params *p, ck_flux_config *c, ck_error *err) {
@@ -191,13 +200,14 @@ ck_status ck_detect__flux(const ck_params *p, ck_flux_config *c, ck_error *err) 
         c->single_layers++;
     ck_flux_detect(p, c);
     if (head && head != 128)
-        return ck_fail(err, CK_INPUT,
-                       "a FLUX transformer with heads of %lld, not 128: the file does not say how "
-                       "many numbers of them turn with each axis (axes_dims_rope); open it as a "
-                       "folder with config.json files",
-                       (long long)head);
+        return ck_fail(
+            err, CK_INPUT,
+            "%s: a FLUX transformer with heads of %lld, not 128: the file does not say how "
+            "many numbers of them turn with each axis (axes_dims_rope); open it as a "
+            "folder with config.json files",
+            ck_params_path(p), (long long)head);
     c->heads = head ? c->width / head : 0;
     bool good = c->in_channels && c->out_channels && c->heads && c->width % head == 0 &&
                 c->context && c->pooled;
-    return good ? CK_OK : incomplete("FLUX transformer", err);
+    return good ? CK_OK : incomplete(p, "FLUX transformer", err);
 }

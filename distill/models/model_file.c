@@ -23,6 +23,11 @@ static ck_architecture_id id_of(const source *s) {
 
 /* ---- What it is ---- */
 
+static bool has_network(const ck_anatomy *a) {
+    return ck_anatomy_find(a, CK_PART_UNET) || ck_anatomy_find(a, CK_PART_MMDIT) ||
+           ck_anatomy_find(a, CK_PART_FLUX);
+}
+
 static ck_status find_kind(const source *s, ck_model *m, ck_error *err) {
     const ck_anatomy *a = &s->anatomy;
     switch (id_of(s)) {
@@ -41,6 +46,11 @@ static ck_status find_kind(const source *s, ck_model *m, ck_error *err) {
         m->kind = CK_MODEL_FLUX;
         break;
     default:
+        if (!has_network(a))
+            return ck_fail(err, CK_INPUT,
+                           "%s: has no UNet and no transformer: --model (a config's teacher) names "
+                           "the file with the network, the others its text encoders and VAE",
+                           s->path);
         return ck_fail(
             err, CK_INPUT,
             "%s: %s: of models in one file, Stable Diffusion 1, 2, XL, 3 and FLUX can be "

@@ -11,6 +11,7 @@
 #include "io/utf8.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -59,14 +60,13 @@ static int compare_words(const void *a, const void *b) {
     return strcmp(((const word *)a)->text, ((const word *)b)->text);
 }
 
-static ck_status read_vocabulary(const char *path, vocabulary *v, ck_error *err) {
-    CK_TRY(ck_json_load(path, &v->doc, err));
-    if (!cJSON_IsObject(v->doc.root))
-        return ck_json_fail(&v->doc, v->doc.root, err, "must be an object");
-    v->words = ck_alloc_array((size_t)cJSON_GetArraySize(v->doc.root), sizeof *v->words);
-    if (!v->words) return ck_fail_memory(err, path);
+/* Of an object of the document. */
+static ck_status list_words(vocabulary *v, const cJSON *object, ck_error *err) {
+    if (!cJSON_IsObject(object)) return ck_json_fail(&v->doc, object, err, "must be an object");
+    v->words = ck_alloc_array((size_t)cJSON_GetArraySize(object), sizeof *v->words);
+    if (!v->words) return ck_fail_memory(err, v->doc.name);
     const cJSON *field;
-    cJSON_ArrayForEach(field, v->doc.root) {
+    cJSON_ArrayForEach(field, object) {
         double id = cJSON_IsNumber(field) ? field->valuedouble : -1;
         if (id < 0 || id > INT32_MAX || id != (double)(int32_t)id)
             return ck_json_fail(&v->doc, field, err, "must be a whole number from 0 to 2^31 - 1");
@@ -74,6 +74,11 @@ static ck_status read_vocabulary(const char *path, vocabulary *v, ck_error *err)
     }
     qsort(v->words, v->count, sizeof *v->words, compare_words);
     return CK_OK;
+}
+
+static ck_status read_vocabulary(const char *path, vocabulary *v, ck_error *err) {
+    CK_TRY(ck_json_load(path, &v->doc, err));
+    return list_words(v, v->doc.root, err);
 }
 
 static void free_vocabulary(vocabulary *v) {
@@ -137,6 +142,23 @@ static ck_status read_merge(const vocabulary *v, const char *path, size_t line, 
     return CK_OK;
 }
 
+static ck_status add_merge(ck_tokenizer *t, const vocabulary *v, const char *path, size_t line,
+                           char *text, size_t *capacity, ck_error *err) {
+    merge *grown = ck_grow(t->merges, t->merge_count, capacity, sizeof *t->merges);
+    if (!grown) return ck_fail_memory(err, path);
+    t->merges = grown;
+    return read_merge(v, path, line, text, &t->merges[t->merge_count++], err);
+}
+
+static ck_status sort_merges(ck_tokenizer *t, const char *path, ck_error *err) {
+    if (t->merge_count) qsort(t->merges, t->merge_count, sizeof *t->merges, compare_merges);
+    for (size_t i = 1; i < t->merge_count; i++)
+        if (t->merges[i].pair == t->merges[i - 1].pair)
+            return ck_fail(err, CK_INPUT, "%s:%u: this pair is there before, in line %u", path,
+                           t->merges[i].line, t->merges[i - 1].line);
+    return CK_OK;
+}
+
 static ck_status parse_merges(ck_tokenizer *t, const vocabulary *v, const char *path, char *text,
                               ck_error *err) {
     size_t capacity = 0, line = 0;
@@ -146,17 +168,9 @@ static ck_status parse_merges(ck_tokenizer *t, const vocabulary *v, const char *
         size_t n = strlen(row);
         if (n && row[n - 1] == '\r') row[--n] = 0;
         if (n == 0 || strncmp(row, "#version", 8) == 0) continue;
-        merge *grown = ck_grow(t->merges, t->merge_count, &capacity, sizeof *t->merges);
-        if (!grown) return ck_fail_memory(err, path);
-        t->merges = grown;
-        CK_TRY(read_merge(v, path, line, row, &t->merges[t->merge_count++], err));
+        CK_TRY(add_merge(t, v, path, line, row, &capacity, err));
     }
-    if (t->merge_count) qsort(t->merges, t->merge_count, sizeof *t->merges, compare_merges);
-    for (size_t i = 1; i < t->merge_count; i++)
-        if (t->merges[i].pair == t->merges[i - 1].pair)
-            return ck_fail(err, CK_INPUT, "%s:%u: this pair is there before, in line %u", path,
-                           t->merges[i].line, t->merges[i - 1].line);
-    return CK_OK;
+    return sort_merges(t, path, err);
 }
 
 static ck_status read_merges(ck_tokenizer *t, const vocabulary *v, const char *path,
@@ -171,12 +185,56 @@ static ck_status read_merges(ck_tokenizer *t, const vocabulary *v, const char *p
     return status;
 }
 
+/* ---- tokenizer.json, which newer folders have in the place of both ---- */
+
+static ck_status read_whole(const char *path, vocabulary *v, ck_error *err) {
+    CK_TRY(ck_json_load(path, &v->doc, err));
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(v->doc.root, "model");
+    const char *type = "", *end = "";
+    if (!cJSON_IsObject(model)) return ck_json_fail(&v->doc, v->doc.root, err, "has no model");
+    CK_TRY(ck_json_text(&v->doc, model, "type", &type, err));
+    if (strcmp(type, "BPE") == 0)
+        CK_TRY(ck_json_text(&v->doc, model, "end_of_word_suffix", &end, err));
+    if (strcmp(end, "</w>") != 0)
+        return ck_json_fail(&v->doc, model, err,
+                            "not CLIP's: that is BPE with \"</w>\" at the ends of words");
+    const cJSON *words = cJSON_GetObjectItemCaseSensitive(model, "vocab");
+    return list_words(v, words ? words : model, err);
+}
+
+/* "first second", which newer versions write as a list of two. */
+static bool merge_text(const cJSON *node, char *text, size_t size) {
+    const cJSON *first = cJSON_IsArray(node) ? node->child : NULL;
+    const cJSON *second = first ? first->next : NULL;
+    int n = 0;
+    if (cJSON_IsString(node))
+        n = snprintf(text, size, "%s", node->valuestring);
+    else if (cJSON_IsString(first) && cJSON_IsString(second) && !second->next)
+        n = snprintf(text, size, "%s %s", first->valuestring, second->valuestring);
+    return n > 0 && (size_t)n < size;
+}
+
+static ck_status read_whole_merges(ck_tokenizer *t, const vocabulary *v, ck_error *err) {
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(v->doc.root, "model"), *one;
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(model, "merges");
+    size_t capacity = 0;
+    char text[1024];
+    if (!cJSON_IsArray(list))
+        return ck_json_fail(&v->doc, list ? list : model, err, "merges must be a list");
+    cJSON_ArrayForEach(one, list) {
+        if (!merge_text(one, text, sizeof text))
+            return ck_json_fail(&v->doc, one, err, "must be two symbols");
+        CK_TRY(add_merge(t, v, v->doc.name, t->merge_count + 1, text, &capacity, err));
+    }
+    return sort_merges(t, v->doc.name, err);
+}
+
 /* ---- Opening ---- */
 
 /* The paths of what may lie in a tokenizer's folder. */
-enum { VOCABULARY, MERGES, CONFIG, SPECIAL, FILES };
-static const char *const file_names[FILES] = {"vocab.json", "merges.txt", "tokenizer_config.json",
-                                              "special_tokens_map.json"};
+enum { VOCABULARY, MERGES, WHOLE, CONFIG, SPECIAL, FILES };
+static const char *const file_names[FILES] = {"vocab.json", "merges.txt", "tokenizer.json",
+                                              "tokenizer_config.json", "special_tokens_map.json"};
 
 /* What pads, and the length, where the file is there and says so. A token is a text or an object
  * with its text in "content". */
@@ -205,8 +263,10 @@ static ck_status read_config(ck_tokenizer *t, const vocabulary *v, const char *p
 
 static ck_status read_clip(ck_tokenizer *t, char *const paths[FILES], ck_error *err) {
     vocabulary v = {0};
+    bool whole = access(paths[VOCABULARY], F_OK) != 0;
     t->length = 77;
-    ck_status status = read_vocabulary(paths[VOCABULARY], &v, err);
+    ck_status status =
+        whole ? read_whole(paths[WHOLE], &v, err) : read_vocabulary(paths[VOCABULARY], &v, err);
     for (size_t i = 0; i < v.count; i++)
         if (v.words[i].id > t->largest) t->largest = v.words[i].id;
     if (status == CK_OK) status = must_find(&v, start_text, &t->start, err);
@@ -214,7 +274,7 @@ static ck_status read_clip(ck_tokenizer *t, char *const paths[FILES], ck_error *
     if (status == CK_OK) {
         t->pad = t->end;
         find_bytes(t, &v);
-        status = read_merges(t, &v, paths[MERGES], err);
+        status = whole ? read_whole_merges(t, &v, err) : read_merges(t, &v, paths[MERGES], err);
     }
     /* Where they differ, transformers takes the second. */
     if (status == CK_OK) status = read_config(t, &v, paths[CONFIG], err);
@@ -232,7 +292,8 @@ static ck_status try_clip(ck_tokenizer *t, const char *folder, const char *slash
         paths[i] = ck_sprintf("%s%s%s/%s", folder, slash, suffix, file_names[i]);
         if (!paths[i]) status = ck_fail_memory(err, folder);
     }
-    *found = status == CK_OK && access(paths[VOCABULARY], F_OK) == 0;
+    *found = status == CK_OK &&
+             (access(paths[VOCABULARY], F_OK) == 0 || access(paths[WHOLE], F_OK) == 0);
     if (*found) status = read_clip(t, paths, err);
     for (int i = 0; i < FILES; i++) free(paths[i]);
     return status;
@@ -276,8 +337,9 @@ ck_status ck_tokenizer_open(const char *folder, const char *suffix, ck_tokenizer
     if (status == CK_OK && !found) status = try_letters(t, folder, suffix, &found, err);
     if (status == CK_OK && !found)
         status = ck_fail(err, CK_INPUT,
-                         "%s: no tokenizer%s/vocab.json; copy the folder tokenizer%s of a model "
-                         "with the same text encoder there",
+                         "%s: neither the folder nor its tokenizer%s has a vocab.json or a "
+                         "tokenizer.json: copy the folder tokenizer%s of a model with the same "
+                         "text encoder there",
                          folder, suffix, suffix);
     if (status != CK_OK) {
         ck_tokenizer_close(t);

@@ -6,9 +6,10 @@
  *   CK_TRY(ck_tokenizer_encode(t, "a photo of a cat", ids, &lost, err));
  *   ck_tokenizer_close(t);
  *
- * Two kinds: CLIP's byte-pair encoding (vocab.json and merges.txt), with the same numbers as
- * transformers' CLIPTokenizer; and, for models with 32 tokens of vocabulary, one token per letter.
- * One difference: text is taken as it comes, not brought to NFC first. (Keyboards produce NFC.)
+ * Two kinds: CLIP's byte-pair encoding (vocab.json and merges.txt, or where they are not
+ * there, as in folders of transformers 5, tokenizer.json), with the same numbers as transformers'
+ * CLIPTokenizer; and, for models with 32 tokens of vocabulary, one token per letter. One
+ * difference: text is taken as it comes, not brought to NFC first. (Keyboards produce NFC.)
  */
 #ifndef CK_TOKENIZER_H
 #define CK_TOKENIZER_H
@@ -22,8 +23,9 @@
 typedef struct ck_tokenizer ck_tokenizer;
 
 /* From FOLDER/tokenizer SUFFIX, as diffusers lays models out, else from FOLDER itself if it has a
- * vocab.json. Without one it is the letter tokenizer, if FOLDER/text_encoder SUFFIX/config.json
- * says that 32 tokens are all there are. CK_INPUT, with file and line, for anything malformed. */
+ * vocab.json or tokenizer.json. Without one it is the letter tokenizer, if FOLDER/text_encoder
+ * SUFFIX/config.json says that 32 tokens are all there are. CK_INPUT, with file and line, for
+ * anything malformed. */
 ck_status ck_tokenizer_open(const char *folder, const char *suffix, ck_tokenizer **t,
                             ck_error *err);
 void ck_tokenizer_close(ck_tokenizer *t); /* NULL is allowed */
