@@ -71,16 +71,17 @@ ck_status ck_params_fetch(ck_params *p, size_t index, bool half, void **at, ck_e
 bool ck_params_holds(const ck_params *p, size_t index, bool half);
 /* Checks the values of all weights that were asked for, without keeping any. */
 ck_status ck_params_check(ck_params *p, ck_error *err);
-/* Whether the file has it, or it was made. */
 /* CK_INPUT if the file has weights of this part, tensors of numbers within layers, that nothing
  * asked for: they are another network's than the one that was built. */
 ck_status ck_params_check_asked(const ck_params *p, ck_error *err);
+/* Of the file, or what stands for one in messages. */
+const char *ck_params_path(const ck_params *p);
+/* Whether the file has it, or it was made. */
 bool ck_params_has(const ck_params *p, const char *name);
 /* The tensor in the file, for finding out a model's shape; NULL if there is none. */
 const ck_tensor *ck_params_tensor(const ck_params *p, const char *name);
 
 /* Weights that were asked for so far, 0 to count - 1. Data stay where they are until free. */
-const char *ck_params_path(const ck_params *p); /* of the file, or what stands for one */
 size_t ck_params_count(const ck_params *p);
 const char *ck_params_name(const ck_params *p, size_t index);
 float *ck_params_data(const ck_params *p, size_t index);     /* NULL: not there as f32 */
