@@ -331,7 +331,9 @@ static ck_status find_weights(ck_exec *e, ck_error *err) {
         const ck_graph_node *n = &e->graph->nodes[i];
         void **at = &e->slots[i].weight;
         if (!is_read_weight(e, i)) continue;
-        CK_TRY(ck_params_fetch(n->params, n->param, host && e->half[i], at, err));
+        /* (A card takes its bfloat16 from what is trained.) */
+        bool half = e->half[i] && (host || ck_params_frozen(n->params));
+        CK_TRY(ck_params_fetch(n->params, n->param, half, at, err));
         if (!host) CK_TRY(ck_resident_need(e->resident, n->params, n->param, e->half[i], at, err));
     }
     return CK_OK;

@@ -259,6 +259,10 @@ float *ck_params_data(const ck_params *p, size_t index) {
     return p->weights[index].data;
 }
 
+uint16_t *ck_params_half(const ck_params *p, size_t index) {
+    return p->weights[index].half;
+}
+
 size_t ck_params_elements(const ck_params *p, size_t index) {
     return p->weights[index].elements;
 }

@@ -85,6 +85,7 @@ const ck_tensor *ck_params_tensor(const ck_params *p, const char *name);
 size_t ck_params_count(const ck_params *p);
 const char *ck_params_name(const ck_params *p, size_t index);
 float *ck_params_data(const ck_params *p, size_t index);     /* NULL: not there as f32 */
+uint16_t *ck_params_half(const ck_params *p, size_t index);  /* NULL: not there as bfloat16 */
 size_t ck_params_elements(const ck_params *p, size_t index); /* of one weight */
 
 /* A deep copy, for a student that begins as its teacher; it can load what was not asked for yet. */

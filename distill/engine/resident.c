@@ -115,7 +115,9 @@ static void write_halves(const ck_resident *r, void *at, const float *values, si
 }
 
 static void write(const ck_resident *r, const ck_params *p, size_t index, int kind, void *at) {
-    if (kind == BF16)
+    if (kind == BF16 && !ck_params_data(p, index))
+        r->backend->write(at, ck_params_half(p, index), bytes_of(p, index, kind));
+    else if (kind == BF16)
         write_halves(r, at, ck_params_data(p, index), ck_params_elements(p, index));
     else
         r->backend->write(at, ck_params_data(p, index), bytes_of(p, index, kind));
