@@ -113,11 +113,17 @@ static void run_rows(const ck_call *call) {
  * ("still"), the other ("moving") as it is needed, some vectors of it at a time. A part of the
  * pixels is multiplied with all that it meets while it is in the L2 cache.
  *
- * Where the result is small there are few vectors to share out, and threads would wait for each
- * other at every part: then each takes parts as a whole, and what they give is added up afterwards.
- * (As many sums as the shapes say, not the threads: the bits stay the same.) */
+ * Of smaller results sums of some stretches of pixels are made apart and added up afterwards: there
+ * are few vectors to share out, and a thread finds more of a stretch of its own in its cache, as it
+ * made it of the same images. (As many as the shapes say, not the threads: the bits stay the same.)
+ */
 
-enum { VECTORS = 64, PIXELS = 512, SOME = 64, SPLITS = 8, SMALL = 3 << 14 };
+enum { VECTORS = 64, PIXELS = 512, SOME = 64 };
+
+static int64_t stretches_of(int64_t results, int64_t parts) {
+    int64_t most = results <= 3 << 14 ? 8 : results <= 3 << 17 ? 2 : 1;
+    return parts < most ? parts : most;
+}
 
 /* An array of pixels; vectors: how many numbers each has. */
 typedef struct pixels {
@@ -130,9 +136,9 @@ typedef struct pixels {
 typedef struct sums {
     ck_convolution meeting;
     pixels still, moving;
-    bool moves_right; /* the moving side is the right one */
-    int64_t width;    /* vectors of it at a time */
-    int64_t splits;   /* sums that are made apart */
+    bool moves_right;  /* the moving side is the right one */
+    int64_t width;     /* vectors of it at a time */
+    int64_t stretches; /* whose sums are made apart */
 } sums;
 
 static int64_t pixels_of(const sums *s) {
@@ -171,8 +177,7 @@ static sums sums_of(const ck_graph *g, ck_node id) {
     }
     s.still.vectors = s.meeting.k;
     s.moving.vectors = s.meeting.c;
-    int64_t parts = parts_of(&s);
-    s.splits = results_of(&s) > SMALL ? 1 : parts < SPLITS ? parts : SPLITS;
+    s.stretches = stretches_of(results_of(&s), parts_of(&s));
     return s;
 }
 
@@ -213,20 +218,27 @@ static void find_places(const ck_convolution *v, int64_t i, int64_t first, int64
 /* Some pixels, from `first` on. */
 typedef struct part {
     int64_t first, n;
-    char *still;    /* the still side in tiles */
     bool add, last; /* see ck_nn_result */
 } part;
 
-static part part_at(const sums *s, char *still, int64_t first) {
-    return (part){.first = first, .n = least(PIXELS, pixels_of(s) - first), .still = still};
+/* Number `round` of a stretch's parts; n is 0 where there are fewer. */
+static part part_of(const sums *s, int64_t stretch, int64_t round) {
+    int64_t parts = parts_of(s), at = stretch * parts / s->stretches + round;
+    int64_t end = (stretch + 1) * parts / s->stretches, first = at * PIXELS;
+    if (at >= end) return (part){0};
+    return (part){.first = first,
+                  .n = least(PIXELS, pixels_of(s) - first),
+                  .add = round > 0,
+                  .last = s->stretches == 1 && at + 1 == end};
 }
 
 /* Some pixels of a part, of the still side: numbers first to first + SOME - 1. */
-static void tile_still(const tiled *t, const sums *s, part p, int64_t first, int64_t at[PIXELS]) {
+static void tile_still(const tiled *t, const sums *s, part p, char *still, int64_t first,
+                       int64_t at[PIXELS]) {
     int64_t n = least(SOME, p.n - first);
     for (int64_t k = 0; k < SOME; k++)
         at[k] = k < n ? (p.first + first + k) * s->still.vectors : -1;
-    t->kernels->gather((uint32_t *)(p.still + tiles(16, first)), tiles(16, p.n), s->still.at,
+    t->kernels->gather((uint32_t *)(still + tiles(16, first)), tiles(16, p.n), s->still.at,
                        s->still.half, at, s->still.vectors, n, !s->moves_right);
 }
 
@@ -235,91 +247,82 @@ enum { SUMS_ROOM = PIXELS * sizeof(int64_t) + VECTORS / 16 * (PIXELS / 32) * 102
 
 /* Adds what a part gives for element i of the kernel and vectors from c on of the moving side.
  * memory: SUMS_ROOM. */
-static void add_sums(const tiled *t, const sums *s, part p, float *dw, int64_t i, int64_t c,
-                     char *memory) {
+static void add_sums(const tiled *t, const sums *s, part p, const char *still, float *dw, int64_t i,
+                     int64_t c, char *memory) {
     const ck_convolution *v = &s->meeting;
     int64_t *at = (int64_t *)memory, width = least(s->width, v->c - c);
     uint32_t *moving = (uint32_t *)(at + PIXELS);
     find_places(v, i, p.first, p.n, at);
     t->kernels->gather(moving, tiles(16, p.n), vector_at(&s->moving, c), s->moving.half, at, width,
                        p.n, s->moves_right);
-    ck_nn_tiles still = tiles_at(p.still, p.n), other = tiles_at(moving, p.n);
+    ck_nn_tiles one = tiles_at(still, p.n), other = tiles_at(moving, p.n);
     ck_nn_result to = {.add = p.add, .last = p.last};
     if (s->moves_right) {
         to.at = dw + i * v->c + c, to.stride = v->r * v->s * v->c;
-        t->kernels->multiply(to, still, other, v->k, width, p.n, NULL);
+        t->kernels->multiply(to, one, other, v->k, width, p.n, NULL);
     } else {
         to.at = dw + c * v->k, to.stride = v->k;
-        t->kernels->multiply(to, other, still, width, v->k, p.n, NULL);
+        t->kernels->multiply(to, other, one, width, v->k, p.n, NULL);
     }
 }
 
-/* All vectors of a part, by all threads of a team. */
-static void share_part(const tiled *t, const sums *s, part p, float *dw, char *own) {
+/* A part of each stretch, by all threads of a team. still: its tiles, one stretch's after the
+ * other; dw: their sums. */
+static void share_round(const tiled *t, const sums *s, int64_t round, char *still, float *dw,
+                        char *own) {
     const ck_convolution *v = &s->meeting;
-#pragma omp for
-    for (int64_t some = 0; some < p.n; some += SOME) tile_still(t, s, p, some, (int64_t *)own);
+    size_t size = tiles(s->still.vectors, PIXELS);
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t k = 0; k < s->stretches; k++)
+        for (int64_t some = 0; some < PIXELS; some += SOME) {
+            part p = part_of(s, k, round);
+            if (some < p.n) tile_still(t, s, p, still + (size_t)k * size, some, (int64_t *)own);
+        }
         /* (The same share of every part, so that none is added to by two threads.) */
-#pragma omp for collapse(2) schedule(static) nowait
-    for (int64_t i = 0; i < v->r * v->s; i++)
-        for (int64_t c = 0; c < v->c; c += s->width) add_sums(t, s, p, dw, i, c, own);
-}
-
-/* The same by one thread. */
-static void add_part(const tiled *t, const sums *s, part p, float *dw, char *own) {
-    const ck_convolution *v = &s->meeting;
-    for (int64_t some = 0; some < p.n; some += SOME) tile_still(t, s, p, some, (int64_t *)own);
-    for (int64_t i = 0; i < v->r * v->s; i++)
-        for (int64_t c = 0; c < v->c; c += s->width) add_sums(t, s, p, dw, i, c, own);
-}
-
-/* Memory: tiles of the still side, two for all; and for each thread what add_sums needs. */
-static void run_shared(const ck_call *call, const sums *s) {
-    const tiled *t = call->state;
-    size_t still = tiles(s->still.vectors, PIXELS);
-#pragma omp parallel num_threads(t->threads) if (ck_convolution_work(&s->meeting) > ALONE)
-    {
-        char *own = (char *)call->scratch + 2 * still + (size_t)omp_get_thread_num() * t->room;
-        for (int64_t first = 0; first < pixels_of(s); first += PIXELS) {
-            /* In turns: some threads may be one part ahead of others. */
-            char *turn = (char *)call->scratch + (size_t)(first / PIXELS % 2) * still;
-            part p = part_at(s, turn, first);
-            p.add = first > 0, p.last = first + p.n == pixels_of(s);
-            share_part(t, s, p, call->dst, own);
-        }
-    }
-}
-
-/* Memory: the sums; and for each thread what add_sums needs, then tiles of the still side. */
-static void run_split(const ck_call *call, const sums *s) {
-    const tiled *t = call->state;
-    int64_t n = results_of(s), parts = parts_of(s);
-    float *each = call->scratch, *dw = call->dst;
-#pragma omp parallel num_threads(t->threads) if (ck_convolution_work(&s->meeting) > ALONE)
-    {
-        char *own = (char *)(each + s->splits * n) + (size_t)omp_get_thread_num() * t->room;
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < s->splits; i++) {
-            int64_t begin = i * parts / s->splits, end = (i + 1) * parts / s->splits;
-            for (int64_t k = begin; k < end; k++) {
-                part p = part_at(s, own + SUMS_ROOM, k * PIXELS);
-                p.add = k > begin;
-                add_part(t, s, p, each + i * n, own);
+#pragma omp for collapse(3) schedule(static) nowait
+    for (int64_t k = 0; k < s->stretches; k++)
+        for (int64_t i = 0; i < v->r * v->s; i++)
+            for (int64_t c = 0; c < v->c; c += s->width) {
+                part p = part_of(s, k, round);
+                if (p.n)
+                    add_sums(t, s, p, still + (size_t)k * size, dw + k * results_of(s), i, c, own);
             }
-        }
+}
+
+static void add_up(const sums *s, const float *each, float *dw) {
+    int64_t n = results_of(s);
 #pragma omp for
-        for (int64_t k = 0; k < n; k += 16)
-            for (int64_t j = k; j < k + 16; j++) {
-                float sum = each[j];
-                for (int64_t i = 1; i < s->splits; i++) sum += each[i * n + j];
-                dw[j] = sum;
-            }
-    }
+    for (int64_t k = 0; k < n; k += 16)
+        for (int64_t j = k; j < k + 16; j++) {
+            float sum = each[j];
+            for (int64_t i = 1; i < s->stretches; i++) sum += each[i * n + j];
+            dw[j] = sum;
+        }
 }
 
+/* Bytes of the stretches' sums, if there are several. */
+static size_t apart(const sums *s) {
+    return s->stretches > 1 ? (size_t)(s->stretches * results_of(s)) * sizeof(float) : 0;
+}
+
+/* Memory: the stretches' sums; tiles of the still side, two for each; and for each thread what
+ * add_sums needs. */
 static void run_sums(const ck_call *call) {
+    const tiled *t = call->state;
     sums s = sums_of_call(call);
-    s.splits > 1 ? run_split(call, &s) : run_shared(call, &s);
+    size_t still = (size_t)s.stretches * tiles(s.still.vectors, PIXELS);
+    char *tiled_still = (char *)call->scratch + apart(&s);
+    float *each = s.stretches > 1 ? call->scratch : call->dst;
+    int64_t rounds = (parts_of(&s) + s.stretches - 1) / s.stretches;
+#pragma omp parallel num_threads(t->threads) if (ck_convolution_work(&s.meeting) > ALONE)
+    {
+        char *own = tiled_still + 2 * still + (size_t)omp_get_thread_num() * t->room;
+        /* In turns: some threads may be one part ahead of others. */
+        for (int64_t i = 0; i < rounds; i++)
+            share_round(t, &s, i, tiled_still + (size_t)(i % 2) * still, each, own);
+#pragma omp barrier
+        if (s.stretches > 1) add_up(&s, each, call->dst);
+    }
 }
 
 /* ---- Nodes ---- */
@@ -345,10 +348,8 @@ ck_status ck_simd__product(const ck_nn_amx *kernels, const ck_graph *g, ck_node 
                            ck_kernel *kernel, ck_error *err) {
     if (is_sums(&g->nodes[id])) {
         sums s = sums_of(g, id);
-        size_t still = tiles(s.still.vectors, PIXELS);
-        if (s.splits == 1) return prepare(kernels, run_sums, 2 * still, SUMS_ROOM, kernel, err);
-        return prepare(kernels, run_sums, (size_t)(s.splits * results_of(&s)) * sizeof(float),
-                       SUMS_ROOM + still, kernel, err);
+        size_t still = (size_t)s.stretches * tiles(s.still.vectors, PIXELS);
+        return prepare(kernels, run_sums, apart(&s) + 2 * still, SUMS_ROOM, kernel, err);
     }
     product p = product_of(g, id);
     return prepare(kernels, run_rows, tiles(p.n, p.k), tiles(BLOCK, p.k), kernel, err);

@@ -9,8 +9,6 @@
 #include <omp.h>
 #include <stdlib.h>
 
-enum { LINE = 64 };
-
 _Static_assert((int)CK_MAX_HEAD <= (int)CK_NN_HEAD, "heads that the kernels have no room for");
 
 typedef struct shared {
@@ -49,19 +47,11 @@ static void *own(const ck_call *call, const shared *s) {
     return (char *)call->scratch + (size_t)omp_get_thread_num() * s->room;
 }
 
-/* How many heads a thread takes at once: those that share cache lines. */
-static size_t neighbours(const ck_nn_attention *a) {
-    size_t bytes = a->width * (a->half ? 2 : 4);
-    return bytes < LINE ? LINE / bytes : 1;
-}
-
 static void run_attention(const ck_call *call) {
     const shared *s = call->state;
     ck_nn_attention a = attention_of(call);
     size_t images = (size_t)ck_call_shape(call, 0).d[0];
-    size_t blocks = (a.queries + s->kernels->queries - 1) / s->kernels->queries;
-    size_t together = neighbours(&a) * blocks;
-#pragma omp parallel for collapse(3) schedule(dynamic, together) num_threads(s->threads)
+#pragma omp parallel for collapse(3) schedule(static) num_threads(s->threads)
     for (size_t n = 0; n < images; n++)
         for (size_t h = 0; h < a.heads; h++)
             for (size_t t = 0; t < a.queries; t += s->kernels->queries)
@@ -71,8 +61,8 @@ static void run_attention(const ck_call *call) {
 static void run_attention_grad(const ck_call *call) {
     const shared *s = call->state;
     ck_nn_attention a = attention_of(call);
-    size_t images = (size_t)ck_call_shape(call, 0).d[0], together = neighbours(&a);
-#pragma omp parallel for collapse(2) schedule(dynamic, together) num_threads(s->threads)
+    size_t images = (size_t)ck_call_shape(call, 0).d[0];
+#pragma omp parallel for collapse(2) schedule(static) num_threads(s->threads)
     for (size_t n = 0; n < images; n++)
         for (size_t h = 0; h < a.heads; h++) s->kernels->backward(&a, n, h, own(call, s));
 }
