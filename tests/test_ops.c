@@ -1055,6 +1055,66 @@ static void test_residual_is_rounded_once(void **state) {
     assert_true(residual_of_little((const int[]){3, 1}) == 0); /* the library does not add it */
 }
 
+/* ---- Products that who reads them makes (fold.h) ---- */
+
+/* x (tokens, depth) by a weight and a bias, GEGLU of that, and by another weight. */
+static ck_node feed_forward(net *n, const int *p) {
+    ck_node x = in(n, CK_SHAPE(2, p[0], p[1])), w = in(n, CK_SHAPE(2 * p[2], p[1]));
+    ck_node h = ck_linear(n->g, x, w, in(n, CK_SHAPE(2 * p[2])));
+    return ck_linear(n->g, ck_geglu(n->g, h), in(n, CK_SHAPE(p[1], p[2])), CK_NONE);
+}
+
+/* Outputs that read the products which GEGLU and its gradient read, so that they are stored. */
+static int sums_of_products(net *n, ck_node *out) {
+    int count = 0;
+    for (ck_node i = 0, end = (ck_node)n->g->count; i < end; i++) {
+        ck_op op = n->g->nodes[i].op;
+        for (int s = 0; s < 2 && (op == CK_OP_GEGLU || op == CK_OP_GEGLU_GRAD); s++) {
+            ck_node source = n->g->nodes[i].src[s];
+            if (source == CK_NONE || n->g->nodes[ck_shown(n->g, source)].op != CK_OP_MATMUL)
+                continue;
+            ck_shape row = ck_node_shape(n->g, source);
+            for (int d = 0; d + 1 < row.rank; d++) row.d[d] = 1;
+            out[count++] = ck_sum_to(n->g, source, row);
+        }
+    }
+    return count;
+}
+
+/* Products that nobody stores have the bits of those that are stored, and take no memory. */
+static void test_folded(void **state) {
+    (void)state;
+    if (!ck_nn_amx_best()) skip();
+    int before = omp_get_max_threads();
+    static const op_case folded[] = {
+        {"", feed_forward, {72, 64, 48}},  /* strips of 64 rows, and a rest */
+        {"", feed_forward, {72, 112, 16}}, /* not whole tiles */
+        {"", feed_forward, {72, 160, 32}}, /* too deep to be made twice: dy alone */
+    };
+    for (size_t k = 0; k < sizeof folded / sizeof *folded; k++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            net n;
+            omp_set_num_threads(threads);
+            make(&n, folded[k].make, folded[k].p);
+            make_loss(&n);
+            ck_node out[2 * MAX_INPUTS];
+            int count = outputs_of(&n, out);
+            ck_exec *a = exec_of(&n, "cpu-bf16", out, count);
+            int more = sums_of_products(&n, out + count);
+            assert_int_equal(more, 3); /* twice by the gradient */
+            ck_exec *b = exec_of(&n, "cpu-bf16", out, count + more);
+            assert_true(ck_exec_peak(a) < ck_exec_peak(b));
+            write_inputs(a, &n), write_inputs(b, &n);
+            run(a), run(b);
+            for (int i = 0; i < count; i++)
+                assert_memory_equal(ck_exec_pointer(a, out[i]), ck_exec_pointer(b, out[i]),
+                                    count_of(&n, out[i]) * sizeof(float));
+            ck_exec_free(a), ck_exec_free(b);
+            ck_graph_free(n.g);
+        }
+    omp_set_num_threads(before);
+}
+
 /* Far out functions go to their limits, and a loss that is not a number any more shows. */
 static void test_extreme_values(void **state) {
     (void)state;
@@ -1592,6 +1652,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_bf16_rounding),
         cmocka_unit_test(test_fused_attention),
         cmocka_unit_test(test_stored_bf16),
+        cmocka_unit_test(test_folded),
         cmocka_unit_test(test_scratch_of_norms),
         cmocka_unit_test(test_norm_of_large_numbers),
         cmocka_unit_test(test_residuals),

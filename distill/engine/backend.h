@@ -27,10 +27,11 @@ typedef struct ck_call {
     ck_node node;
     const bool *half; /* by node: whether its numbers are stored as bfloat16 */
     void *dst;
-    const void *src[CK_MAX_SRC]; /* NULL for CK_NONE */
-    const void *residual;        /* see takes_residual; NULL: nothing */
-    void *scratch;               /* of the size that prepare asked for */
-    void *state;                 /* of prepare */
+    const void *src[CK_MAX_SRC];                /* NULL for CK_NONE, and for what is folded */
+    const void *folded[CK_MAX_SRC][CK_MAX_SRC]; /* by source that is: where its sources lie */
+    const void *residual;                       /* see takes_residual; NULL: nothing */
+    void *scratch;                              /* of the size that prepare asked for */
+    void *state;                                /* of prepare */
 } ck_call;
 
 /* Of the node that is run, and of one of its sources. */
@@ -98,6 +99,17 @@ typedef struct ck_choices {
     ck_status (*take)(const char *kind, const char *choice, ck_error *err);
 } ck_choices;
 
+/* Results that are stored nowhere (fold.h). None of their readers works element by element. */
+typedef struct ck_folding {
+    /* Whether node n need not be, because each of its readers can make it from n's sources, some of
+     * it at a time. half: by node, what is stored as bfloat16; and what of n would be. */
+    bool (*folds)(const ck_graph *g, const bool *half, ck_node n, const ck_node *readers,
+                  size_t count);
+    /* How node n will be run, of whose sources (views of them, ck_shown) some are folded. */
+    ck_status (*prepare)(const ck_graph *g, ck_node n, const bool *half, const bool *folded,
+                         ck_kernel *kernel, ck_error *err);
+} ck_folding;
+
 typedef struct ck_backend {
     uint32_t abi_version; /* CK_BACKEND_ABI */
     const char *name;
@@ -114,6 +126,7 @@ typedef struct ck_backend {
      * CK_USAGE with the operation's name when it cannot be. */
     ck_status (*prepare)(const struct ck_backend *b, const ck_graph *g, ck_node n, const bool *half,
                          bool residual, ck_kernel *kernel, ck_error *err);
+    const ck_folding *folding;    /* NULL: everything is stored */
     void *(*alloc)(size_t bytes); /* aligned to 64 bytes */
     void (*free)(void *p);
     void (*write)(void *dst, const void *src, size_t bytes); /* from host memory */

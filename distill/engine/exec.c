@@ -2,13 +2,15 @@
  *
  * A view lies where its source does, and the result of work element by element where a source was
  * that is not needed any more. An addition may be made by a product that it alone reads, which is
- * then run in its place (residual.h), and has no memory. Everything else that is needed gets a
- * place in one arena that it holds from the node that makes it to the last one that reads it.
- * Inputs and outputs hold theirs for the whole run, and so does a copy of a weight where the
- * backend needs one. Weights in a memory that is not the program's are resident.h's.
+ * then run in its place (residual.h), and has no memory; nor has what is made by those that read it
+ * (fold.h). Everything else that is needed gets a place in one arena that it holds from the node
+ * that makes it to the last one that reads it. Inputs and outputs hold theirs for the whole run,
+ * and so does a copy of a weight where the backend needs one. Weights in a memory that is not the
+ * program's are resident.h's.
  */
 #include "distill/engine/backend.h"
 #include "distill/engine/cost.h"
+#include "distill/engine/fold.h"
 #include "distill/engine/half.h"
 #include "distill/engine/residual.h"
 #include "distill/engine/resident.h"
@@ -35,6 +37,7 @@ struct ck_exec {
     bool *needed, *half; /* half: stored as bfloat16 */
     ck_node *product;    /* what makes an addition in its place; or CK_NONE (residual.h) */
     bool *moved;         /* a product that is run there */
+    bool *folded;        /* made by who reads it, stored nowhere */
     ck_kernel *kernels;
     size_t scratch, arena; /* bytes */
     char *memory;          /* arena, then scratch; NULL before ck_exec_allocate */
@@ -76,14 +79,15 @@ static void mark_needed(ck_exec *e, const ck_node *outputs, size_t count) {
             if (e->graph->nodes[i].src[s] != CK_NONE) e->needed[e->graph->nodes[i].src[s]] = true;
 }
 
-/* What n reads is alive until `when`. */
-static void keep_sources(ck_exec *e, ck_node n, ck_node when) {
-    const ck_node *src = e->graph->nodes[n].src;
-    for (int k = 0; k < CK_MAX_SRC; k++)
-        if (src[k] != CK_NONE) {
-            slot *root = &e->slots[e->slots[src[k]].root];
-            if (root->last < when) root->last = when;
-        }
+/* Sources of node n live until node `reader`, and so do those of what is folded. */
+static void read_sources(ck_exec *e, ck_node n, ck_node reader) {
+    for (int k = 0; k < CK_MAX_SRC; k++) {
+        ck_node source = e->graph->nodes[n].src[k];
+        if (source == CK_NONE) continue;
+        ck_node root = e->slots[source].root;
+        if (e->slots[root].last < reader) e->slots[root].last = reader;
+        if (e->folded[root]) read_sources(e, root, reader);
+    }
 }
 
 static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
@@ -97,12 +101,12 @@ static void find_lifetimes(ck_exec *e, const ck_node *outputs, size_t count) {
             const slot *from = &e->slots[n->src[0]];
             s->root = from->root;
             s->shift = from->shift + bytes_to(e, n->src[0], n->i[0]);
-        } else if (!is_elsewhere(e, i) && !e->moved[i]) {
+        } else if (!is_elsewhere(e, i) && !e->moved[i] && !e->folded[i]) {
             s->bytes = aligned(bytes_to(e, i, ck_shape_count(&n->shape)));
         }
         if (n->op == CK_OP_INPUT || n->op == CK_OP_PARAM) s->first = 0, s->last = end;
-        keep_sources(e, i, i);
-        if (e->product[i] != CK_NONE) keep_sources(e, e->product[i], i);
+        read_sources(e, i, i);
+        if (e->product[i] != CK_NONE) read_sources(e, e->product[i], i);
     }
     for (size_t i = 0; i < count; i++) e->slots[e->slots[outputs[i]].root].last = end;
 }
@@ -194,7 +198,7 @@ static void place(ck_exec *e, block *blocks, const block **placed) {
 static bool is_run(const ck_exec *e, size_t n) {
     ck_op op = e->graph->nodes[n].op;
     return e->needed[n] && op != CK_OP_INPUT && op != CK_OP_PARAM && op != CK_OP_VIEW &&
-           !e->moved[n];
+           !e->moved[n] && !e->folded[n];
 }
 
 /* What is run in the place of n: itself, or the product that makes the addition that n is. */
@@ -202,13 +206,23 @@ static ck_node made_by(const ck_exec *e, ck_node n) {
     return e->product[n] == CK_NONE ? n : e->product[n];
 }
 
+static bool reads_folded(const ck_exec *e, size_t n) {
+    const ck_node *src = e->graph->nodes[n].src;
+    for (int s = 0; s < CK_MAX_SRC; s++)
+        if (src[s] != CK_NONE && e->folded[e->slots[src[s]].root]) return true;
+    return false;
+}
+
 static ck_status prepare(ck_exec *e, ck_error *err) {
+    const ck_backend *b = e->backend;
     for (size_t i = 0; i < e->count; i++) {
         if (!is_run(e, i)) continue;
         ck_kernel *k = &e->kernels[i];
         ck_node made = made_by(e, (ck_node)i);
-        CK_TRY(
-            e->backend->prepare(e->backend, e->graph, made, e->half, made != (ck_node)i, k, err));
+        if (reads_folded(e, i))
+            CK_TRY(b->folding->prepare(e->graph, (ck_node)i, e->half, e->folded, k, err));
+        else
+            CK_TRY(b->prepare(b, e->graph, made, e->half, made != (ck_node)i, k, err));
         if (aligned(k->scratch) > e->scratch) e->scratch = aligned(k->scratch);
     }
     return CK_OK;
@@ -221,16 +235,18 @@ static ck_status plan(ck_exec *e, const ck_node *outputs, size_t count, ck_error
     e->half = ck_alloc_array(n, sizeof *e->half);
     e->product = ck_alloc_array(n, sizeof *e->product);
     e->moved = ck_alloc_array(n, sizeof *e->moved);
+    e->folded = ck_alloc_array(n, sizeof *e->folded);
     e->kernels = ck_alloc_array(n, sizeof *e->kernels);
     block *blocks = ck_alloc_array(n, sizeof *blocks);
     const block **placed = ck_alloc_array(n, sizeof(block *));
-    bool ok = e->slots && e->needed && e->half && e->product && e->moved && e->kernels && blocks &&
-              placed;
+    bool ok = e->slots && e->needed && e->half && e->product && e->moved && e->folded &&
+              e->kernels && blocks && placed;
     if (ok) {
         mark_needed(e, outputs, count);
         ck_half_choose(e->backend, e->graph, e->needed, outputs, count, e->half);
         ok = ck_residual_choose(e->backend, e->graph, e->needed, outputs, count, e->half,
-                                e->product);
+                                e->product) &&
+             ck_fold_choose(e->backend, e->graph, e->needed, outputs, count, e->half, e->folded);
     }
     if (ok) {
         for (size_t i = 0; i < n; i++)
@@ -273,6 +289,7 @@ void ck_exec_free(ck_exec *e) {
     free(e->half);
     free(e->product);
     free(e->moved);
+    free(e->folded);
     free(e);
 }
 
@@ -408,6 +425,19 @@ ck_status ck_exec_read(const ck_exec *e, ck_node output, void *data, size_t n, c
 
 /* ---- Running ---- */
 
+/* Where a source lies, or if it is folded its sources. */
+static void point(const ck_exec *e, ck_node source, const void **at,
+                  const void *folded[CK_MAX_SRC]) {
+    ck_node root = e->slots[source].root;
+    if (!e->folded[root]) {
+        *at = address(e, source);
+        return;
+    }
+    const ck_node *src = e->graph->nodes[root].src;
+    for (int s = 0; s < CK_MAX_SRC; s++)
+        if (src[s] != CK_NONE) folded[s] = address(e, src[s]);
+}
+
 static void run_node(ck_exec *e, ck_node i) {
     ck_node made = made_by(e, i);
     const ck_graph_node *n = &e->graph->nodes[made];
@@ -418,7 +448,7 @@ static void run_node(ck_exec *e, ck_node i) {
                     .scratch = e->memory + e->arena,
                     .state = e->kernels[i].state};
     for (int s = 0; s < CK_MAX_SRC; s++)
-        if (n->src[s] != CK_NONE) call.src[s] = address(e, n->src[s]);
+        if (n->src[s] != CK_NONE) point(e, n->src[s], &call.src[s], call.folded[s]);
     if (made != i) call.residual = address(e, ck_residual_of(e->graph, i, made));
     e->kernels[i].run(&call);
 }

@@ -216,4 +216,7 @@ bool ck_op_packed(ck_op op);
  * source: all but those behind. */
 int64_t ck_node_main(const ck_graph *g, ck_node n);
 
+/* What a node shows that is a view, or a view of one; else the node itself. */
+ck_node ck_shown(const ck_graph *g, ck_node n);
+
 #endif

@@ -24,8 +24,7 @@ static void take_back(choice *c, ck_node n) {
 
 /* Weights are copied only for products: what is added to them would be rounded with them. */
 static bool is_weight(const ck_graph *g, ck_node n) {
-    while (g->nodes[n].op == CK_OP_VIEW) n = g->nodes[n].src[0];
-    return g->nodes[n].op == CK_OP_PARAM;
+    return g->nodes[ck_shown(g, n)].op == CK_OP_PARAM;
 }
 
 static bool can(const choice *c, ck_node n, int source) {

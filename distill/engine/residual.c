@@ -20,11 +20,6 @@ static void count_readers(choice *c, const ck_node *outputs, size_t count) {
     for (size_t i = 0; i < count; i++) c->readers[outputs[i]]++;
 }
 
-static ck_node shown_by(const ck_graph *g, ck_node n) {
-    while (g->nodes[n].op == CK_OP_VIEW) n = g->nodes[n].src[0];
-    return n;
-}
-
 static bool is_like(const choice *c, ck_node a, ck_node b) {
     ck_shape x = ck_node_shape(c->graph, a), y = ck_node_shape(c->graph, b);
     return ck_shape_count(&x) == ck_shape_count(&y) && c->half[a] == c->half[b];
@@ -45,7 +40,7 @@ static bool can_make(const choice *c, ck_node n, int source) {
 static ck_node choose(const choice *c, ck_node n) {
     ck_node best = CK_NONE;
     for (int s = 0; s < 2; s++) {
-        ck_node product = shown_by(c->graph, c->graph->nodes[n].src[s]);
+        ck_node product = ck_shown(c->graph, c->graph->nodes[n].src[s]);
         if (product > best && can_make(c, n, s)) best = product;
     }
     return best;
@@ -83,5 +78,5 @@ bool ck_residual_choose(const ck_backend *b, const ck_graph *g, const bool *need
 
 ck_node ck_residual_of(const ck_graph *g, ck_node n, ck_node product) {
     const ck_graph_node *at = &g->nodes[n];
-    return at->src[shown_by(g, at->src[0]) == product ? 1 : 0];
+    return at->src[ck_shown(g, at->src[0]) == product ? 1 : 0];
 }

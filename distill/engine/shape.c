@@ -45,6 +45,11 @@ bool ck_op_packed(ck_op op) {
     return op == CK_OP_GROUP_NORM || op == CK_OP_LAYER_NORM || op == CK_OP_ATTENTION;
 }
 
+ck_node ck_shown(const ck_graph *g, ck_node n) {
+    while (g->nodes[n].op == CK_OP_VIEW) n = g->nodes[n].src[0];
+    return n;
+}
+
 int64_t ck_node_main(const ck_graph *g, ck_node n) {
     ck_op op = g->nodes[n].op;
     bool behind = ck_op_packed(op) || op == CK_OP_GROUP_NORM_GRAD || op == CK_OP_LAYER_NORM_GRAD;

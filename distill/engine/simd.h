@@ -28,4 +28,7 @@ ck_status ck_simd_prepare_bf16(const ck_graph *g, ck_node n, ck_kernel *kernel, 
  * AMX. Loss and schedule are computed with operations that do not (mul, affine, roots). */
 bool ck_simd_takes_half(const ck_graph *g, ck_node n, int source);
 
+/* Products that only GEGLU and its gradient read, as bfloat16. */
+extern const ck_folding ck_simd_folding;
+
 #endif

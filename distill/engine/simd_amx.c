@@ -42,8 +42,7 @@ static const unsigned alike[CK_OP_COUNT] = {
 
 /* What oneDNN is given as right side may be a weight that is kept as bf16. */
 static unsigned kept(const ck_graph *g, ck_node n) {
-    while (g->nodes[n].op == CK_OP_VIEW) n = g->nodes[n].src[0];
-    return g->nodes[n].op == CK_OP_PARAM ? B : 0;
+    return g->nodes[ck_shown(g, n)].op == CK_OP_PARAM ? B : 0;
 }
 
 static unsigned half_of(const ck_graph *g, ck_node n) {

@@ -1,5 +1,6 @@
 /* Products of matrices, and gradients of convolutions' weights, to the kernels of ck_nn_amx; see
  * simd.h. A part of the scratch memory is for each thread. */
+#include "distill/engine/simd_amx_int.h"
 #include "distill/engine/simd_int.h"
 
 #include "distill/engine/convolution.h"
@@ -9,28 +10,16 @@
 #include <omp.h>
 #include <stdlib.h>
 
-typedef struct tiled {
-    const ck_nn_amx *kernels;
-    size_t room; /* bytes of a thread */
-    int threads; /* that there is room for */
-} tiled;
-
-/* A kernel with `shared` bytes of scratch memory, and `room` for each thread. */
-static ck_status prepare(const ck_nn_amx *kernels, void (*run)(const ck_call *call), size_t shared,
-                         size_t room, ck_kernel *kernel, ck_error *err) {
-    tiled *state = ck_alloc(sizeof *state);
+ck_status ck_simd__prepare_tiled(const ck_nn_amx *kernels, void (*run)(const ck_call *call),
+                                 size_t shared, size_t room, ck_kernel *kernel, ck_error *err) {
+    ck_tiled *state = ck_alloc(sizeof *state);
     if (!state) return ck_fail_memory(err, "a product");
-    *state = (tiled){kernels, room, omp_get_max_threads()};
+    *state = (ck_tiled){kernels, room, omp_get_max_threads()};
     *kernel = (ck_kernel){.run = run,
                           .scratch = shared + (size_t)state->threads * room,
                           .state = state,
                           .release = free};
     return CK_OK;
-}
-
-/* Tiles of so many vectors of so many numbers, in bytes. */
-static size_t tiles(size_t vectors, size_t numbers) {
-    return vectors / 16 * CK_NN_AMX_STEPS(numbers) * 1024;
 }
 
 /* ---- Products of matrices ----
@@ -39,24 +28,15 @@ static size_t tiles(size_t vectors, size_t numbers) {
 
 enum { BLOCK = 64, ALONE = 1 << 16 };
 
-typedef struct product {
-    size_t m, n, k;
-    ck_nn_side a, b; /* vectors of k numbers, m and n of them */
-} product;
-
-static product product_of(const ck_graph *g, ck_node id) {
+ck_product ck_simd__product_of(const ck_graph *g, ck_node id, const bool *half,
+                               const void *const src[CK_MAX_SRC]) {
     const ck_graph_node *n = &g->nodes[id];
     ck_shape a = ck_node_shape(g, n->src[0]);
-    product p = {.m = (size_t)n->shape.d[0], .n = (size_t)n->shape.d[1], .k = (size_t)a.d[1]};
-    p.a = (ck_nn_side){.row = p.k, .column = 1};
-    p.b = n->i[1] ? (ck_nn_side){.row = p.k, .column = 1} : (ck_nn_side){.row = 1, .column = p.n};
-    return p;
-}
-
-static product product_of_call(const ck_call *call) {
-    product p = product_of(call->graph, call->node);
-    p.a.at = call->src[0], p.a.half = ck_call_half(call, 0);
-    p.b.at = call->src[1], p.b.half = ck_call_half(call, 1);
+    ck_product p = {.m = (size_t)n->shape.d[0], .n = (size_t)n->shape.d[1], .k = (size_t)a.d[1]};
+    p.a = (ck_nn_side){src[0], p.k, 1, half[n->src[0]]};
+    p.b = n->i[1] ? (ck_nn_side){src[1], p.k, 1, half[n->src[1]]}
+                  : (ck_nn_side){src[1], 1, p.n, half[n->src[1]]};
+    p.bias = src[2];
     return p;
 }
 
@@ -74,34 +54,43 @@ static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
+void ck_simd__tile_right(const ck_nn_amx *kernels, const ck_product *p, char *tiles) {
+#pragma omp for
+    for (size_t j = 0; j < p->n; j += 16)
+        kernels->pack((uint32_t *)(tiles + ck_simd__tiles(j, p->k)), side_at(p->b, j), 16, p->k,
+                      true);
+}
+
 /* Rows of bf16 need not be brought into tiles. */
-static bool lies_in_tiles(const product *p) {
+static bool lies_in_tiles(const ck_product *p) {
     return p->a.half && p->k % 32 == 0;
 }
 
+void ck_simd__multiply_rows(const ck_nn_amx *kernels, const ck_product *p, const char *right,
+                            size_t first, size_t rows, void *to, bool half, char *memory) {
+    ck_nn_side a = side_at(p->a, first);
+    ck_nn_tiles left = {a.at, 2 * p->k, 64, 32 * p->k};
+    if (!lies_in_tiles(p)) {
+        kernels->pack((uint32_t *)memory, a, rows, p->k, false);
+        left = tiles_at(memory, p->k);
+    }
+    kernels->multiply((ck_nn_result){to, p->n, .half = half}, left, tiles_at(right, p->k), rows,
+                      p->n, p->k, p->bias);
+}
+
 static void run_rows(const ck_call *call) {
-    const tiled *s = call->state;
-    product p = product_of_call(call);
-    char *right = call->scratch, *left = right + tiles(p.n, p.k);
+    const ck_tiled *s = call->state;
+    ck_product p = ck_simd__product_of(call->graph, call->node, call->half, call->src);
+    char *right = call->scratch, *left = right + ck_simd__tiles(p.n, p.k);
     bool half = ck_call_half(call, -1);
 #pragma omp parallel num_threads(s->threads) if (p.m * p.n * p.k > ALONE)
     {
-#pragma omp for
-        for (size_t j = 0; j < p.n; j += 16)
-            s->kernels->pack((uint32_t *)(right + tiles(j, p.k)), side_at(p.b, j), 16, p.k, true);
+        ck_simd__tile_right(s->kernels, &p, right);
         char *own = left + (size_t)omp_get_thread_num() * s->room;
 #pragma omp for
-        for (size_t i = 0; i < p.m; i += BLOCK) {
-            ck_nn_side a = side_at(p.a, i);
-            size_t rows = least(BLOCK, p.m - i);
-            ck_nn_tiles l = {a.at, 2 * p.k, 64, 32 * p.k};
-            if (!lies_in_tiles(&p)) {
-                s->kernels->pack((uint32_t *)own, a, rows, p.k, false);
-                l = tiles_at(own, p.k);
-            }
-            ck_nn_result c = {(char *)call->dst + i * p.n * (half ? 2 : 4), p.n, .half = half};
-            s->kernels->multiply(c, l, tiles_at(right, p.k), rows, p.n, p.k, call->src[2]);
-        }
+        for (size_t i = 0; i < p.m; i += BLOCK)
+            ck_simd__multiply_rows(s->kernels, &p, right, i, least(BLOCK, p.m - i),
+                                   (char *)call->dst + i * p.n * (half ? 2 : 4), half, own);
     }
 }
 
@@ -233,13 +222,13 @@ static part part_of(const sums *s, int64_t stretch, int64_t round) {
 }
 
 /* Some pixels of a part, of the still side: numbers first to first + SOME - 1. */
-static void tile_still(const tiled *t, const sums *s, part p, char *still, int64_t first,
+static void tile_still(const ck_tiled *t, const sums *s, part p, char *still, int64_t first,
                        int64_t at[PIXELS]) {
     int64_t n = least(SOME, p.n - first);
     for (int64_t k = 0; k < SOME; k++)
         at[k] = k < n ? (p.first + first + k) * s->still.vectors : -1;
-    t->kernels->gather((uint32_t *)(still + tiles(16, first)), tiles(16, p.n), s->still.at,
-                       s->still.half, at, s->still.vectors, n, !s->moves_right);
+    t->kernels->gather((uint32_t *)(still + ck_simd__tiles(16, first)), ck_simd__tiles(16, p.n),
+                       s->still.at, s->still.half, at, s->still.vectors, n, !s->moves_right);
 }
 
 /* Bytes of places and tiles of the moving side. */
@@ -247,14 +236,14 @@ enum { SUMS_ROOM = PIXELS * sizeof(int64_t) + VECTORS / 16 * (PIXELS / 32) * 102
 
 /* Adds what a part gives for element i of the kernel and vectors from c on of the moving side.
  * memory: SUMS_ROOM. */
-static void add_sums(const tiled *t, const sums *s, part p, const char *still, float *dw, int64_t i,
-                     int64_t c, char *memory) {
+static void add_sums(const ck_tiled *t, const sums *s, part p, const char *still, float *dw,
+                     int64_t i, int64_t c, char *memory) {
     const ck_convolution *v = &s->meeting;
     int64_t *at = (int64_t *)memory, width = least(s->width, v->c - c);
     uint32_t *moving = (uint32_t *)(at + PIXELS);
     find_places(v, i, p.first, p.n, at);
-    t->kernels->gather(moving, tiles(16, p.n), vector_at(&s->moving, c), s->moving.half, at, width,
-                       p.n, s->moves_right);
+    t->kernels->gather(moving, ck_simd__tiles(16, p.n), vector_at(&s->moving, c), s->moving.half,
+                       at, width, p.n, s->moves_right);
     ck_nn_tiles one = tiles_at(still, p.n), other = tiles_at(moving, p.n);
     ck_nn_result to = {.add = p.add, .last = p.last};
     if (s->moves_right) {
@@ -268,10 +257,10 @@ static void add_sums(const tiled *t, const sums *s, part p, const char *still, f
 
 /* A part of each stretch, by all threads of a team. still: its tiles, one stretch's after the
  * other; dw: their sums. */
-static void share_round(const tiled *t, const sums *s, int64_t round, char *still, float *dw,
+static void share_round(const ck_tiled *t, const sums *s, int64_t round, char *still, float *dw,
                         char *own) {
     const ck_convolution *v = &s->meeting;
-    size_t size = tiles(s->still.vectors, PIXELS);
+    size_t size = ck_simd__tiles(s->still.vectors, PIXELS);
 #pragma omp for collapse(2) schedule(static)
     for (int64_t k = 0; k < s->stretches; k++)
         for (int64_t some = 0; some < PIXELS; some += SOME) {
@@ -308,9 +297,9 @@ static size_t apart(const sums *s) {
 /* Memory: the stretches' sums; tiles of the still side, two for each; and for each thread what
  * add_sums needs. */
 static void run_sums(const ck_call *call) {
-    const tiled *t = call->state;
+    const ck_tiled *t = call->state;
     sums s = sums_of_call(call);
-    size_t still = (size_t)s.stretches * tiles(s.still.vectors, PIXELS);
+    size_t still = (size_t)s.stretches * ck_simd__tiles(s.still.vectors, PIXELS);
     char *tiled_still = (char *)call->scratch + apart(&s);
     float *each = s.stretches > 1 ? call->scratch : call->dst;
     int64_t rounds = (parts_of(&s) + s.stretches - 1) / s.stretches;
@@ -340,17 +329,20 @@ bool ck_simd__takes_product(const ck_graph *g, ck_node id) {
         return s.still.vectors % 16 == 0 && s.moving.vectors % 16 == 0;
     }
     if (n->op != CK_OP_MATMUL || n->i[0]) return false;
-    product p = product_of(g, id);
-    return p.m % 16 == 0 && p.n % 16 == 0 && p.k % 16 == 0;
+    return n->shape.d[0] % 16 == 0 && n->shape.d[1] % 16 == 0 &&
+           ck_node_shape(g, n->src[0]).d[1] % 16 == 0;
 }
 
 ck_status ck_simd__product(const ck_nn_amx *kernels, const ck_graph *g, ck_node id,
                            ck_kernel *kernel, ck_error *err) {
     if (is_sums(&g->nodes[id])) {
         sums s = sums_of(g, id);
-        size_t still = (size_t)s.stretches * tiles(s.still.vectors, PIXELS);
-        return prepare(kernels, run_sums, apart(&s) + 2 * still, SUMS_ROOM, kernel, err);
+        size_t still = (size_t)s.stretches * ck_simd__tiles(s.still.vectors, PIXELS);
+        return ck_simd__prepare_tiled(kernels, run_sums, apart(&s) + 2 * still, SUMS_ROOM, kernel,
+                                      err);
     }
-    product p = product_of(g, id);
-    return prepare(kernels, run_rows, tiles(p.n, p.k), tiles(BLOCK, p.k), kernel, err);
+    const ck_graph_node *n = &g->nodes[id];
+    size_t k = (size_t)ck_node_shape(g, n->src[0]).d[1];
+    return ck_simd__prepare_tiled(kernels, run_rows, ck_simd__tiles((size_t)n->shape.d[1], k),
+                                  ck_simd__tiles(BLOCK, k), kernel, err);
 }
