@@ -62,19 +62,20 @@ static void memory(size_t *available, size_t *all) {
     *all = ck_proc_bytes(path, "MemTotal:") + ck_proc_bytes(path, "SwapTotal:");
 }
 
-#define ON_HOST(backend_name, bytes, halves, folds, prepare_function)                              \
+#define ON_HOST(backend_name, bytes, prepare_function, ...)                                        \
     {                                                                                              \
         .abi_version = CK_BACKEND_ABI, .name = backend_name, .element = bytes, .host = true,       \
-        .takes_half = halves, .prepare = prepare_function, .folding = folds,                       \
-        .alloc = ck_alloc_pages, .free = free, .write = copy, .read = copy, .zero = zero,          \
-        .copy = copy, .updates = &ck_updates_host, .memory = memory                                \
+        .prepare = prepare_function, .alloc = ck_alloc_pages, .free = free, .write = copy,         \
+        .read = copy, .zero = zero, .copy = copy, .updates = &ck_updates_host, .memory = memory,   \
+        __VA_ARGS__                                                                                \
     }
 
 static const ck_backend backends[] = {
-    ON_HOST("cpu", sizeof(float), NULL, NULL, prepare_cpu),
-    ON_HOST("cpu-bf16", sizeof(float), ck_simd_takes_half, &ck_simd_folding, prepare_bf16),
-    ON_HOST("reference", sizeof(float), NULL, NULL, prepare_f32),
-    ON_HOST("reference64", sizeof(double), NULL, NULL, prepare_f64),
+    ON_HOST("cpu", sizeof(float), prepare_cpu),
+    ON_HOST("cpu-bf16", sizeof(float), prepare_bf16, .takes_half = ck_simd_takes_half,
+            .folding = &ck_simd_folding),
+    ON_HOST("reference", sizeof(float), prepare_f32),
+    ON_HOST("reference64", sizeof(double), prepare_f64),
 };
 
 const ck_backend *ck_backend__cpu(const char *name) {
