@@ -273,14 +273,14 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libck.a
 .PHONY: gpu-pack test-gpu bench-gpu gpu-dry
 gpu-pack:
 	@$(MAKE) --no-print-directory gpu-pack-here BUILD=$(BUILD)/plain ONEDNN=no
-	@rm -rf $(BUILD)/gpu && mv $(BUILD)/plain/gpu $(BUILD)/plain/gpu.tar.gz $(BUILD)
+	@rm -rf $(BUILD)/gpu $(BUILD)/gpu-results && mv $(BUILD)/plain/gpu $(BUILD)/plain/gpu.tar.gz $(BUILD)
 .PHONY: gpu-pack-here
 gpu-pack-here: cuda $(BUILD)/ckdistill $(BUILD)/step $(BUILD)/pass $(addprefix $(BUILD)/tests/,test_ops test_unet test_run test_world)
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/pack.sh
 test-gpu: gpu-pack
-	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/card.sh tests
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) SECONDS_IN_ALL=3600 tests/gpu/card.sh tests
 bench-gpu: gpu-pack
-	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/card.sh bench
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) SECONDS_IN_ALL=3600 tests/gpu/card.sh bench
 gpu-dry: programs-and-tests $(BUILD)/step $(BUILD)/pass
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) tests/gpu/dry.sh
 
