@@ -182,24 +182,44 @@ static void put(void *x, bool half, int64_t i, float value) {
         ((float *)x)[i] = value;
 }
 
+/* n vectors of k numbers, one after the other, backwards or not; turned: number j of vector i lies
+ * at j n + i, else at i k + j. */
+static void gather(float *to, const void *x, bool half, int64_t at, int64_t n, int64_t k,
+                   bool turned, bool backwards) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < k; j++)
+            to[i * k + (backwards ? k - 1 - j : j)] =
+                get(x, half, at + (turned ? j * n + i : i * k + j));
+}
+
+static double inner(const float *x, const float *y, int64_t k, bool rounds) {
+    double sum = 0;
+    for (int64_t j = 0; j < k; j++) {
+        sum += (double)x[j] * y[j];
+        if (rounds) sum = (float)sum;
+    }
+    return sum;
+}
+
 static void matmul(const ck_gpu_library *l, const ck_gpu_product *p, const void *a, const void *b,
                    const void *row, const void *more, void *c) {
     bool backwards = adds_backwards(p);
-    for (int64_t i = 0; i < p->batch * p->m; i++) {
-        int64_t r = i % p->m, left = i / p->m * p->m * p->k, right = i / p->m * p->k * p->n;
-        for (int64_t s = 0; s < p->n; s++) {
-            double sum = 0;
-            for (int64_t j = 0; j < p->k; j++) {
-                int64_t k = backwards ? p->k - 1 - j : j;
-                sum += (double)get(a, l->half, left + (p->ta ? k * p->m + r : r * p->k + k)) *
-                       get(b, l->half, right + (p->tb ? s * p->k + k : k * p->n + s));
-                if (backwards) sum = (float)sum;
-            }
+    int64_t m = p->m, n = p->n, k = p->k;
+    float *left = malloc((size_t)((m + n) * k) * sizeof *left), *right = left + m * k;
+    for (int64_t i = 0; i < p->batch * m; i++) {
+        int64_t r = i % m;
+        if (r == 0) {
+            gather(left, a, l->half, i * k, m, k, p->ta, backwards);
+            gather(right, b, l->half, i / m * k * n, n, k, !p->tb, backwards);
+        }
+        for (int64_t s = 0; s < n; s++) {
+            double sum = inner(left + r * k, right + s * k, k, backwards);
             if (row) sum += get(row, p->half_c, s);
-            if (more) sum += get(more, p->half_c, i * p->n + s);
-            put(c, p->half_c, i * p->n + s, (float)sum);
+            if (more) sum += get(more, p->half_c, i * n + s);
+            put(c, p->half_c, i * n + s, (float)sum);
         }
     }
+    free(left);
 }
 
 /* (Bias and residual are added at once to images of an even width, as a library has it for some.)
