@@ -12,6 +12,7 @@
 #include "distill/engine/cost.h"
 #include "distill/engine/fold.h"
 #include "distill/engine/half.h"
+#include "distill/engine/readers.h"
 #include "distill/engine/residual.h"
 #include "distill/engine/resident.h"
 #include "io/os.h"
@@ -239,16 +240,18 @@ static ck_status plan(ck_exec *e, const ck_node *outputs, size_t count, ck_error
     e->kernels = ck_alloc_array(n, sizeof *e->kernels);
     block *blocks = ck_alloc_array(n, sizeof *blocks);
     const block **placed = ck_alloc_array(n, sizeof(block *));
+    ck_readers *readers = NULL;
     bool ok = e->slots && e->needed && e->half && e->product && e->moved && e->folded &&
               e->kernels && blocks && placed;
     if (ok) {
         mark_needed(e, outputs, count);
-        ck_half_choose(e->backend, e->graph, e->needed, outputs, count, e->half);
-        ok = ck_residual_choose(e->backend, e->graph, e->needed, outputs, count, e->half,
-                                e->product) &&
-             ck_fold_choose(e->backend, e->graph, e->needed, outputs, count, e->half, e->folded);
+        readers = ck_readers_of(e->graph, e->needed, outputs, count);
+        ok = readers != NULL;
     }
     if (ok) {
+        ck_half_choose(e->backend, e->graph, e->needed, outputs, count, e->half);
+        ck_residual_choose(e->backend, e->graph, e->needed, readers, e->half, e->product);
+        ck_fold_choose(e->backend, e->graph, e->needed, readers, e->half, e->folded);
         for (size_t i = 0; i < n; i++)
             if (e->product[i] != CK_NONE) e->moved[e->product[i]] = true;
         find_lifetimes(e, outputs, count);
@@ -256,6 +259,7 @@ static ck_status plan(ck_exec *e, const ck_node *outputs, size_t count, ck_error
         place(e, blocks, placed);
         e->arena = (e->arena + ALIGN_SCRATCH - 1) / ALIGN_SCRATCH * ALIGN_SCRATCH;
     }
+    free(readers);
     free(blocks);
     free(placed);
     return ok ? prepare(e, err) : ck_fail_memory(err, "the plan of a graph");

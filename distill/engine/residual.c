@@ -1,39 +1,24 @@
 /* See residual.h. */
 #include "distill/engine/residual.h"
 
-#include "io/os.h"
-
-#include <stdlib.h>
-
 typedef struct choice {
     const ck_backend *backend;
     const ck_graph *graph;
     const bool *needed, *half;
-    int *readers; /* by node; the caller is one of outputs */
+    const ck_readers *readers;
     ck_node *product;
 } choice;
-
-static void count_readers(choice *c, const ck_node *outputs, size_t count) {
-    for (size_t i = 0; i < c->graph->count; i++)
-        for (int s = 0; s < CK_MAX_SRC && c->needed[i]; s++)
-            if (c->graph->nodes[i].src[s] != CK_NONE) c->readers[c->graph->nodes[i].src[s]]++;
-    for (size_t i = 0; i < count; i++) c->readers[outputs[i]]++;
-}
 
 static bool is_like(const choice *c, ck_node a, ck_node b) {
     ck_shape x = ck_node_shape(c->graph, a), y = ck_node_shape(c->graph, b);
     return ck_shape_count(&x) == ck_shape_count(&y) && c->half[a] == c->half[b];
 }
 
-/* Whether source `source` of addition n is a product, or a view of a whole one, that can make it.
- */
-static bool can_make(const choice *c, ck_node n, int source) {
-    const ck_graph *g = c->graph;
-    ck_node other = g->nodes[n].src[1 - source], at = g->nodes[n].src[source];
-    for (; c->readers[at] == 1 && g->nodes[at].op == CK_OP_VIEW; at = g->nodes[at].src[0]) {
-    }
-    return c->readers[at] == 1 && g->nodes[at].op != CK_OP_VIEW &&
-           c->backend->takes_residual(g, at) && is_like(c, at, n) && is_like(c, other, n);
+/* Whether source `source` of addition n shows all of a product that can make it. */
+static bool can_make(const choice *c, ck_node n, int source, ck_node product) {
+    ck_node other = c->graph->nodes[n].src[1 - source];
+    return c->readers[product].count == 1 && c->backend->takes_residual(c->graph, product) &&
+           is_like(c, product, n) && is_like(c, other, n);
 }
 
 /* (The later one, whose sources are kept for the shortest time.) */
@@ -41,7 +26,7 @@ static ck_node choose(const choice *c, ck_node n) {
     ck_node best = CK_NONE;
     for (int s = 0; s < 2; s++) {
         ck_node product = ck_shown(c->graph, c->graph->nodes[n].src[s]);
-        if (product > best && can_make(c, n, s)) best = product;
+        if (product > best && can_make(c, n, s, product)) best = product;
     }
     return best;
 }
@@ -57,23 +42,18 @@ static bool agree(choice *c, ck_node n) {
     return false;
 }
 
-bool ck_residual_choose(const ck_backend *b, const ck_graph *g, const bool *needed,
-                        const ck_node *outputs, size_t count, const bool *half, ck_node *product) {
+void ck_residual_choose(const ck_backend *b, const ck_graph *g, const bool *needed,
+                        const ck_readers *readers, const bool *half, ck_node *product) {
     ck_node end = (ck_node)g->count;
-    choice c = {b, g, needed, half, NULL, product};
+    choice c = {b, g, needed, half, readers, product};
     for (ck_node i = 0; i < end; i++) product[i] = CK_NONE;
-    if (!b->takes_residual) return true;
-    c.readers = ck_alloc_array(g->count, sizeof *c.readers);
-    if (!c.readers) return false;
-    count_readers(&c, outputs, count);
+    if (!b->takes_residual) return;
     for (ck_node i = 0; i < end; i++)
         if (needed[i] && g->nodes[i].op == CK_OP_ADD) product[i] = choose(&c, i);
     for (bool all = false; !all;) {
         all = true;
         for (ck_node i = 0; i < end; i++) all = agree(&c, i) && all;
     }
-    free(c.readers);
-    return true;
 }
 
 ck_node ck_residual_of(const ck_graph *g, ck_node n, ck_node product) {
