@@ -14,10 +14,6 @@
  * more than once: of longer ones that takes longer than to store them. */
 enum { ROWS = 64, DEPTH = 128 };
 
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
 /* Sources that may be folded. */
 enum { SOURCES = 2 };
 
@@ -61,14 +57,6 @@ static size_t own_bytes(const ck_product *p) {
     return ck_simd__tiles(ROWS, p->k) + ROWS * p->n * 2;
 }
 
-/* The product that source number `source` shows. */
-static ck_product product_of(const ck_call *call, const ck_graph *g, ck_node n, const bool *half,
-                             int source) {
-    static const void *const nowhere[CK_MAX_SRC];
-    return ck_simd__product_of(g, ck_shown(g, g->nodes[n].src[source]), half,
-                               call ? call->folded[source] : nowhere);
-}
-
 /* Of a call: the node's sources. Returns the bytes for all threads. */
 static size_t find_rows(const ck_call *call, rows of[SOURCES]) {
     size_t shared = 0;
@@ -77,7 +65,9 @@ static size_t find_rows(const ck_call *call, rows of[SOURCES]) {
         ck_shape shape = ck_call_shape(call, s);
         *r = (rows){.at = call->src[s], .width = (size_t)shape.d[shape.rank - 1] * 2};
         if (r->at) continue;
-        r->product = product_of(call, call->graph, call->node, call->half, s);
+        r->product =
+            ck_simd__product_of(call->graph, ck_shown(call->graph, ck_call_node(call)->src[s]),
+                                call->half, call->folded[s]);
         r->right = (char *)call->scratch + shared;
         shared += shared_bytes(&r->product);
     }
@@ -130,16 +120,18 @@ static void run(const ck_call *call) {
             if (of[i].right) ck_simd__tile_right(t->kernels, &of[i].product, of[i].right);
 #pragma omp for
         for (size_t i = 0; i < count; i += ROWS)
-            run_rows(call, t->kernels, of, i, least(ROWS, count - i));
+            run_rows(call, t->kernels, of, i, count - i < ROWS ? count - i : ROWS);
     }
 }
 
 static ck_status prepare(const ck_graph *g, ck_node n, const bool *half, const bool *folded,
                          ck_kernel *kernel, ck_error *err) {
+    static const void *const nowhere[CK_MAX_SRC];
     size_t shared = 0, own = 0;
     for (int s = 0; s < SOURCES && g->nodes[n].src[s] != CK_NONE; s++) {
-        if (!folded[ck_shown(g, g->nodes[n].src[s])]) continue;
-        ck_product p = product_of(NULL, g, n, half, s);
+        ck_node source = ck_shown(g, g->nodes[n].src[s]);
+        if (!folded[source]) continue;
+        ck_product p = ck_simd__product_of(g, source, half, nowhere);
         shared += shared_bytes(&p);
         own += own_bytes(&p);
     }
